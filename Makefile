@@ -1,0 +1,52 @@
+# What people do here. The first target that needs it makes .venv; later ones find it made.
+PYTHON ?= python3
+SEEDS ?= 0,1,2
+RUN := .venv/bin/python
+
+.PHONY: help setup sweep reproduce forensics report test lint lock clean
+.DEFAULT_GOAL := help
+
+help:  ## List the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
+
+setup: .venv/.ready  ## Make .venv and install the locked packages (PYTHON=python3.12 for another Python)
+
+sweep: .venv/.ready  ## Train the three models (SEEDS=0,1,2 by default)
+	$(RUN) -m mnist_exp.run -m model=lenet5,lenet5r,mlp seed=$(SEEDS)
+	@echo "Next: make report"
+
+reproduce: .venv/.ready  ## Train what the published numbers need: 60 runs, then: make report
+	$(RUN) -m mnist_exp.run experiment=reproduce
+	@echo "Next: make report"
+
+forensics: .venv/.ready  ## Train the two slips apart and together: 60 runs more
+	$(RUN) -m mnist_exp.run experiment=forensics
+	@echo "Next: make report"
+
+report: .venv/.ready  ## Make the table and the plots of all finished runs
+	$(RUN) scripts/report.py
+
+test: .venv/.ready  ## Run the tests
+	$(RUN) -m pytest
+
+lint: .venv/.ready  ## Check style and types
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+lock: .venv/.ready  ## Choose the newest versions that pyproject.toml allows, for requirements.lock
+	.venv/bin/pip install -q uv
+	@echo "# Exact versions behind the published numbers, for every platform. Made by: make lock" > requirements.lock
+	.venv/bin/uv pip compile -q --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
+		--extra dev pyproject.toml >> requirements.lock
+
+clean:  ## Remove .venv and caches; results and digits stay
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis mnist_exp.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+.venv/.ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit("mnist_exp needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; name another: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
+	$(PYTHON) -m venv .venv
+	.venv/bin/python -m pip install --disable-pip-version-check -r requirements.lock
+	.venv/bin/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@

@@ -1,0 +1,190 @@
+"""The settings of a run: what each key means, what it may be, and which of them name the run.
+
+Hydra composes these dataclasses from ``conf/`` and checks types and unknown keys; ``__post_init__``
+checks values. The rest of the program sees only these objects, never Hydra's.
+"""
+
+import dataclasses
+import hashlib
+import json
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from mnist_exp.errors import ConfigError
+
+IDENTITY_VERSION = 1
+"""Raised whenever the same settings would no longer give the same numbers."""
+
+DEVICES = ("auto", "cpu", "cuda", "mps")
+SPLITS = ("train", "test")
+TRAINING_MODES = ("every_epoch", "first_epoch")
+MAX_SEED = 2**32 - 1  # PyTorch's CPU generator reads no more than 32 bits of a seed
+
+
+@dataclass
+class DeviceConfig:
+    """Where the arithmetic happens."""
+
+    name: str = "auto"
+    """``cpu``, ``cuda``, ``mps``, or ``auto``: the fastest of them that is there."""
+    threads: int = 1
+    """CPU threads of one run. Results depend on it in the last bits, so it is part of the identity."""
+
+    def __post_init__(self) -> None:
+        _one_of("device.name", self.name, DEVICES)
+        _at_least("device.threads", self.threads, 1)
+
+
+@dataclass
+class DataConfig:
+    """Which digits, and where their files lie."""
+
+    name: str = "mnist"
+    root: str = "data"
+    """Folder of the files; they are fetched into it when they are missing."""
+    mean: float = 0.1307
+    """Subtracted from pixels scaled to [0, 1]."""
+    std: float = 0.30812881
+    """Divides what is left."""
+
+    def __post_init__(self) -> None:
+        _one_of("data.name", self.name, ("mnist",))
+        if not self.root.strip():
+            raise ConfigError("data.root is empty: name the folder that holds the digits")
+        if not (math.isfinite(self.std) and self.std > 0):
+            raise ConfigError(f"data.std={self.std}: the deviation must be greater than 0")
+        if not math.isfinite(self.mean):
+            raise ConfigError(f"data.mean={self.mean}: the mean must be a finite number")
+
+
+@dataclass
+class ProtocolConfig:
+    """What trains, what is evaluated, and when the model is in training mode."""
+
+    train_split: str = "train"
+    eval_split: str = "test"
+    training_mode: str = "every_epoch"
+    """``every_epoch``; or ``first_epoch``: from epoch 2 on, dropout and batch statistics stay off."""
+
+    def __post_init__(self) -> None:
+        _one_of("protocol.train_split", self.train_split, SPLITS)
+        _one_of("protocol.eval_split", self.eval_split, SPLITS)
+        _one_of("protocol.training_mode", self.training_mode, TRAINING_MODES)
+        if self.train_split == self.eval_split:
+            raise ConfigError(
+                f"protocol.train_split and protocol.eval_split are both '{self.train_split}': "
+                "a model must be evaluated on digits that it was not trained on"
+            )
+
+
+@dataclass
+class Config:
+    """Everything that a run is told.
+
+    ``model``, ``optimizer`` and ``scheduler`` hold ``_target_`` (the class) and that class's own
+    keyword arguments; `mnist_exp.factory` checks them against its signature.
+    """
+
+    model: dict[str, Any] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    scheduler: dict[str, Any] = field(default_factory=dict)
+    device: DeviceConfig = MISSING
+    data: DataConfig = MISSING
+    protocol: ProtocolConfig = MISSING
+    seed: int = 0
+    epochs: int = 20
+    batch_size: int = 64
+    output_root: str = "outputs"
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        _at_least("epochs", self.epochs, 1)
+        _at_least("batch_size", self.batch_size, 1)
+        if not 0 <= self.seed <= MAX_SEED:
+            raise ConfigError(f"seed={self.seed}: a seed lies between 0 and {MAX_SEED}")
+        if not self.output_root.strip():
+            raise ConfigError("output_root is empty: name the folder that results go to")
+
+
+def identity(config: Config, components: dict[str, dict[str, Any]], device: str) -> dict[str, Any]:
+    """Every setting that can change a run's numbers, in one canonical form, and nothing else.
+
+    Args:
+        config: the run's settings.
+        components: for ``model``, ``optimizer`` and ``scheduler``, the class and those of its
+            arguments that differ from its defaults (`mnist_exp.factory.describe`).
+        device: the kind of device that ``device.name`` resolved to.
+
+    Returns:
+        A tree of JSON values. Numbers are written one way (``1.0`` is ``1``), so that equal settings
+        are equal however they were spelled.
+    """
+    canonical = _canonical(
+        {
+            "version": IDENTITY_VERSION,
+            **components,
+            "device": {"type": device, "threads": config.device.threads},
+            "data": {"name": config.data.name, "mean": config.data.mean, "std": config.data.std},
+            "protocol": dataclasses.asdict(config.protocol),
+            "seed": config.seed,
+            "epochs": config.epochs,
+            "batch_size": config.batch_size,
+        }
+    )
+    assert isinstance(canonical, dict)
+    return canonical
+
+
+def identity_hash(run_identity: dict[str, Any]) -> str:
+    """The first 8 hexadecimal digits of the SHA-256 of the identity's canonical JSON text."""
+    text = json.dumps(run_identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def run_name(choices: dict[str, str], run_identity: dict[str, Any]) -> str:
+    """The name of a run's folder: readable first, unique last.
+
+    Args:
+        choices: the chosen option of each config group (``model`` → ``lenet5``).
+        run_identity: the run's `identity`.
+    """
+    words = [choices["model"], choices["protocol"], choices["optimizer"]]
+    if choices["data"] != "mnist":
+        words.insert(0, choices["data"])
+    readable = "-".join(re.sub(r"[^A-Za-z0-9_.]+", "_", word) for word in words)
+    return f"{readable}-seed{run_identity['seed']}-{identity_hash(run_identity)}"
+
+
+def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
+    """Where two trees of settings differ: ``key: theirs → ours``, sorted by key."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        return [
+            line
+            for key in sorted(ours.keys() | theirs.keys())
+            for line in differences(ours.get(key), theirs.get(key), f"{path}.{key}" if path else key)
+        ]
+    return [] if ours == theirs else [f"{path}: {theirs!r} → {ours!r}"]
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _canonical(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_canonical(item) for item in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value
+
+
+def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{key}={value}: must be one of {', '.join(allowed)}")
+
+
+def _at_least(key: str, value: int, minimum: int) -> None:
+    if value < minimum:
+        raise ConfigError(f"{key}={value}: must be at least {minimum}")

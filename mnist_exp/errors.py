@@ -1,0 +1,32 @@
+"""Errors whose message is all that a person needs: what is wrong, where, and what to do."""
+
+
+class UserError(Exception):
+    """Something a person can put right. Its message is shown alone, without a traceback."""
+
+
+class ConfigError(UserError):
+    """A setting that can't be used."""
+
+
+class DataError(UserError):
+    """Digits that are missing, damaged, or not what they should be."""
+
+
+class RunFolderError(UserError):
+    """A run's folder that can't be used as it is."""
+
+
+class DivergedError(UserError):
+    """A training loss that is no longer a finite number."""
+
+
+class Interrupted(BaseException):
+    """A signal asked this process to stop.
+
+    Not an ``Exception``, so that nothing which handles failures takes it for one.
+    """
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(signal_number)
+        self.signal_number = signal_number

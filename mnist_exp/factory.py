@@ -1,0 +1,124 @@
+"""From a config's ``_target_`` and arguments to a model, an optimizer, a scheduler.
+
+A config is text that may come from anywhere, and calling whatever it names would run anything. So
+only three kinds of class can be named: our models, and torch's optimizers and schedulers.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer, lr_scheduler
+
+from mnist_exp import models
+from mnist_exp.errors import ConfigError
+
+KINDS: dict[str, tuple[str, Any, type]] = {
+    "model": ("mnist_exp.models", models, nn.Module),
+    "optimizer": ("torch.optim", torch.optim, Optimizer),
+    "scheduler": ("torch.optim.lr_scheduler", lr_scheduler, lr_scheduler.LRScheduler),
+}
+UNSUITABLE = {
+    "LBFGS": "it evaluates the loss several times a step",
+    "SparseAdam": "it needs sparse gradients",
+    "ReduceLROnPlateau": "it would choose the learning rate by the evaluation's result",
+}
+# What the factory hands over itself, so that a config can't.
+GIVEN = {"params", "optimizer", "steps_per_epoch", "last_epoch"}
+# Keys of a group that are no arguments of its class.
+OURS = {"model": {"_target_", "title"}, "optimizer": {"_target_"}, "scheduler": {"_target_", "interval"}}
+INTERVALS = ("epoch", "step")
+
+
+def describe(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """The part of an identity that one config group decides: its class and what differs from defaults.
+
+    An argument spelled out with the class's own default is the same setting as one left out.
+
+    Raises:
+        ConfigError: the class can't be named here, or doesn't take such an argument.
+    """
+    cls = _find(kind, settings)
+    defaults = {name: p.default for name, p in inspect.signature(cls).parameters.items()}
+    changed = {k: v for k, v in _arguments(kind, settings, cls).items() if not _equal(v, defaults[k])}
+    description = {"target": settings["_target_"], **changed}
+    if kind == "scheduler":
+        description["interval"] = _interval(settings)
+    return description
+
+
+def build_model(settings: dict[str, Any]) -> nn.Module:
+    """A freshly initialised model; its weights come from torch's global generator."""
+    cls = _find("model", settings)
+    model: nn.Module = _build("model", cls, **_arguments("model", settings, cls))
+    return model
+
+
+def build_optimizer(settings: dict[str, Any], model: nn.Module) -> Optimizer:
+    """The optimizer over all of the model's parameters."""
+    cls = _find("optimizer", settings)
+    arguments = _arguments("optimizer", settings, cls)
+    learning_rate = arguments.get("lr")
+    if isinstance(learning_rate, bool) or not isinstance(learning_rate, int | float) or not learning_rate > 0:
+        raise ConfigError(f"optimizer.lr={learning_rate}: the learning rate must be a number greater than 0")
+    optimizer: Optimizer = _build("optimizer", cls, model.parameters(), **arguments)
+    return optimizer
+
+
+def build_scheduler(
+    settings: dict[str, Any], optimizer: Optimizer, steps_per_epoch: int
+) -> tuple[lr_scheduler.LRScheduler, bool]:
+    """The learning-rate schedule, and whether it moves on after each step rather than each epoch."""
+    cls = _find("scheduler", settings)
+    arguments = _arguments("scheduler", settings, cls)
+    if "steps_per_epoch" in inspect.signature(cls).parameters:
+        arguments["steps_per_epoch"] = steps_per_epoch
+    scheduler: lr_scheduler.LRScheduler = _build("scheduler", cls, optimizer, **arguments)
+    return scheduler, _interval(settings) == "step"
+
+
+def _find(kind: str, settings: dict[str, Any]) -> Callable[..., Any]:
+    module_name, module, base = KINDS[kind]
+    target = settings.get("_target_")
+    prefix, _, name = str(target).rpartition(".")
+    cls = vars(module).get(name) if prefix == module_name else None
+    if not (inspect.isclass(cls) and issubclass(cls, base) and cls is not base and not name.startswith("_")):
+        raise ConfigError(f"{kind}._target_={target}: must name a {kind} in {module_name}, and only such")
+    if name in UNSUITABLE:
+        raise ConfigError(f"{kind}._target_={target}: can't be used here, since {UNSUITABLE[name]}")
+    return cls
+
+
+def _arguments(kind: str, settings: dict[str, Any], cls: Callable[..., Any]) -> dict[str, Any]:
+    arguments = {key: value for key, value in settings.items() if key not in OURS[kind]}
+    known = inspect.signature(cls).parameters
+    for key in arguments:
+        if key not in known or key in GIVEN:
+            takes = ", ".join(name for name in known if name not in GIVEN) or "no settings"
+            raise ConfigError(f"{kind}.{key}: {settings['_target_']} has no such setting; it takes {takes}")
+    return arguments
+
+
+def _build(kind: str, cls: Callable[..., Any], *args: Any, **arguments: Any) -> Any:
+    try:
+        return cls(*args, **arguments)
+    except (TypeError, ValueError, RuntimeError, AssertionError, ZeroDivisionError) as error:
+        given = " ".join(f"{kind}.{key}={value}" for key, value in arguments.items())
+        raise ConfigError(f"{given or kind}: {error}") from error
+
+
+def _interval(settings: dict[str, Any]) -> str:
+    interval = settings.get("interval", "epoch")
+    if interval not in INTERVALS:
+        raise ConfigError(f"scheduler.interval={interval}: must be one of {', '.join(INTERVALS)}")
+    return str(interval)
+
+
+def _equal(value: Any, default: Any) -> bool:
+    if isinstance(value, bool) or isinstance(default, bool):
+        return value is default
+    if isinstance(value, list | tuple) and isinstance(default, list | tuple):
+        return list(value) == list(default)
+    return bool(value == default)

@@ -1,0 +1,47 @@
+"""Files that are whole or absent, whatever happens while they are written."""
+
+import os
+import tempfile
+from pathlib import Path
+
+TEMPORARY = ".partial"
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Give ``path`` this content, such that a crash at any instant leaves the old content or the new.
+
+    The bytes go to a temporary file beside it, reach the disk, and then take its name.
+    """
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+            os.fchmod(file.fileno(), 0o666 & ~_umask())  # mkstemp's files are private
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder as durable as the files' contents."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_temporary_files(folder: Path) -> None:
+    """Remove what writes that were cut off left behind. Only for the one who owns the folder now."""
+    for path in folder.glob(f".*{TEMPORARY}"):
+        path.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,206 @@
+"""One run, from its settings to its finished folder. Knows no Hydra."""
+
+import contextlib
+import dataclasses
+import errno
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from mnist_exp import datasets, environment, factory
+from mnist_exp.config import Config, identity, run_name
+from mnist_exp.errors import Interrupted, RunFolderError, UserError
+from mnist_exp.progress import Display
+from mnist_exp.run_folder import Progress, RunFolder, new_record
+from mnist_exp.training import Digits, Training, evaluate, fit
+
+GROUPS = ("model", "optimizer", "scheduler")
+DISK_ADVICE = {
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room",
+    errno.EFBIG: "raise the limit on file sizes",
+    errno.EACCES: "make the folder yours to write",
+    errno.EPERM: "make the folder yours to write",
+    errno.EROFS: "choose a disk that can be written",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a run."""
+
+    name: str
+    folder: str
+    test_loss: float
+    test_accuracy: float
+    seconds: float
+    skipped: bool
+
+
+def execute(
+    config: Config, choices: dict[str, str], extra_files: dict[str, str], display: Callable[[str, int], Display]
+) -> Outcome:
+    """Train what the settings say, or what is still missing of it, into its own folder.
+
+    Args:
+        config: the settings.
+        choices: the chosen option of each config group, for the folder's name and the report.
+        extra_files: more files for the folder, by relative path.
+        display: makes what shows progress, from the run's name and its number of epochs.
+
+    Raises:
+        UserError: settings, digits or a folder that can't be used, or a training that diverged.
+        Interrupted: a signal stopped it; what was finished is kept.
+    """
+    start = time.perf_counter()
+    device = environment.prepare(config.device)
+    components = {kind: factory.describe(kind, getattr(config, kind)) for kind in GROUPS}
+    check(config)
+    run_identity = identity(config, components, device.type)
+    name = run_name(choices, run_identity)
+    folder = RunFolder(Path(config.output_root) / "runs", name, run_identity)
+    with _disk_errors_explained(config.output_root), folder.locked():
+        record = folder.record()
+        if folder.is_complete(record) and not config.overwrite:
+            assert record is not None
+            print(f"{name}: already finished; skipped (overwrite=true trains it anew)", flush=True)
+            return _outcome(folder, record, start, skipped=True)
+        progress = Progress() if config.overwrite else folder.load_progress()
+        if record is None or config.overwrite:
+            title = str(config.model.get("title", choices["model"]))
+            record = new_record(name, run_identity, choices, title, _recordable(config))
+        else:
+            record.update(status="running", reason=None, ended=None, resumed=record["resumed"] + 1)
+        folder.begin(record, extra_files, anew=config.overwrite)
+        try:
+            with display(name, config.epochs) as shown:
+                _train(config, device, folder, progress, record, shown)
+        except BaseException as error:
+            _record_end(folder, record, error, progress)
+            raise
+    return _outcome(folder, record, start, skipped=False)
+
+
+def check(config: Config) -> None:
+    """Build all that the settings name, so that what they say wrong is said before any work.
+
+    Raises:
+        ConfigError: the first setting that can't be used.
+    """
+    with torch.random.fork_rng():
+        model = factory.build_model(config.model)
+        optimizer = factory.build_optimizer(config.optimizer, model)
+        factory.build_scheduler(config.scheduler, optimizer, steps_per_epoch=1)
+
+
+def _train(
+    config: Config,
+    device: torch.device,
+    folder: RunFolder,
+    progress: Progress,
+    record: dict[str, Any],
+    display: Display,
+) -> None:
+    protocol = config.protocol
+    (train, evaluation), record["data"] = datasets.load(
+        config.data, (protocol.train_split, protocol.eval_split), device
+    )
+    training = _start(config, device, len(train))
+    record["parameters"] = sum(parameter.numel() for parameter in training.model.parameters())
+    record["multiply_accumulates"] = _multiply_accumulates(training.model, train)
+    record["provenance"] = environment.describe(device)
+    if progress.training is not None:
+        training.load_state_dict(progress.training)
+        folder.write_rows(progress)
+        display.resumed(training.epoch)
+    folder.write_record(record)
+
+    logits = None
+    for epoch in fit(
+        training,
+        train,
+        evaluation,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        training_mode=protocol.training_mode,
+        on_step=display.step,
+    ):
+        folder.save_epoch(progress, training.state_dict(), epoch, len(train))
+        display.epoch(epoch)
+        logits = epoch.logits
+    if logits is None:  # stopped between its last epoch and its results
+        logits = evaluate(training.model, evaluation)
+    record.update(status="finished", metrics=dataclasses.asdict(progress.metrics[-1]), ended=environment.now())
+    folder.finish(record, training.model.state_dict(), logits, evaluation.labels)
+
+
+def _start(config: Config, device: torch.device, train_size: int) -> Training:
+    # One seed, two streams: torch's global generator draws the weights and then dropout's masks, the
+    # other the order of the digits. So runs of one seed see the digits in one order, whatever the model.
+    torch.manual_seed(config.seed)
+    model = factory.build_model(config.model).to(device)
+    optimizer = factory.build_optimizer(config.optimizer, model)
+    steps_per_epoch = -(-train_size // config.batch_size)
+    scheduler, each_batch = factory.build_scheduler(config.scheduler, optimizer, steps_per_epoch)
+    return Training(model, optimizer, scheduler, each_batch, torch.Generator().manual_seed(config.seed))
+
+
+def _multiply_accumulates(model: torch.nn.Module, digits: Digits) -> int:
+    """Of one digit's way through the model; a multiply-accumulate is two floating-point operations."""
+    model.eval()
+    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
+        model(digits.normalised(slice(0, 1)))
+    return int(counter.get_total_flops()) // 2
+
+
+def _recordable(config: Config) -> dict[str, Any]:
+    """The settings without paths, which say nothing about numbers but may name a person."""
+    settings = dataclasses.asdict(config)
+    del settings["output_root"], settings["overwrite"], settings["data"]["root"]
+    return settings
+
+
+def _record_end(folder: RunFolder, record: dict[str, Any], error: BaseException, progress: Progress) -> None:
+    stopped = isinstance(error, Interrupted | BrokenPipeError)
+    known = isinstance(error, UserError | Interrupted)
+    record.update(
+        status="interrupted" if stopped else "failed",
+        reason=str(error) if known else f"{type(error).__name__}: {error}",
+        metrics=dataclasses.asdict(progress.metrics[-1]) if progress.metrics else None,
+        ended=environment.now(),
+    )
+    # Where even this can't be written (a full disk), the record still says "running", and the next
+    # start goes on all the same: nobody holds the lock.
+    with contextlib.suppress(OSError):
+        folder.write_record(record)
+
+
+@contextlib.contextmanager
+def _disk_errors_explained(output_root: str) -> Iterator[None]:
+    try:
+        yield
+    except BrokenPipeError:  # whoever read our output has gone; no disk is to blame
+        raise
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        advice = DISK_ADVICE.get(error.errno or 0, "see that the folder can be written")
+        raise RunFolderError(
+            f"output_root={output_root}: {error.strerror or error}{where}; {advice}, then type the same command "
+            "again: finished epochs are kept"
+        ) from error
+
+
+def _outcome(folder: RunFolder, record: dict[str, Any], start: float, *, skipped: bool) -> Outcome:
+    return Outcome(
+        name=folder.name,
+        folder=str(folder.final_path),
+        test_loss=record["metrics"]["test_loss"],
+        test_accuracy=record["metrics"]["test_accuracy"],
+        seconds=time.perf_counter() - start,
+        skipped=skipped,
+    )

@@ -1,0 +1,120 @@
+"""The three networks. Digits in, logits out; no softmax, which the loss has.
+
+LeNet-5 follows LeCun, Bottou, Bengio and Haffner, "Gradient-Based Learning Applied to Document
+Recognition" (1998), section II.B, with today's parts: ReLU for the scaled tanh, max-pooling for the
+trainable average, full connections from S2 to C3, and a linear output layer.
+
+Every layer has PyTorch's default initialisation. A model's parameters are counted where its layers
+are made.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import max_pool2d, relu
+
+
+class LeNet5(nn.Module):
+    """LeNet-5: 61,706 parameters.
+
+    ===== =========================================== =========== ==========
+    layer                                             output      parameters
+    ===== =========================================== =========== ==========
+    C1    convolution 5×5, ReLU                       6 × 28 × 28        156
+    S2    max-pooling 2×2                             6 × 14 × 14          0
+    C3    convolution 5×5, ReLU                       16 × 10 × 10     2,416
+    S4    max-pooling 2×2                             16 × 5 × 5           0
+    C5    convolution 5×5, ReLU                       120             48,120
+    F6    linear, ReLU                                84              10,164
+    out   linear                                      10                 850
+    ===== =========================================== =========== ==========
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.C1 = nn.Conv2d(1, 6, kernel_size=5)
+        self.C3 = nn.Conv2d(6, 16, kernel_size=5)
+        # A 5×5 convolution over a 5×5 map has one output position, so it is a full connection, and
+        # as one it is a single matrix product. Its initial weights are the convolution's, draw for draw.
+        self.C5 = nn.Linear(16 * 5 * 5, 120)
+        self.F6 = nn.Linear(120, 84)
+        self.output = nn.Linear(84, 10)
+        # Channels-last weights make each convolution and the pooling after it channels-last too,
+        # which takes a sixth off a training step on a CPU.
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, digits: Tensor) -> Tensor:
+        """Classify digits.
+
+        Args:
+            digits: float32, ``[N, 1, 32, 32]``, normalised.
+
+        Returns:
+            Logits, float32, ``[N, 10]``.
+        """
+        # ReLU and max-pooling commute; pooling first leaves ReLU a quarter of the work.
+        maps = relu(max_pool2d(self.C1(digits), 2))  # C1, S2
+        maps = relu(max_pool2d(self.C3(maps), 2))  # C3, S4
+        features = relu(self.C5(maps.flatten(1)))
+        features = relu(self.F6(features))
+        logits: Tensor = self.output(features)
+        return logits
+
+
+class LeNet5Regularized(LeNet5):
+    """LeNet-5 with batch normalisation before each convolution's ReLU, and dropout: 61,990 parameters.
+
+    Batch normalisation (Ioffe and Szegedy, 2015) adds 2 × (6 + 16 + 120) = 284 parameters to
+    `LeNet5`'s; dropout (Srivastava et al., 2014) lies between F6's ReLU and the output.
+    """
+
+    def __init__(self, dropout: float = 0.5) -> None:
+        super().__init__()
+        self.N1 = nn.BatchNorm2d(6)
+        self.N3 = nn.BatchNorm2d(16)
+        self.N5 = nn.BatchNorm1d(120)
+        self.dropout = nn.Dropout(dropout)
+        # Batch normalisation of C1's six channels is twice as fast in the plain memory format.
+        self.C1.to(memory_format=torch.contiguous_format)
+
+    def forward(self, digits: Tensor) -> Tensor:
+        """Classify digits, as `LeNet5.forward`."""
+        maps = _ToChannelsLast.apply(self.N1(self.C1(digits)))
+        maps = relu(max_pool2d(maps, 2))  # C1, S2
+        maps = relu(max_pool2d(self.N3(self.C3(maps)), 2))  # C3, S4
+        features = relu(self.N5(self.C5(maps.flatten(1))))
+        features = self.dropout(relu(self.F6(features)))
+        logits: Tensor = self.output(features)
+        return logits
+
+
+class MLP(nn.Module):
+    """A multilayer perceptron of about LeNet-5's size: 1024 → 60 → 20 → 10, 62,930 parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hidden1 = nn.Linear(32 * 32, 60)
+        self.hidden2 = nn.Linear(60, 20)
+        self.output = nn.Linear(20, 10)
+
+    def forward(self, digits: Tensor) -> Tensor:
+        """Classify digits, as `LeNet5.forward`."""
+        features = relu(self.hidden1(digits.flatten(1)))
+        features = relu(self.hidden2(features))
+        logits: Tensor = self.output(features)
+        return logits
+
+
+class _ToChannelsLast(torch.autograd.Function):
+    """The same maps in the channels-last memory format, and their gradients back in the plain one.
+
+    Autograd's own ``contiguous`` would hand the gradient back channels-last, and the layers before
+    it would compute slowly on the mixture.
+    """
+
+    @staticmethod
+    def forward(_ctx: object, maps: Tensor) -> Tensor:
+        return maps.contiguous(memory_format=torch.channels_last)
+
+    @staticmethod
+    def backward(_ctx: object, gradient: Tensor) -> Tensor:
+        return gradient.contiguous()

@@ -1,0 +1,192 @@
+"""The command: ``python -m mnist_exp.run [KEY=VALUE …]``, with ``-m`` for a sweep. Knows Hydra.
+
+Hydra composes the settings, this module turns them into plain objects, and `mnist_exp.job` trains.
+PyTorch is imported only once there is something to train, so that ``--help``, ``--cfg job`` and
+shell completion answer at once.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.table import Table
+
+from mnist_exp.config import Config
+from mnist_exp.errors import Interrupted, UserError
+from mnist_exp.files import write_atomically
+
+CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "conf"
+GROUPS = ("model", "optimizer", "scheduler", "device", "data", "protocol")
+JOBS = "jobs"
+
+ConfigStore.instance().store(name="schema", node=Config)
+# Our launchers' presets have the names of the plugins' own, as their users expect; each is complete,
+# so that it makes no difference whether Hydra still checks it against the plugin's.
+warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/.* is validated against ConfigStore")
+
+
+def job(settings: DictConfig) -> float:
+    """One run: alone, or as a job of a sweep, in whatever process the launcher chose.
+
+    Returns:
+        The last epoch's test accuracy, for sweepers that want a score.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
+    context = HydraConfig.get()
+    sweep = context.mode == RunMode.MULTIRUN
+    result: dict[str, Any] = {"overrides": " ".join(context.overrides.task)}
+    start = time.perf_counter()
+    try:
+        config = plain(settings)
+        from mnist_exp.job import execute
+        from mnist_exp.progress import Lines, LiveBar
+
+        choices = {group: str(context.runtime.choices[group]) for group in GROUPS}
+        display = LiveBar if sys.stdout.isatty() and not sweep else Lines
+        outcome = execute(config, choices, _hydra_record(settings), display)
+        result.update(status="skipped" if outcome.skipped else "finished", **vars(outcome))
+        if not sweep:
+            print(
+                f"test accuracy {outcome.test_accuracy:.4f}, test loss {outcome.test_loss:.4f}; {outcome.folder}"
+            )
+        return outcome.test_accuracy
+    except BaseException as error:
+        reason = str(error) if isinstance(error, UserError | Interrupted) else f"{type(error).__name__}: {error}"
+        result.update(status="failed", reason=reason, seconds=time.perf_counter() - start)
+        raise
+    finally:
+        if sweep:
+            _write_result(Path(context.runtime.output_dir), int(context.job.num), result)
+
+
+def plain(settings: DictConfig) -> Config:
+    """Hydra's settings as our dataclasses, values checked."""
+    config = OmegaConf.to_object(settings)
+    assert isinstance(config, Config)
+    return config
+
+
+class Sweep(Callback):
+    """What this program adds to Hydra's sweeps: the digits fetched once before, a summary after."""
+
+    folder: Path | None = None
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        """Before any job starts."""
+        from mnist_exp.download import ensure_mnist
+
+        Sweep.folder = Path(config.hydra.sweep.dir)
+        ensure_mnist(Path(config.data.root))
+
+
+def main() -> None:
+    """Run the command line, and turn a person's mistakes into one message and an exit code."""
+    debugging = "HYDRA_FULL_ERROR" in os.environ
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # have Hydra raise its errors, not print them
+    code = 0
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="config")(job)()
+    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
+        if debugging:
+            raise
+        print(f"mnist_exp: {_sentence(error)}", file=sys.stderr)
+        code = 1
+    except (Interrupted, KeyboardInterrupt) as error:
+        number = error.signal_number if isinstance(error, Interrupted) else signal.SIGINT
+        print(
+            f"\nmnist_exp: stopped by {signal.Signals(number).name}; finished epochs are kept. "
+            "Type the same command again to go on",
+            file=sys.stderr,
+        )
+        code = 128 + number
+    if Sweep.folder is not None and (results := _results(Sweep.folder)):
+        _print_summary(results)
+        code = code or int(any(result["status"] == "failed" for result in results))
+    sys.exit(code)
+
+
+def _interrupt(number: int, _frame: object) -> None:
+    # Every file is written whole or not at all, so any instant is a safe one to stop at. What comes
+    # after this is only the way out, which a second signal must not cut short.
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
+    raise Interrupted(number)
+
+
+def _hydra_record(settings: DictConfig) -> dict[str, str]:
+    """The files that Hydra itself would write, for the run's own folder."""
+    context = HydraConfig.get()
+    return {
+        ".hydra/config.yaml": OmegaConf.to_yaml(settings),
+        ".hydra/hydra.yaml": OmegaConf.to_yaml(OmegaConf.create({"hydra": context})),
+        ".hydra/overrides.yaml": OmegaConf.to_yaml(context.overrides.task),
+    }
+
+
+def _write_result(folder: Path, number: int, result: dict[str, Any]) -> None:
+    try:
+        (folder / JOBS).mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / JOBS / f"{number}.json", json.dumps(result).encode())
+    except OSError as error:
+        print(f"mnist_exp: the result of job {number} could not be noted in {folder}: {error}", file=sys.stderr)
+
+
+def _results(folder: Path) -> list[dict[str, Any]]:
+    paths = sorted((folder / JOBS).glob("*.json"), key=lambda path: int(path.stem))
+    return [{"job": int(path.stem), **json.loads(path.read_text())} for path in paths]
+
+
+def _print_summary(results: list[dict[str, Any]]) -> None:
+    table = Table("job", "settings", "result", "folder", "time", title="Sweep", title_justify="left")
+    for result in results:
+        if result["status"] == "failed":
+            outcome = f"[red]failed[/]: {result['reason']}"
+        else:
+            outcome = f"{result['status']}, test accuracy {result['test_accuracy']:.4f}"
+        table.add_row(
+            str(result["job"]),
+            result["overrides"],
+            outcome,
+            Path(result["folder"]).name if "folder" in result else "",
+            f"{result['seconds']:.0f} s",
+        )
+    terminal = Console()
+    Console(width=None if terminal.is_terminal else 140).print(table)
+    failed = sum(result["status"] == "failed" for result in results)
+    folders = {str(Path(result["folder"]).parent) for result in results if "folder" in result}
+    where = f"; results lie in {', '.join(sorted(folders))}" if folders else ""
+    print(f"{len(results) - failed} of {len(results)} jobs finished{where}")
+
+
+def _sentence(error: Exception) -> str:
+    """An error of Hydra's or OmegaConf's in one line, without its advice for programmers."""
+    if isinstance(error, UserError):
+        return str(error)
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if cause is not None:
+        lines += [line.strip() for line in str(cause).splitlines() if line.strip()]
+    kept = [line for line in lines if not line.startswith(("reference_type", "object_type", "See ", "full_key"))]
+    return "; ".join(dict.fromkeys(kept))
+
+
+if __name__ == "__main__":
+    # One copy of this module, under its own name, so that launchers can hand `job` to other processes.
+    from mnist_exp.run import main as main_of_the_module
+
+    main_of_the_module()
