@@ -1,0 +1,48 @@
+"""The published experiment: its table, its curves, and which of our runs may be held against them."""
+
+from collections.abc import Mapping
+from importlib.resources import files
+from typing import Any
+
+import pandas as pd
+
+MODELS = {"LeNet5": "lenet5", "LeNet5Regularized": "lenet5r", "MLP": "mlp"}
+# Everything that the publication says of its training, as an identity records it.
+SETTINGS = {
+    "data": {"name": "mnist", "mean": 0.1307, "std": 0.30812881},
+    "epochs": 20,
+    "batch_size": 64,
+    "optimizer": {"target": "torch.optim.SGD", "lr": 0.01, "momentum": 0.9},
+    "scheduler": {"target": "torch.optim.lr_scheduler.ConstantLR", "factor": 1, "interval": "epoch"},
+}
+SPEED_ONLY = {"fused", "foreach"}
+
+
+def table() -> dict[str, dict[str, float]]:
+    """The published comparison table: our name of the model → metric → value."""
+    rows = pd.read_csv(_file("published_table.csv")).set_index("model")
+    return {
+        str(model): {str(k): float(v) for k, v in row.items() if k != "title"} for model, row in rows.iterrows()
+    }
+
+
+def curves() -> pd.DataFrame:
+    """The published curves: a row for each model and epoch."""
+    return pd.read_csv(_file("published_curves.csv"))
+
+
+def counterpart(identity: Mapping[str, Any]) -> str | None:
+    """The published model that a run repeats, seed and protocol apart; None for any other run."""
+    for key, expected in SETTINGS.items():
+        found = identity.get(key)
+        if isinstance(found, Mapping):
+            found = {name: value for name, value in found.items() if name not in SPEED_ONLY}
+        if found != expected:
+            return None
+    model = dict(identity["model"])
+    name = MODELS.get(str(model.pop("target")).rpartition(".")[2])
+    return name if not model else None
+
+
+def _file(name: str) -> Any:
+    return files("mnist_exp.report").joinpath(name)
