@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import shutil
 import subprocess
+import sys
 import tarfile
 import tempfile
 import urllib.request
@@ -93,6 +94,7 @@ def _fetch_missing(folder: Path) -> None:
         missing = [name for name in SHA256 if _read(folder, name) is None]
         if not missing:
             return
+        print(f"fetching MNIST from {source}", flush=True)
         try:
             fetch(folder, missing)
         except (*UNREADABLE, tarfile.TarError, subprocess.SubprocessError, DataError) as error:
@@ -159,9 +161,8 @@ def _store(folder: Path, name: str, content: bytes) -> None:
 
 
 def _progress() -> Progress:
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), transient=True
-    )
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn()
+    return Progress(*columns, transient=True, disable=not sys.stdout.isatty())
 
 
 def _reason(error: BaseException) -> str:

@@ -1,5 +1,7 @@
 """Errors whose message is all that a person needs: what is wrong, where, and what to do."""
 
+import signal
+
 
 class UserError(Exception):
     """Something a person can put right. Its message is shown alone, without a traceback."""
@@ -30,3 +32,6 @@ class Interrupted(BaseException):
     def __init__(self, signal_number: int) -> None:
         super().__init__(signal_number)
         self.signal_number = signal_number
+
+    def __str__(self) -> str:
+        return f"stopped by {signal.Signals(self.signal_number).name}"

@@ -5,6 +5,7 @@ only three kinds of class can be named: our models, and torch's optimizers and s
 """
 
 import inspect
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -47,6 +48,19 @@ def describe(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
     if kind == "scheduler":
         description["interval"] = _interval(settings)
     return description
+
+
+def check(model: dict[str, Any], optimizer: dict[str, Any], scheduler: dict[str, Any]) -> None:
+    """Build all three and take a step, so that what settings say wrong is said before any work.
+
+    Raises:
+        ConfigError: the first setting that can't be used.
+    """
+    with torch.random.fork_rng():
+        built = build_optimizer(optimizer, build_model(model))
+    schedule, _ = build_scheduler(scheduler, built, steps_per_epoch=1)
+    built.step()
+    _build("scheduler", lambda **_: schedule.step(), **_arguments("scheduler", scheduler, type(schedule)))
 
 
 def build_model(settings: dict[str, Any]) -> nn.Module:
@@ -94,11 +108,28 @@ def _find(kind: str, settings: dict[str, Any]) -> Callable[..., Any]:
 def _arguments(kind: str, settings: dict[str, Any], cls: Callable[..., Any]) -> dict[str, Any]:
     arguments = {key: value for key, value in settings.items() if key not in OURS[kind]}
     known = inspect.signature(cls).parameters
-    for key in arguments:
+    for key, value in arguments.items():
         if key not in known or key in GIVEN:
             takes = ", ".join(name for name in known if name not in GIVEN) or "no settings"
             raise ConfigError(f"{kind}.{key}: {settings['_target_']} has no such setting; it takes {takes}")
+        if not _fits(value, str(known[key].annotation)):
+            raise ConfigError(f"{kind}.{key}={value}: must be of type {_readable(known[key].annotation)}")
     return arguments
+
+
+def _fits(value: Any, annotation: str) -> bool:
+    """Whether a value read from YAML is of a kind that the annotation names; torch itself rarely asks."""
+    words = set(re.findall(r"\w+", annotation)) - {"typing", "collections", "abc"}
+    if annotation.lower().removeprefix("typing.").startswith("tuple"):
+        return isinstance(value, list | tuple)
+    if value is None:
+        return bool(words & {"None", "NoneType", "Optional", "_empty"})
+    kinds = {bool: {"bool"}, int: {"int", "float"}, float: {"float"}, str: {"str", "Literal"}}
+    return bool(words & (kinds.get(type(value), {"tuple", "list", "Sequence"}) | {"_empty", "Any"}))
+
+
+def _readable(annotation: Any) -> str:
+    return annotation.__name__ if inspect.isclass(annotation) else str(annotation).replace("typing.", "")
 
 
 def _build(kind: str, cls: Callable[..., Any], *args: Any, **arguments: Any) -> Any:

@@ -2,9 +2,8 @@
 
 import contextlib
 import dataclasses
-import errno
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,20 +13,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mnist_exp import datasets, environment, factory
 from mnist_exp.config import Config, identity, run_name
-from mnist_exp.errors import Interrupted, RunFolderError, UserError
+from mnist_exp.errors import Interrupted
+from mnist_exp.messages import about
 from mnist_exp.progress import Display
 from mnist_exp.run_folder import Progress, RunFolder, new_record
 from mnist_exp.training import Digits, Training, evaluate, fit
 
 GROUPS = ("model", "optimizer", "scheduler")
-DISK_ADVICE = {
-    errno.ENOSPC: "make room",
-    errno.EDQUOT: "make room",
-    errno.EFBIG: "raise the limit on file sizes",
-    errno.EACCES: "make the folder yours to write",
-    errno.EPERM: "make the folder yours to write",
-    errno.EROFS: "choose a disk that can be written",
-}
 
 
 @dataclass(frozen=True)
@@ -60,11 +52,11 @@ def execute(
     start = time.perf_counter()
     device = environment.prepare(config.device)
     components = {kind: factory.describe(kind, getattr(config, kind)) for kind in GROUPS}
-    check(config)
+    factory.check(config.model, config.optimizer, config.scheduler)
     run_identity = identity(config, components, device.type)
     name = run_name(choices, run_identity)
     folder = RunFolder(Path(config.output_root) / "runs", name, run_identity)
-    with _disk_errors_explained(config.output_root), folder.locked():
+    with folder.locked():
         record = folder.record()
         if folder.is_complete(record) and not config.overwrite:
             assert record is not None
@@ -84,18 +76,6 @@ def execute(
             _record_end(folder, record, error, progress)
             raise
     return _outcome(folder, record, start, skipped=False)
-
-
-def check(config: Config) -> None:
-    """Build all that the settings name, so that what they say wrong is said before any work.
-
-    Raises:
-        ConfigError: the first setting that can't be used.
-    """
-    with torch.random.fork_rng():
-        model = factory.build_model(config.model)
-        optimizer = factory.build_optimizer(config.optimizer, model)
-        factory.build_scheduler(config.scheduler, optimizer, steps_per_epoch=1)
 
 
 def _train(
@@ -167,10 +147,10 @@ def _recordable(config: Config) -> dict[str, Any]:
 
 def _record_end(folder: RunFolder, record: dict[str, Any], error: BaseException, progress: Progress) -> None:
     stopped = isinstance(error, Interrupted | BrokenPipeError)
-    known = isinstance(error, UserError | Interrupted)
+    reason = about(error) if isinstance(error, Exception) else str(error)
     record.update(
         status="interrupted" if stopped else "failed",
-        reason=str(error) if known else f"{type(error).__name__}: {error}",
+        reason=reason or f"{type(error).__name__}: {error}",
         metrics=dataclasses.asdict(progress.metrics[-1]) if progress.metrics else None,
         ended=environment.now(),
     )
@@ -178,21 +158,6 @@ def _record_end(folder: RunFolder, record: dict[str, Any], error: BaseException,
     # start goes on all the same: nobody holds the lock.
     with contextlib.suppress(OSError):
         folder.write_record(record)
-
-
-@contextlib.contextmanager
-def _disk_errors_explained(output_root: str) -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError:  # whoever read our output has gone; no disk is to blame
-        raise
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        advice = DISK_ADVICE.get(error.errno or 0, "see that the folder can be written")
-        raise RunFolderError(
-            f"output_root={output_root}: {error.strerror or error}{where}; {advice}, then type the same command "
-            "again: finished epochs are kept"
-        ) from error
 
 
 def _outcome(folder: RunFolder, record: dict[str, Any], start: float, *, skipped: bool) -> Outcome:

@@ -17,21 +17,21 @@ from typing import Any
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from rich.console import Console
 from rich.table import Table
 
 from mnist_exp.config import Config
-from mnist_exp.errors import Interrupted, UserError
+from mnist_exp.errors import Interrupted
 from mnist_exp.files import write_atomically
+from mnist_exp.messages import about
 
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "conf"
 GROUPS = ("model", "optimizer", "scheduler", "device", "data", "protocol")
 JOBS = "jobs"
+GO_ON = "finished epochs are kept. Type the same command again to go on"
 
 ConfigStore.instance().store(name="schema", node=Config)
 # Our launchers' presets have the names of the plugins' own, as their users expect; each is complete,
@@ -66,8 +66,11 @@ def job(settings: DictConfig) -> float:
             )
         return outcome.test_accuracy
     except BaseException as error:
-        reason = str(error) if isinstance(error, UserError | Interrupted) else f"{type(error).__name__}: {error}"
+        reason = about(error) if isinstance(error, Exception) else str(error)
+        reason = reason or f"{type(error).__name__}: {error}"
         result.update(status="failed", reason=reason, seconds=time.perf_counter() - start)
+        if not sweep and isinstance(error, Exception):
+            raise _Failed(error) from error
         raise
     finally:
         if sweep:
@@ -79,6 +82,13 @@ def plain(settings: DictConfig) -> Config:
     config = OmegaConf.to_object(settings)
     assert isinstance(config, Config)
     return config
+
+
+class _Failed(BaseException):
+    """Takes a single run's error past Hydra, which would announce it in its own words."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
 
 
 class Sweep(Callback):
@@ -101,19 +111,17 @@ def main() -> None:
     code = 0
     try:
         hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="config")(job)()
-    except (UserError, HydraException, OmegaConfBaseException, OSError) as error:
-        if debugging:
-            raise
-        print(f"mnist_exp: {_sentence(error)}", file=sys.stderr)
-        code = 1
     except (Interrupted, KeyboardInterrupt) as error:
-        number = error.signal_number if isinstance(error, Interrupted) else signal.SIGINT
-        print(
-            f"\nmnist_exp: stopped by {signal.Signals(number).name}; finished epochs are kept. "
-            "Type the same command again to go on",
-            file=sys.stderr,
-        )
-        code = 128 + number
+        stop = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
+        print(f"\nmnist_exp: {stop}; {GO_ON}", file=sys.stderr)
+        code = 128 + stop.signal_number
+    except (Exception, _Failed) as error:
+        cause = error.error if isinstance(error, _Failed) else error
+        sentence = about(cause)
+        if debugging or sentence is None:
+            raise cause from None
+        print(f"mnist_exp: {sentence}", file=sys.stderr)
+        code = 1
     if Sweep.folder is not None and (results := _results(Sweep.folder)):
         _print_summary(results)
         code = code or int(any(result["status"] == "failed" for result in results))
@@ -171,18 +179,6 @@ def _print_summary(results: list[dict[str, Any]]) -> None:
     folders = {str(Path(result["folder"]).parent) for result in results if "folder" in result}
     where = f"; results lie in {', '.join(sorted(folders))}" if folders else ""
     print(f"{len(results) - failed} of {len(results)} jobs finished{where}")
-
-
-def _sentence(error: Exception) -> str:
-    """An error of Hydra's or OmegaConf's in one line, without its advice for programmers."""
-    if isinstance(error, UserError):
-        return str(error)
-    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if cause is not None:
-        lines += [line.strip() for line in str(cause).splitlines() if line.strip()]
-    kept = [line for line in lines if not line.startswith(("reference_type", "object_type", "See ", "full_key"))]
-    return "; ".join(dict.fromkeys(kept))
 
 
 if __name__ == "__main__":
