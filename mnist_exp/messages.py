@@ -44,6 +44,8 @@ def about(error: Exception) -> str | None:
         return f"{group}={name}: there is no such {group or 'config'}; there are: {there}"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: can't be read ({_lines(error)[0]}); write KEY=VALUE, and quote it for the shell"
+    if isinstance(error, BrokenPipeError):
+        return "stopped, since nobody reads the output any more; type the same command again to go on"
     if isinstance(error, OSError):
         return about_disk(error)
     innermost = Path(traceback.extract_tb(error.__traceback__)[-1].filename)

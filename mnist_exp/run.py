@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 import warnings
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from mnist_exp.config import Config
 from mnist_exp.errors import Interrupted
@@ -31,6 +33,7 @@ from mnist_exp.messages import about
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "conf"
 GROUPS = ("model", "optimizer", "scheduler", "device", "data", "protocol")
 JOBS = "jobs"
+STATUSES = ("finished", "skipped", "stopped", "failed")
 GO_ON = "finished epochs are kept. Type the same command again to go on"
 
 ConfigStore.instance().store(name="schema", node=Config)
@@ -45,8 +48,7 @@ def job(settings: DictConfig) -> float:
     Returns:
         The last epoch's test accuracy, for sweepers that want a score.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+    _listen_to_signals()
     context = HydraConfig.get()
     sweep = context.mode == RunMode.MULTIRUN
     result: dict[str, Any] = {"overrides": " ".join(context.overrides.task)}
@@ -68,7 +70,8 @@ def job(settings: DictConfig) -> float:
     except BaseException as error:
         reason = about(error) if isinstance(error, Exception) else str(error)
         reason = reason or f"{type(error).__name__}: {error}"
-        result.update(status="failed", reason=reason, seconds=time.perf_counter() - start)
+        status = "stopped" if isinstance(error, Interrupted) else "failed"
+        result.update(status=status, reason=reason, seconds=time.perf_counter() - start)
         if not sweep and isinstance(error, Exception):
             raise _Failed(error) from error
         raise
@@ -109,23 +112,30 @@ def main() -> None:
     debugging = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # have Hydra raise its errors, not print them
     code = 0
+    _listen_to_signals()
     try:
         hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="config")(job)()
-    except (Interrupted, KeyboardInterrupt) as error:
-        stop = error if isinstance(error, Interrupted) else Interrupted(signal.SIGINT)
-        print(f"\nmnist_exp: {stop}; {GO_ON}", file=sys.stderr)
-        code = 128 + stop.signal_number
+    except Interrupted as error:
+        print(f"\nmnist_exp: {error}; {GO_ON}", file=sys.stderr)
+        code = 128 + error.signal_number
     except (Exception, _Failed) as error:
         cause = error.error if isinstance(error, _Failed) else error
         sentence = about(cause)
         if debugging or sentence is None:
             raise cause from None
+        if isinstance(cause, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's exit would fail again
         print(f"mnist_exp: {sentence}", file=sys.stderr)
         code = 1
     if Sweep.folder is not None and (results := _results(Sweep.folder)):
         _print_summary(results)
         code = code or int(any(result["status"] == "failed" for result in results))
     sys.exit(code)
+
+
+def _listen_to_signals() -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupt)
 
 
 def _interrupt(number: int, _frame: object) -> None:
@@ -162,23 +172,20 @@ def _results(folder: Path) -> list[dict[str, Any]]:
 def _print_summary(results: list[dict[str, Any]]) -> None:
     table = Table("job", "settings", "result", "folder", "time", title="Sweep", title_justify="left")
     for result in results:
-        if result["status"] == "failed":
-            outcome = f"[red]failed[/]: {result['reason']}"
+        if "reason" in result:
+            outcome = result["reason"] if result["status"] == "stopped" else f"failed: {result['reason']}"
         else:
             outcome = f"{result['status']}, test accuracy {result['test_accuracy']:.4f}"
-        table.add_row(
-            str(result["job"]),
-            result["overrides"],
-            outcome,
-            Path(result["folder"]).name if "folder" in result else "",
-            f"{result['seconds']:.0f} s",
-        )
+        folder = Path(result["folder"]).name if "folder" in result else ""
+        cells = (str(result["job"]), result["overrides"], outcome, folder, f"{result['seconds']:.0f} s")
+        table.add_row(*map(Text, cells))  # as Text, since [brackets] in plain strings are rich's markup
     terminal = Console()
     Console(width=None if terminal.is_terminal else 140).print(table)
-    failed = sum(result["status"] == "failed" for result in results)
+    counts = Counter(result["status"] for result in results)
+    counted = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
     folders = {str(Path(result["folder"]).parent) for result in results if "folder" in result}
     where = f"; results lie in {', '.join(sorted(folders))}" if folders else ""
-    print(f"{len(results) - failed} of {len(results)} jobs finished{where}")
+    print(f"Jobs: {counted}{where}")
 
 
 if __name__ == "__main__":
