@@ -21,6 +21,7 @@ IDENTITY_VERSION = 1
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 SPLITS = ("train", "test")
+ABSENT = "(absent)"
 TRAINING_MODES = ("every_epoch", "first_epoch")
 MAX_SEED = 2**32 - 1  # PyTorch's CPU generator reads no more than 32 bits of a seed
 
@@ -165,7 +166,9 @@ def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
         return [
             line
             for key in sorted(ours.keys() | theirs.keys())
-            for line in differences(ours.get(key), theirs.get(key), f"{path}.{key}" if path else key)
+            for line in differences(
+                ours.get(key, ABSENT), theirs.get(key, ABSENT), f"{path}.{key}" if path else key
+            )
         ]
     return [] if ours == theirs else [f"{path}: {theirs!r} → {ours!r}"]
 

@@ -5,6 +5,7 @@ import difflib
 import errno
 import re
 import traceback
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import hydra
@@ -44,6 +45,8 @@ def about(error: Exception) -> str | None:
         return f"{group}={name}: there is no such {group or 'config'}; there are: {there}"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: can't be read ({_lines(error)[0]}); write KEY=VALUE, and quote it for the shell"
+    if isinstance(error, BrokenProcessPool):
+        return "the process of a job was killed (out of memory, perhaps); type the same command again to go on"
     if isinstance(error, BrokenPipeError):
         return "stopped, since nobody reads the output any more; type the same command again to go on"
     if isinstance(error, OSError):

@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -120,16 +121,15 @@ def main() -> None:
         code = 128 + error.signal_number
     except (Exception, _Failed) as error:
         cause = error.error if isinstance(error, _Failed) else error
-        sentence = about(cause)
-        if debugging or sentence is None:
-            raise cause from None
         if isinstance(cause, BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's exit would fail again
-        print(f"mnist_exp: {sentence}", file=sys.stderr)
+        if debugging or (sentence := about(cause)) is None:
+            traceback.print_exception(cause)
+        else:
+            print(f"mnist_exp: {sentence}", file=sys.stderr)
         code = 1
-    if Sweep.folder is not None and (results := _results(Sweep.folder)):
-        _print_summary(results)
-        code = code or int(any(result["status"] == "failed" for result in results))
+    if Sweep.folder is not None:
+        _print_summary(_results(Sweep.folder))
     sys.exit(code)
 
 
@@ -172,20 +172,26 @@ def _results(folder: Path) -> list[dict[str, Any]]:
 def _print_summary(results: list[dict[str, Any]]) -> None:
     table = Table("job", "settings", "result", "folder", "time", title="Sweep", title_justify="left")
     for result in results:
-        if "reason" in result:
-            outcome = result["reason"] if result["status"] == "stopped" else f"failed: {result['reason']}"
-        else:
-            outcome = f"{result['status']}, test accuracy {result['test_accuracy']:.4f}"
+        accuracy = f", test accuracy {result['test_accuracy']:.4f}" if "test_accuracy" in result else ""
         folder = Path(result["folder"]).name if "folder" in result else ""
-        cells = (str(result["job"]), result["overrides"], outcome, folder, f"{result['seconds']:.0f} s")
-        table.add_row(*map(Text, cells))  # as Text, since [brackets] in plain strings are rich's markup
-    terminal = Console()
-    Console(width=None if terminal.is_terminal else 140).print(table)
+        cells = (
+            result["job"],
+            result["overrides"],
+            result["status"] + accuracy,
+            folder,
+            f"{result['seconds']:.0f} s",
+        )
+        table.add_row(*(Text(str(cell)) for cell in cells))  # [brackets] in plain strings would be markup
+    if results:
+        Console(width=None if sys.stdout.isatty() else 140).print(table)
+    for result in results:
+        if result["status"] == "failed":
+            print(f"job {result['job']} failed: {result['reason']}")
     counts = Counter(result["status"] for result in results)
     counted = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
     folders = {str(Path(result["folder"]).parent) for result in results if "folder" in result}
     where = f"; results lie in {', '.join(sorted(folders))}" if folders else ""
-    print(f"Jobs: {counted}{where}")
+    print(f"Jobs: {counted or 'none ran'}{where}")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,134 @@
+"""Train stored runs again from their own records, and compare the bytes: ``make verify``.
+
+Exit code 0: all equal. 1: a run came out differently, and nothing that was recorded explains it.
+3: numbers differ, but so do versions or the processor, and they are numerically close.
+"""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from joblib import Parallel, delayed
+
+from mnist_exp import environment
+from mnist_exp.config import Config, DataConfig, DeviceConfig, ProtocolConfig, differences
+from mnist_exp.errors import UserError
+from mnist_exp.job import execute
+from mnist_exp.progress import Lines
+from mnist_exp.run_folder import METRICS, REPRODUCIBLE, checksum
+
+EQUAL, DIFFERENT, CLOSE = 0, 1, 3
+VERDICTS = {EQUAL: "equal, bit for bit", DIFFERENT: "DIFFERENT", CLOSE: "numerically close"}
+# Measured: see "What is promised" in the README.
+TOLERANCE = {"test_accuracy": 0.005, "test_loss": 0.02}
+ENVIRONMENT = ("python", "packages", "platform", "cpu", "cpu_capability", "threads", "device")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What came of one run."""
+
+    name: str
+    verdict: int
+    details: list[str]
+
+
+def verify(folder: Path, data_root: str) -> Finding:
+    """Train the run of a folder again, in a fresh one, and compare."""
+    try:
+        record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
+        stored = pd.read_csv(folder / METRICS)
+        with tempfile.TemporaryDirectory() as temporary:
+            outcome = execute(_settings(record, data_root, temporary), record["choices"], {}, Lines)
+            fresh = Path(outcome.folder)
+            again = json.loads((fresh / "run.json").read_text(encoding="utf-8"))
+            changed = [name for name in REPRODUCIBLE if not _same(folder, fresh, name, record)]
+            new = pd.read_csv(fresh / METRICS)
+    except (OSError, ValueError, KeyError, TypeError, UserError) as error:
+        return Finding(folder.name, DIFFERENT, [f"can't be verified: {error}"])
+    if not changed:
+        return Finding(folder.name, EQUAL, [])
+    return _explain(folder, record, again, stored, new, changed)
+
+
+def _settings(record: dict[str, Any], data_root: str, output_root: str) -> Config:
+    settings = dict(record["config"])
+    settings["device"] = DeviceConfig(**settings["device"] | {"name": record["identity"]["device"]["type"]})
+    settings["data"] = DataConfig(**settings["data"], root=data_root)
+    settings["protocol"] = ProtocolConfig(**settings["protocol"])
+    return Config(**settings, output_root=output_root)
+
+
+def _same(folder: Path, fresh: Path, name: str, record: dict[str, Any]) -> bool:
+    """The stored file, or the checksum of one that was too large to be kept, against the fresh file."""
+    stored = folder / name
+    return checksum(fresh / name) == (checksum(stored) if stored.exists() else record["files"][name])
+
+
+def _explain(
+    folder: Path,
+    record: dict[str, Any],
+    again: dict[str, Any],
+    stored: pd.DataFrame,
+    new: pd.DataFrame,
+    changed: list[str],
+) -> Finding:
+    details = [f"{', '.join(changed)} came out differently"]
+    if checksum(folder / METRICS) != record["files"][METRICS]:
+        details.append(f"{METRICS} is not the file that the run wrote: it was changed afterwards")
+    if stored.shape != new.shape or list(stored) != list(new):
+        return Finding(folder.name, DIFFERENT, [*details, f"{METRICS} has other rows or columns"])
+    unequal = (stored != new).to_numpy().nonzero()
+    if len(unequal[0]):
+        row, column = int(unequal[0][0]), str(stored.columns[unequal[1][0]])
+        was, now = stored[column].iloc[row], new[column].iloc[row]
+        details.append(f"first difference: epoch {row + 1}, {column}: stored {was!r}, now {now!r}")
+    far = {name: float((stored[name] - new[name]).abs().iloc[-1]) for name in TOLERANCE}
+    details.append("largest difference after the last epoch: " + ", ".join(f"{n} {d:.2g}" for n, d in far.items()))
+    recorded, today = ({key: r["provenance"][key] for key in ENVIRONMENT} for r in (record, again))
+    explained = differences(today, recorded)
+    details += [f"recorded and today's environment differ: {line}" for line in explained]
+    if not explained:
+        details.append("nothing in the recorded environment differs from today's, so the code or the file does")
+    close = bool(explained) and all(far[name] <= limit for name, limit in TOLERANCE.items())
+    return Finding(folder.name, CLOSE if close else DIFFERENT, details)
+
+
+def _one_of_each_model(folders: list[Path]) -> list[Path]:
+    first: dict[str, Path] = {}
+    for folder in folders:
+        first.setdefault(folder.name.partition("-")[0], folder)
+    return list(first.values())
+
+
+def main() -> int:
+    """Verify the runs that were asked for, side by side."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="folders of runs")
+    parser.add_argument("--all", action="store_true", help="all of the reference, not one run of each model")
+    parser.add_argument("--reference", type=Path, default=environment.PROJECT / "outputs/reference/runs")
+    arguments = parser.parse_args()
+    folders = arguments.runs or sorted(path.parent for path in arguments.reference.glob("*/run.json"))
+    if not arguments.runs and not arguments.all:
+        folders = _one_of_each_model(folders)
+    if not folders:
+        print(f"verify: there is no run in {arguments.reference}", file=sys.stderr)
+        return DIFFERENT
+    data_root = os.environ.get("MNIST_EXP_DATA", "data")
+    findings = Parallel(n_jobs=-1, batch_size=1)(delayed(verify)(folder, data_root) for folder in folders)
+    for finding in findings:
+        print(f"{finding.name}: {VERDICTS[finding.verdict]}")
+        for detail in finding.details:
+            print(f"  {detail}")
+    verdicts = {finding.verdict for finding in findings}
+    return DIFFERENT if DIFFERENT in verdicts else max(verdicts)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,93 @@
+"""The real digits, fetched once, and ways to run the program on all or a few of them."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from mnist_exp import datasets, job
+from mnist_exp.config import Config
+from mnist_exp.download import ensure_mnist
+from mnist_exp.progress import Lines
+from mnist_exp.run import CONFIG_FOLDER, GROUPS, plain
+from mnist_exp.training import Digits
+
+FEW = 600
+Execute = Callable[..., job.Outcome]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def digits_root() -> Path:
+    """The folder with the real digits; commands that tests start find it in their environment."""
+    root = Path(os.environ.get("MNIST_EXP_DATA", Path(__file__).parent.parent / "data")).absolute()
+    ensure_mnist(root)
+    os.environ["MNIST_EXP_DATA"] = str(root)
+    torch.set_num_threads(1)
+    return root
+
+
+@pytest.fixture(scope="session")
+def all_digits(digits_root: Path) -> tuple[Digits, Digits]:
+    """The 60,000 and the 10,000."""
+    config = settings()
+    digits, _ = datasets.load(config.data, ("train", "test"), torch.device("cpu"))
+    return digits[0], digits[1]
+
+
+@pytest.fixture
+def few_digits(all_digits: tuple[Digits, Digits], monkeypatch: pytest.MonkeyPatch) -> tuple[Digits, Digits]:
+    """The first 600 real digits of each split, in the place of all, wherever the program loads them."""
+    train, test = (Digits(d.images[:FEW], d.labels[:FEW], d.mean, d.std) for d in all_digits)
+    by_split = {"train": train, "test": test}
+
+    def load(_config: Any, splits: tuple[str, ...], _device: Any) -> tuple[tuple[Digits, ...], dict[str, str]]:
+        return tuple(by_split[split] for split in splits), {}
+
+    monkeypatch.setattr(datasets, "load", load)
+    return train, test
+
+
+@pytest.fixture
+def execute(few_digits: object, tmp_path: Path) -> Iterator[Execute]:
+    """Run one job in this process, on few digits, into ``tmp_path``."""
+
+    def run(*overrides: str, root: Path = tmp_path) -> job.Outcome:
+        config = settings(f"output_root={root}", *overrides)
+        return job.execute(config, choices(*overrides), {".hydra/config.yaml": "seed: 0\n"}, Lines)
+
+    yield run
+    torch.use_deterministic_algorithms(False)
+
+
+def settings(*overrides: str) -> Config:
+    """The settings as the command line would compose them."""
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        return plain(compose("config", overrides=list(overrides)))
+
+
+def choices(*overrides: str) -> dict[str, str]:
+    """The chosen option of each group."""
+    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        config = compose("config", overrides=list(overrides), return_hydra_config=True)
+    return {group: str(config.hydra.runtime.choices[group]) for group in GROUPS}
+
+
+def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run ``python -m mnist_exp.run`` as a person would."""
+    words = [sys.executable, "-m", "mnist_exp.run", *arguments]
+    return subprocess.run(words, capture_output=True, text=True, timeout=300, **options)
+
+
+def results(root: Path) -> dict[str, bytes]:
+    """The bytes that equal runs share: ``run/file`` → content."""
+    return {
+        f"{path.parent.name}/{path.name}": path.read_bytes()
+        for name in ("metrics.csv", "predictions.npz", "model.safetensors")
+        for path in sorted((root / "runs").glob(f"[!.]*/{name}"))
+    }

@@ -1,0 +1,92 @@
+"""The models against a plain reading of the table of layers."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from mnist_exp import models
+from mnist_exp.training import Digits
+
+COUNTS = {"LeNet5": 61_706, "LeNet5Regularized": 61_990, "MLP": 62_930}
+
+
+class PlainLeNet5(nn.Module):
+    """The table of layers, word for word: convolutions throughout, ReLU before pooling."""
+
+    def __init__(self, *, regularized: bool) -> None:
+        super().__init__()
+        norm = nn.BatchNorm2d if regularized else nn.Identity
+        self.C1, self.N1 = nn.Conv2d(1, 6, 5), norm(6)
+        self.C3, self.N3 = nn.Conv2d(6, 16, 5), norm(16)
+        self.C5, self.N5 = nn.Conv2d(16, 120, 5), norm(120)
+        self.F6 = nn.Linear(120, 84)
+        self.dropout = nn.Dropout(0.5 if regularized else 0.0)
+        self.output = nn.Linear(84, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.MaxPool2d(2)(nn.ReLU()(self.N1(self.C1(x))))
+        x = nn.MaxPool2d(2)(nn.ReLU()(self.N3(self.C3(x))))
+        x = nn.ReLU()(self.N5(self.C5(x))).flatten(1)
+        out: Tensor = self.output(self.dropout(nn.ReLU()(self.F6(x))))
+        return out
+
+
+def plain(name: str) -> nn.Module:
+    if name == "MLP":
+        layers = [nn.Flatten(), nn.Linear(1024, 60), nn.ReLU(), nn.Linear(60, 20), nn.ReLU(), nn.Linear(20, 10)]
+        return nn.Sequential(*layers)
+    return PlainLeNet5(regularized=name == "LeNet5Regularized")
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_parameter_counts(name: str) -> None:
+    assert sum(p.numel() for p in getattr(models, name)().parameters()) == COUNTS[name]
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_one_seed_draws_the_same_initial_weights_as_the_plain_model(name: str) -> None:
+    torch.manual_seed(3)
+    ours = getattr(models, name)()
+    torch.manual_seed(3)
+    theirs = plain(name)
+    for mine, other in zip(weights(ours), weights(theirs), strict=True):
+        assert torch.equal(mine.flatten(), other.flatten())
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("name", COUNTS)
+def test_same_logits_and_gradients_as_the_plain_model(
+    name: str, training: bool, few_digits: tuple[Digits, Digits]
+) -> None:
+    digits = few_digits[0]
+    ours, theirs = getattr(models, name)().train(training), plain(name).train(training)
+    copy_weights(ours, theirs)
+    outputs = []
+    for model in (ours, theirs):
+        torch.manual_seed(0)  # one dropout mask for both
+        logits = model(digits.normalised(slice(0, 64)))
+        torch.autograd.backward(cross_entropy(logits, digits.labels[:64]))
+        outputs.append(logits)
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-4, atol=1e-5)
+    for mine, other in zip(weights(ours), weights(theirs), strict=True):
+        assert mine.grad is not None and other.grad is not None
+        torch.testing.assert_close(mine.grad.flatten(), other.grad.flatten(), rtol=1e-3, atol=1e-5)
+
+
+def test_logits_are_not_probabilities(few_digits: tuple[Digits, Digits]) -> None:
+    logits = models.LeNet5()(few_digits[0].normalised(slice(0, 8)))
+    assert logits.shape == (8, 10) and logits.dtype == torch.float32
+    assert not torch.allclose(logits.sum(dim=1), torch.ones(8))
+
+
+def weights(model: nn.Module) -> list[nn.Parameter]:
+    """Parameters by the order of the layers, whatever order they were made in."""
+    named = dict(model.named_parameters())
+    return [named[name] for name in sorted(named)]
+
+
+def copy_weights(source: nn.Module, target: nn.Module) -> None:
+    with torch.no_grad():
+        for mine, other in zip(weights(source), weights(target), strict=True):
+            other.copy_(mine.reshape(other.shape))

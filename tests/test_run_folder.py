@@ -1,0 +1,287 @@
+"""A run's folder: what is kept, what is refused, and what the next start makes of what it finds."""
+
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from mnist_exp import files, run_folder
+from mnist_exp.errors import DivergedError, RunFolderError
+from tests.conftest import Execute, results
+
+MLP = ("model=mlp", "epochs=3")
+
+
+def only_run(root: Path) -> Path:
+    (folder,) = [path for path in (root / "runs").iterdir() if not path.name.startswith(".")]
+    return folder
+
+
+def record(root: Path) -> dict[str, object]:
+    content: dict[str, object] = json.loads((only_run(root) / "run.json").read_text())
+    return content
+
+
+@pytest.fixture
+def finished(execute: Execute, tmp_path: Path) -> Path:
+    execute(*MLP)
+    return tmp_path
+
+
+@pytest.fixture
+def stopped(execute: Execute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run that was killed after two of its three epochs."""
+    save, epochs = run_folder.RunFolder.save_epoch, iter(range(3))
+
+    class KilledError(BaseException): ...
+
+    def save_two(*arguments: object) -> None:
+        if next(epochs) == 2:
+            raise KilledError
+        save(*arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr(run_folder.RunFolder, "save_epoch", save_two)
+        patch.setattr(run_folder.RunFolder, "write_record", lambda *_: None)
+        execute(*MLP)
+    return tmp_path
+
+
+@pytest.fixture
+def expected(execute: Execute, tmp_path: Path) -> dict[str, bytes]:
+    execute(*MLP, root=tmp_path / "undisturbed")
+    return results(tmp_path / "undisturbed")
+
+
+def test_a_finished_run_is_skipped(finished: Path, execute: Execute) -> None:
+    before = {path: path.stat().st_mtime_ns for path in only_run(finished).rglob("*")}
+    assert execute(*MLP).skipped
+    assert {path: path.stat().st_mtime_ns for path in only_run(finished).rglob("*")} == before
+
+
+@pytest.mark.parametrize("lost", ["metrics.csv", "model.safetensors", "predictions.npz"])
+def test_a_lost_result_is_made_again(finished: Path, execute: Execute, lost: str) -> None:
+    before = results(finished)
+    (only_run(finished) / lost).unlink()
+    assert not execute(*MLP).skipped
+    assert results(finished) == before
+
+
+def test_record_says_what_the_run_was_and_no_path(finished: Path) -> None:
+    content = record(finished)
+    assert content["status"] == "finished" and content["resumed"] == 0 and content["parameters"] == 62_930
+    assert content["multiply_accumulates"] == 1024 * 60 + 60 * 20 + 20 * 10
+    provenance = content["provenance"]
+    assert isinstance(provenance, dict)
+    assert provenance["packages"]["torch"] == torch.__version__.partition("+")[0] and provenance["threads"] == 1
+    assert content["files"] == {
+        name: run_folder.checksum(only_run(finished) / name) for name in run_folder.REPRODUCIBLE
+    }
+    assert str(Path.home()) not in json.dumps(content) and str(finished) not in json.dumps(content)
+
+
+@pytest.mark.parametrize("epochs", [2, 1])
+def test_a_stopped_run_goes_on_from_its_last_epoch_to_the_same_bytes(
+    epochs: int, expected: dict[str, bytes], stopped: Path, execute: Execute, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = only_run(stopped)
+    if epochs == 1:
+        (folder / "checkpoint.pt").unlink()  # as if killed between the two renames
+    capsys.readouterr()
+    assert not execute(*MLP).skipped
+    assert f"goes on after epoch {epochs}" in capsys.readouterr().out
+    assert results(stopped) == expected
+    assert not (folder / "checkpoint.previous.pt").exists()
+
+
+class Malicious:
+    def __init__(self, witness: Path) -> None:
+        self.witness = witness
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (f"touch {self.witness}",)
+
+
+@pytest.mark.parametrize(
+    "damage", ["empty", "half", "one bit", "text", "pickle", "malicious zip", "other content", "folder"]
+)
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(
+    damage: str, expected: dict[str, bytes], stopped: Path, execute: Execute, tmp_path: Path
+) -> None:
+    checkpoint, witness = only_run(stopped) / "checkpoint.pt", tmp_path / "witness"
+    content = checkpoint.read_bytes()
+    middle = len(content) // 2
+    if damage == "folder":
+        checkpoint.unlink()
+        checkpoint.mkdir()
+    elif damage == "malicious zip":
+        torch.save({"training": Malicious(witness)}, checkpoint)
+    elif damage == "other content":
+        torch.save({"metrics": [1, 2]}, checkpoint)
+    else:
+        flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+        checkpoint.write_bytes(
+            {
+                "empty": b"",
+                "half": content[:middle],
+                "one bit": flipped,
+                "text": b"hello",
+                "pickle": pickle.dumps(Malicious(witness)),
+            }[damage]
+        )
+    with pytest.warns(UserWarning, match=r"checkpoint\.pt .*set aside as checkpoint\.pt\.damaged"):
+        execute(*MLP)
+    assert results(stopped) == expected
+    assert not witness.exists()
+
+
+def test_without_any_whole_checkpoint_the_run_starts_anew(
+    expected: dict[str, bytes], stopped: Path, execute: Execute
+) -> None:
+    for path in only_run(stopped).glob("checkpoint*"):
+        path.write_bytes(b"")
+    with pytest.warns(UserWarning, match="set aside"):
+        execute(*MLP)
+    assert results(stopped) == expected
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"format": 1}', "\x00\x01", '{"identity": 3, "format": 1}'])
+def test_a_damaged_record_is_set_aside(content: str, finished: Path, execute: Execute) -> None:
+    before = results(finished)
+    (only_run(finished) / "run.json").write_text(content)
+    with pytest.warns(UserWarning, match=r"run\.json is damaged .* set aside"):
+        execute(*MLP)
+    assert results(finished) == before and record(finished)["status"] == "finished"
+
+
+def test_a_record_of_a_later_version_is_refused(finished: Path, execute: Execute) -> None:
+    path = only_run(finished) / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
+    with pytest.raises(RunFolderError, match="format 2"):
+        execute(*MLP)
+
+
+@pytest.mark.parametrize("source", ["run.json", "checkpoint.pt"])
+def test_a_folder_of_other_settings_is_refused_with_the_difference(
+    source: str, execute: Execute, tmp_path: Path
+) -> None:
+    execute("model=mlp", "epochs=1")
+    ours = only_run(tmp_path)
+    execute("model=mlp", "epochs=1", "optimizer.lr=0.02", root=tmp_path / "other")
+    if source == "checkpoint.pt":
+        (ours / "run.json").unlink()
+    shutil.copy(only_run(tmp_path / "other") / source, ours / source)
+    with pytest.raises(RunFolderError, match=r"optimizer\.lr: 0\.01 → 0\.02|optimizer\.lr: 0\.02 → 0\.01"):
+        execute("model=mlp", "epochs=1")
+
+
+def test_more_epochs_are_another_run(finished: Path, execute: Execute) -> None:
+    execute("model=mlp", "epochs=4")
+    assert len(list((finished / "runs").glob("[!.]*"))) == 2
+
+
+def test_a_diverged_run_fails_with_the_epoch_and_keeps_what_came_before(
+    few_digits: object, execute: Execute, tmp_path: Path
+) -> None:
+    settings = ("model=mlp", "epochs=4", "scheduler=step", "scheduler.step_size=2", "scheduler.gamma=1e9")
+    with pytest.raises(DivergedError):
+        execute(*settings)
+    content = record(tmp_path)
+    assert content["status"] == "failed" and "in epoch 3, step" in str(content["reason"])
+    assert len((only_run(tmp_path) / "metrics.csv").read_text().splitlines()) == 1 + 2
+    with pytest.raises(DivergedError):  # a failed run is run again, and fails again
+        execute(*settings)
+
+
+def test_overwrite_keeps_the_old_run_until_the_new_one_has_begun_well(
+    finished: Path, execute: Execute, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = results(finished)
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(run_folder, "write_atomically", fail)
+        execute(*MLP, "overwrite=true")
+    assert results(finished) == before and record(finished)["status"] == "finished"
+
+
+def test_overwrite_trains_anew(finished: Path, execute: Execute) -> None:
+    before, started = results(finished), (only_run(finished) / "metrics.csv").stat().st_ino
+    assert not execute(*MLP, "overwrite=true").skipped
+    assert results(finished) == before
+    assert (only_run(finished) / "metrics.csv").stat().st_ino != started
+    assert [path.name for path in (finished / "runs").iterdir()] == [only_run(finished).name]
+
+
+HOLD_A_WHILE = """
+import sys, time
+from filelock import SoftFileLease
+with SoftFileLease(sys.argv[1], lease_duration=float(sys.argv[2])):
+    print("held", flush=True)
+    time.sleep(2)
+"""
+
+
+def test_a_second_process_waits_for_the_first(
+    execute: Execute, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    execute(*MLP)
+    lock = tmp_path / "runs" / f".{only_run(tmp_path).name}.lock"
+    words = [sys.executable, "-c", HOLD_A_WHILE, str(lock), str(run_folder.LEASE_SECONDS)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        start = time.monotonic()
+        assert execute(*MLP).skipped
+        assert time.monotonic() - start > 0.5
+    assert f"waiting for process {holder.pid} on" in capsys.readouterr().out
+
+
+HOLD = """
+import sys, os, signal
+from filelock import SoftFileLease
+lock = SoftFileLease(sys.argv[1], lease_duration=float(sys.argv[2]))
+lock.acquire()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_dead_processs_lock_does_not_block(execute: Execute, tmp_path: Path) -> None:
+    execute(*MLP)
+    lock = tmp_path / "runs" / f".{only_run(tmp_path).name}.lock"
+    subprocess.run([sys.executable, "-c", HOLD, str(lock), str(run_folder.LEASE_SECONDS)])
+    assert lock.exists()
+    assert execute(*MLP).skipped
+
+
+def test_a_lock_left_on_another_host_does_not_block_for_ever(
+    execute: Execute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_folder, "LEASE_SECONDS", 2.0)
+    execute(*MLP)
+    lock = tmp_path / "runs" / f".{only_run(tmp_path).name}.lock"
+    subprocess.run([sys.executable, "-c", HOLD, str(lock), "2.0"])
+    lock.write_text(
+        "\n".join("host=another" if "host=" in line else line for line in lock.read_text().split("\n"))
+    )
+    assert execute(*MLP).skipped
+
+
+def test_a_write_that_fails_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files.write_atomically(tmp_path / "file", b"old")
+
+    def fail(_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        files.write_atomically(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
