@@ -3,7 +3,7 @@ PYTHON ?= python3
 SEEDS ?= 0,1,2
 RUN := .venv/bin/python
 
-.PHONY: help setup sweep reproduce forensics report test lint lock clean
+.PHONY: help setup sweep reproduce forensics report verify docs test lint lock clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -19,12 +19,18 @@ reproduce: .venv/.ready  ## Train what the published numbers need: 60 runs, then
 	$(RUN) -m mnist_exp.run experiment=reproduce
 	@echo "Next: make report"
 
-forensics: .venv/.ready  ## Train the two slips apart and together: 60 runs more
+forensics: .venv/.ready  ## Train the two slips apart and together: 30 runs more
 	$(RUN) -m mnist_exp.run experiment=forensics
 	@echo "Next: make report"
 
 report: .venv/.ready  ## Make the table and the plots of all finished runs
 	$(RUN) scripts/report.py
+
+verify: .venv/.ready  ## Train stored runs again and compare the bytes
+	$(RUN) scripts/verify.py
+
+docs: .venv/.ready  ## Bring the tables and figures of README.md and docs/ up to date with outputs/reference
+	$(RUN) scripts/update_docs.py
 
 test: .venv/.ready  ## Run the tests
 	$(RUN) -m pytest

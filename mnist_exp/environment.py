@@ -29,8 +29,8 @@ def prepare(config: DeviceConfig) -> torch.device:
     # cuBLAS is deterministic only with a fixed workspace, and reads this when it starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(config.threads)
-    # On Apple's GPU some operations have no deterministic form; run.json says so.
-    torch.use_deterministic_algorithms(True, warn_only=device.type == "mps")
+    # On a GPU some operations have no deterministic form; run.json says that nothing is promised there.
+    torch.use_deterministic_algorithms(True, warn_only=device.type != "cpu")
     torch.backends.cudnn.benchmark = False
     return device
 
@@ -48,7 +48,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "deterministic": device.type != "mps",
+        "deterministic": device.type == "cpu",
     }
 
 

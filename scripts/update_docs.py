@@ -1,0 +1,82 @@
+"""Bring README.md and docs/ up to date with the tracked results: ``make docs``.
+
+What stands between ``<!-- table: NAME -->`` and ``<!-- end -->`` is made from ``outputs/reference``;
+so are the report there and the figures in ``docs/figures``. A test checks that nothing is stale.
+"""
+
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pandas as pd
+
+from mnist_exp.report import published, tables
+from mnist_exp.report.collect import Collection, collect
+from mnist_exp.report.statistics import Summary, summarise
+
+PROJECT = Path(__file__).resolve().parent.parent
+REFERENCE = PROJECT / "outputs" / "reference"
+DOCUMENTS = ("README.md", "docs/reproduction.md")
+MARKER = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def side_by_side(collection: Collection) -> str:
+    """What was published, beside what both protocols give."""
+    rows = []
+    for model, values in published.table().items():
+        groups = {
+            group.protocol: group
+            for group in collection.groups
+            if published.counterpart(group.record["identity"]) == model
+        }
+        row = {"Model": groups["standard"].label}
+        for metric, name in (("test_loss", "loss"), ("test_accuracy", "accuracy")):
+            row[f"Published {name}"] = f"{values[metric]:.3f}"
+            row[f"Ours, published protocol: {name}"] = _cell(summarise(groups["published"].final(metric)))
+            row[f"Ours, standard protocol: {name}"] = _cell(summarise(groups["standard"].final(metric)))
+        rows.append(row)
+    return tables.markdown(pd.DataFrame(rows))
+
+
+def main_table(collection: Collection) -> str:
+    """The comparison table's rows of the standard protocol."""
+    cells = tables.comparison(collection).cells
+    return tables.markdown(cells[cells["Protocol"] == "standard"].drop(columns="Protocol"))
+
+
+def made(collection: Collection) -> dict[str, str]:
+    """Every table that a document may show, by name."""
+    found = {"comparison": main_table(collection), "side-by-side": side_by_side(collection)}
+    for make in (tables.verdict, tables.forensics, tables.differences):
+        if table := make(collection):
+            found[table.name] = tables.markdown(table.cells)
+    return found
+
+
+def filled(text: str, contents: dict[str, str]) -> str:
+    """A document with its tables as they should be."""
+    return MARKER.sub(lambda match: f"{match[1]}{contents[match[2]]}{match[3]}", text)
+
+
+def _cell(summary: Summary) -> str:
+    return f"{summary.mean:.4f} ± {summary.std:.4f}" if summary.std is not None else f"{summary.mean:.4f}"
+
+
+def main() -> int:
+    """Write the documents, and the figures that they show."""
+    contents = made(collect(REFERENCE / "runs"))
+    for name in DOCUMENTS:
+        path = PROJECT / name
+        text = path.read_text(encoding="utf-8")
+        path.write_text(filled(text, contents), encoding="utf-8")
+        for figure in re.findall(r"\(([^)]*figures/[^)]+)\.svg\)", text):
+            target = (path.parent / f"{figure}.svg").resolve()
+            section, _, rest = target.stem.partition("--")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(REFERENCE / "report" / section / f"{rest}.svg", target)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,75 @@
+"""Verification: equal bytes are called equal, and whatever differs is found and named."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from mnist_exp.run_folder import checksum
+from scripts.verify import CLOSE, DIFFERENT, EQUAL, verify
+from tests.conftest import Execute
+
+
+@pytest.fixture
+def run(execute: Execute, tmp_path: Path) -> Path:
+    return Path(execute("model=mlp", "epochs=3").folder)
+
+
+def replace(run: Path, row: int, column: int, value: str) -> None:
+    lines = (run / "metrics.csv").read_text().splitlines()
+    cells = lines[row].split(",")
+    cells[column] = value
+    lines[row] = ",".join(cells)
+    (run / "metrics.csv").write_text("\n".join(lines) + "\n")
+
+
+def change_record(run: Path, **changes: object) -> None:
+    content = json.loads((run / "run.json").read_text())
+    for key, value in changes.items():
+        content[key] = content[key] | value
+    (run / "run.json").write_text(json.dumps(content))
+
+
+def test_an_untouched_run_is_equal(run: Path) -> None:
+    assert verify(run, "data").verdict == EQUAL
+
+
+def test_a_run_without_its_large_files_is_compared_by_their_checksums(run: Path) -> None:
+    (run / "predictions.npz").unlink()
+    (run / "model.safetensors").unlink()
+    assert verify(run, "data").verdict == EQUAL
+    change_record(run, files={"predictions.npz": "0" * 64})
+    finding = verify(run, "data")
+    assert finding.verdict == DIFFERENT and "predictions.npz came out differently" in finding.details[0]
+
+
+def test_one_changed_digit_is_found(run: Path) -> None:
+    replace(run, row=2, column=3, value="0.5")
+    finding = verify(run, "data")
+    assert finding.verdict == DIFFERENT
+    assert "metrics.csv is not the file that the run wrote" in finding.details[1]
+    assert finding.details[2].startswith("first difference: epoch 2, test_loss: stored 0.5, now ")
+
+
+@pytest.mark.parametrize(("accuracy", "verdict"), [(0.003, CLOSE), (0.02, DIFFERENT)])
+def test_another_processor_explains_small_differences_only(run: Path, accuracy: float, verdict: int) -> None:
+    now = json.loads((run / "run.json").read_text())["metrics"]["test_accuracy"]
+    replace(run, row=3, column=4, value=repr(now + accuracy))
+    change_record(run, files={"metrics.csv": checksum(run / "metrics.csv")}, provenance={"cpu_capability": "NEON"})
+    finding = verify(run, "data")
+    assert finding.verdict == verdict
+    assert any("cpu_capability: 'NEON' → '" in detail for detail in finding.details)
+
+
+def test_what_the_environment_does_not_explain_is_different(run: Path) -> None:
+    replace(run, row=3, column=3, value="0.5")
+    change_record(run, files={"metrics.csv": checksum(run / "metrics.csv")})
+    finding = verify(run, "data")
+    assert finding.verdict == DIFFERENT and "the code must give other numbers" in finding.details[-1]
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"config": {"model": 1}}'])
+def test_a_damaged_record_is_told(run: Path, content: str) -> None:
+    (run / "run.json").write_text(content)
+    finding = verify(run, "data")
+    assert finding.verdict == DIFFERENT and "can't be verified" in finding.details[0]
