@@ -11,6 +11,9 @@ from scipy import stats
 LEVEL = 0.95
 MIN_SEEDS = 3
 """Fewer paired seeds say nothing about a difference."""
+RESAMPLES = 9999
+CHUNK = 2_000_000
+"""Numbers that one resampling holds at once, so that hundreds of pairs need no more memory than ten."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ def summarise(values: Sequence[float]) -> Summary:
     the mean, ``mean ± t s / √n``.
     """
     n = len(values)
-    mean = float(np.mean(values))
+    mean = float(np.mean(values)) if n else float("nan")
     if n < 2:
         return Summary(n, mean, None, None, None, None, None)
     std = float(np.std(values, ddof=1))
@@ -73,11 +76,24 @@ class Comparison:
     n: int
     """Seeds that both were run with."""
     difference: float | None
-    low: float | None
-    high: float | None
+    low: float | None = None
+    high: float | None = None
     """95 % bootstrap interval of the mean difference; None for fewer than three seeds."""
-    p_value: float | None
+    p_value: float | None = None
     """Of a two-sided permutation test, Holm-corrected over the comparisons made together."""
+    least: float = 0.0
+    """The smallest p-value that a test of so many seeds and comparisons can give."""
+
+    @property
+    def significant(self) -> bool:
+        """Whether the corrected test tells the two apart."""
+        return self.p_value is not None and self.p_value < 1 - LEVEL
+
+    def reversed(self) -> "Comparison":
+        """``second - first``."""
+        low, high = (None if x is None else -x for x in (self.high, self.low))
+        difference = None if self.difference is None else -self.difference
+        return Comparison(self.second, self.first, self.n, difference, low, high, self.p_value, self.least)
 
 
 def compare(groups: dict[str, dict[int, float]]) -> list[Comparison]:
@@ -89,77 +105,111 @@ def compare(groups: dict[str, dict[int, float]]) -> list[Comparison]:
     Returns:
         A comparison for each pair, in the order of the labels.
     """
-    raw = []
-    for (first, ours), (second, theirs) in itertools.combinations(groups.items(), 2):
-        seeds = sorted(ours.keys() & theirs.keys())
-        differences = np.array([ours[seed] - theirs[seed] for seed in seeds])
-        if len(seeds) < MIN_SEEDS:
-            mean = float(differences.mean()) if len(seeds) else None
-            raw.append(Comparison(first, second, len(seeds), mean, None, None, None))
-            continue
-        low, high = _bootstrap_interval(differences)
-        raw.append(
-            Comparison(
-                first, second, len(seeds), float(differences.mean()), low, high, _permutation_p(differences)
-            )
+    pairs = list(itertools.combinations(groups, 2))
+    differences = [
+        np.array([groups[a][seed] - groups[b][seed] for seed in sorted(groups[a].keys() & groups[b].keys())])
+        for a, b in pairs
+    ]
+    tested: dict[int, tuple[float, float, float]] = {}
+    for n in sorted({len(d) for d in differences if len(d) >= MIN_SEEDS}):
+        alike = [position for position, d in enumerate(differences) if len(d) == n]
+        rows = max(1, CHUNK // (n * RESAMPLES))
+        for start in range(0, len(alike), rows):
+            chunk = alike[start : start + rows]
+            stack = np.stack([differences[position] for position in chunk])
+            columns = (*bootstrap_interval(stack), sign_test(stack))
+            tested |= {position: row for position, *row in zip(chunk, *columns, strict=True)}  # type: ignore[misc]
+    p_values = dict(zip(tested, holm([p for _, _, p in tested.values()]), strict=True))
+    return [
+        Comparison(
+            *pair,
+            n=len(d),
+            difference=float(d.mean()) if len(d) else None,
+            low=tested[i][0] if i in tested else None,
+            high=tested[i][1] if i in tested else None,
+            p_value=p_values.get(i),
+            least=len(tested) * 2.0 ** (1 - len(d)),
         )
-    return _holm(raw)
+        for i, (pair, d) in enumerate(zip(pairs, differences, strict=True))
+    ]
 
 
-def _bootstrap_interval(differences: NDArray[np.float64]) -> tuple[float, float]:
-    if np.ptp(differences) == 0:
-        return float(differences[0]), float(differences[0])
-    result = stats.bootstrap(
-        (differences,),
-        np.mean,
-        confidence_level=LEVEL,
-        method="BCa",
-        n_resamples=9999,
-        rng=np.random.default_rng(0),
-    )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+def bootstrap_interval(differences: NDArray[np.float64]) -> tuple[list[float], list[float]]:
+    """The 95 % interval of each row's mean, ``[pairs, n]``: bias-corrected and accelerated (Efron 1987)."""
+    constant = np.ptp(differences, axis=1) == 0
+    # A row without any spread has no such interval; its mean is certain as far as the seeds tell.
+    spread = np.where(constant[:, None], np.arange(differences.shape[1]), differences)
+    interval = stats.bootstrap(
+        (spread,), np.mean, axis=1, confidence_level=LEVEL, n_resamples=RESAMPLES, rng=np.random.default_rng(0)
+    ).confidence_interval
+    low, high = (np.where(constant, differences[:, 0], bound) for bound in (interval.low, interval.high))
+    return low.tolist(), high.tolist()
 
 
-def _permutation_p(differences: NDArray[np.float64]) -> float:
-    """Were the two alike, each difference could as well have had the other sign (paired permutation)."""
+def sign_test(differences: NDArray[np.float64]) -> list[float]:
+    """Two-sided p-value of each row, ``[pairs, n]``, by a paired permutation test.
+
+    Were the two groups alike, each difference could as well have had the other sign. Up to 13 seeds all
+    patterns of signs are tried, so that the test is exact.
+    """
     result = stats.permutation_test(
         (differences,),
-        lambda x, axis: np.mean(x, axis=axis),
+        np.mean,
         permutation_type="samples",
-        n_resamples=9999,  # up to 13 seeds, all sign patterns are tried, and the test is exact
-        vectorized=True,
+        axis=1,
+        n_resamples=RESAMPLES,
         rng=np.random.default_rng(0),
     )
-    return float(result.pvalue)
+    return [float(p) for p in np.atleast_1d(result.pvalue)]
 
 
-def _holm(comparisons: list[Comparison]) -> list[Comparison]:
+def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down correction (1979): the family-wise error stays at the level of one test."""
-    tested = sorted((c.p_value, position) for position, c in enumerate(comparisons) if c.p_value is not None)
-    corrected: dict[int, float] = {}
-    running = 0.0
-    for rank, (p, position) in enumerate(tested):
-        running = max(running, min(1.0, p * (len(tested) - rank)))
-        corrected[position] = running
-    return [
-        Comparison(c.first, c.second, c.n, c.difference, c.low, c.high, corrected.get(position))
-        for position, c in enumerate(comparisons)
-    ]
+    order = np.argsort(p_values, kind="stable")
+    stepped = np.minimum(1, np.asarray(p_values, float)[order] * np.arange(len(p_values), 0, -1))
+    corrected = np.empty(len(p_values))
+    corrected[order] = np.maximum.accumulate(stepped)
+    return [float(p) for p in corrected]
 
 
 def in_words(c: Comparison) -> str:
     """A comparison of accuracies in a sentence; points are percentage points."""
-    if c.n < MIN_SEEDS or c.difference is None or c.low is None or c.high is None or c.p_value is None:
+    if c.difference is None or c.low is None or c.high is None or c.p_value is None:
         return f"{c.first} and {c.second}: not enough seeds to say (n = {c.n}; {MIN_SEEDS} of each are needed)."
-    first, second, low, high = c.first, c.second, 100 * c.low, 100 * c.high
     if c.difference < 0:
-        first, second, low, high = second, first, -high, -low
-    span, seeds = f"{low:.2f} to {high:.2f} points", f"n = {c.n} seeds, p = {c.p_value:.2g}"
-    if c.p_value < 1 - LEVEL:
-        return f"{first} is more accurate than {second} by {span}; {seeds}."
-    if 2.0 ** (1 - c.n) >= 1 - LEVEL:  # the smallest p-value that so few seeds can give
-        return (
-            f"{first} was more accurate than {second} by {span}, but {c.n} seeds are too few for a test to "
-            "tell that from chance."
-        )
-    return f"{first} and {second} can't be told apart: they differ by {span}; {seeds}."
+        return in_words(c.reversed())
+    span = f"{100 * c.low:.2f} to {100 * c.high:.2f} points"
+    seeds = f"n = {c.n} seeds, p = {c.p_value:.2g}"
+    if c.significant:
+        return f"{c.first} is more accurate than {c.second} by {span}; {seeds}."
+    if c.least >= 1 - LEVEL:
+        few = f"but {c.n} seeds are too few for a test to tell that from chance"
+        return f"{c.first} was more accurate than {c.second} by {span}, {few}."
+    return f"{c.first} and {c.second} can't be told apart: they differ by {span}; {seeds}."
+
+
+def winner(values: dict[str, list[float]], comparisons: list[Comparison]) -> str:
+    """Which group is the most accurate, and by how much, in a sentence.
+
+    Args:
+        values: label → a value for each seed.
+        comparisons: of all pairs of the labels.
+    """
+    first, *others = sorted(values, key=lambda label: -float(np.mean(values[label])))
+    of = f"{first} ({100 * np.mean(values[first]):.2f} %)"
+    if not others:
+        return f"{of} is the only model here."
+    against = {
+        c.second: c for c in (c.reversed() if c.second == first else c for c in comparisons) if c.first == first
+    }
+    beaten = [label for label in others if against[label].significant]
+    second = against[others[0]]
+    if second.low is None or second.high is None:
+        return f"{of} comes first, but there are not enough seeds to say whether that is more than chance."
+    span = f"by {100 * second.low:.2f} to {100 * second.high:.2f} points"
+    if len(beaten) == len(others):
+        return f"{of} wins, ahead of {others[0]} {span}."
+    open_ = [label for label in others if label not in beaten]
+    rest = "" if not beaten else f" It beats {len(beaten)} of the {len(others)} others."
+    named = open_[0] if len(open_) == 1 else f"{open_[0]} and {len(open_) - 1} more"
+    return f"{of} comes first, but can't be told apart from {named} with these seeds.{rest}"
