@@ -34,7 +34,8 @@ def main(arguments: list[str] | None = None) -> int:
     if collection:
         collection = dataclasses.replace(collection, problems=(*collection.problems, *damaged))
         for problem in collection.problems:
-            print(problem, file=sys.stderr)
+            kind = "left out" if problem.left_out else "in part"
+            print(f"{kind}: {problem.folder} {problem.reason}", file=sys.stderr)
     if not collection or not collection.groups:
         print(f"report: there is no finished run in {options.runs}. Train some first: make sweep", file=sys.stderr)
         return 1

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
+TIMES = ("train_seconds", "eval_seconds", "train_images_per_second")
 PROTOCOLS = {
     ("train", "test", "every_epoch"): "standard",
     ("test", "train", "first_epoch"): "published",
@@ -28,15 +29,11 @@ REQUIRED = {
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that a folder lacks, and whether the rest of it is in the report."""
+    """Something wrong with a folder, and whether the folder is left out of the report for it."""
 
     folder: str
     reason: str
     left_out: bool = True
-
-    def __str__(self) -> str:
-        """One printable line."""
-        return clean(f"{'left out' if self.left_out else 'in part'}: {self.folder} {self.reason}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,12 +44,12 @@ class Run:
     record: dict[str, Any]
     """The content of ``run.json``."""
     identity: dict[str, Any]
-    """The settings that can change the numbers, the seed among them."""
+    """The settings that can change the numbers."""
     seed: int
     epochs: pd.DataFrame
-    """A row an epoch: the columns of ``metrics.csv``."""
+    """``metrics.csv``, a row an epoch."""
     timing: pd.DataFrame | None
-    """A row an epoch: the columns of ``timing.csv``; None where that file is missing or damaged."""
+    """``timing.csv``, a row an epoch; None where it is missing or damaged."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,9 +107,9 @@ def collect(runs: Path) -> Collection:
                 same = "the same" if run.epochs.equals(twin.epochs) else "other"
                 raise ValueError(f"has the settings and seed of {twin.folder.name}, and {same} numbers")
             finished[key] = run
-            problems += [Problem(folder.name, reason, left_out=False) for reason in lacks]
+            problems += [Problem(clean(folder.name), reason, left_out=False) for reason in lacks]
         except (ValueError, OSError, RecursionError) as error:
-            problems.append(Problem(folder.name, why(error)))
+            problems.append(Problem(clean(folder.name), why(error)))
     return Collection(tuple(_group(list(finished.values()))), tuple(problems))
 
 
@@ -130,8 +127,8 @@ def clean(text: str) -> str:
 
 def slug(text: str) -> str:
     """Lower-case letters, digits, dots and hyphens, at most 80."""
-    kept = "".join(c if c.isascii() and (c.isalnum() or c == ".") else "-" for c in text.lower())
-    return "-".join(part for part in kept.split("-") if part.strip("."))[:80] or "unnamed"
+    kept = "".join(c if c.isascii() and (c.isalnum() or c == ".") else " " for c in text.lower())
+    return "-".join(part for part in kept.split() if part.strip("."))[:80] or "unnamed"
 
 
 def read_checked(run_folder: Path, record: Mapping[str, Any], name: str) -> bytes:
@@ -162,8 +159,8 @@ def _read(folder: Path) -> tuple[Run, list[str]]:
         json.dumps(record, ensure_ascii=False).encode()  # refuses half of a surrogate pair
     except ValueError as error:
         raise ValueError(f"has a damaged run.json: {error}") from error
-    number = record.get("format") if isinstance(record, dict) else None
-    if number != 1 or not isinstance(record, dict):
+    if not isinstance(record, dict) or record.get("format") != 1:
+        number = record.get("format") if isinstance(record, dict) else None
         raise ValueError(f"has a run.json of format {number}; this report reads format 1")
     if record.get("status") != "finished":
         reason = f": {record['reason']}" if record.get("reason") else ""
@@ -181,9 +178,8 @@ def _read(folder: Path) -> tuple[Run, list[str]]:
     expected = record["identity"]["epochs"]
     if len(epochs) != expected or list(epochs["epoch"]) != list(range(1, expected + 1)):
         raise ValueError(f"has a metrics.csv of {len(epochs)} epochs instead of 1 to {expected}")
-    columns = ["epoch", "train_seconds", "eval_seconds", "train_images_per_second"]
     try:
-        timing, lacks = _table(folder, record, "timing.csv", columns), []
+        timing, lacks = _table(folder, record, "timing.csv", ["epoch", *TIMES]), []
     except (ValueError, OSError) as error:
         timing, lacks = None, [why(error)]
     return Run(folder, record, record["identity"], record["identity"]["seed"], epochs, timing), lacks
@@ -201,12 +197,12 @@ def _table(folder: Path, record: Mapping[str, Any], name: str, columns: list[str
     header, *rows = [line.split(",") for line in text.splitlines()]
     if missing := [column for column in columns if column not in header]:
         raise ValueError(f"has a {name} without column {', '.join(missing)}")
-    if not text.endswith("\n") or any(len(row) != len(header) for row in rows) or not rows:
+    if not rows or not text.endswith("\n") or any(len(row) != len(header) for row in rows):
         raise ValueError(f"has a half-written {name}")
-    table = {column: [_number(row[header.index(column)]) for row in rows] for column in columns}
-    if bad := [column for column in columns if not all(map(math.isfinite, table[column]))]:
+    table = pd.DataFrame({column: [_number(row[header.index(column)]) for row in rows] for column in columns})
+    if bad := [column for column in columns if not table[column].map(math.isfinite).all()]:
         raise ValueError(f"has a {name} with a value in column {', '.join(bad)} that is no finite number")
-    return pd.DataFrame(table).astype({"epoch": int})
+    return table.astype({"epoch": int})
 
 
 def _number(text: str) -> float:
@@ -236,8 +232,8 @@ def _group(runs: list[Run]) -> list[Group]:
             Group(label, file_name, name, _protocol(group[0]), tuple(group), group[0].record)
             for label, file_name, group in zip(labels, slugs, contents, strict=True)
         ]
-    order = [*PROTOCOLS.values()]
-    return sorted(groups, key=lambda g: (order.index(g.protocol) if g.protocol in order else 9, g.section))
+    known = [*PROTOCOLS.values()]
+    return sorted(groups, key=lambda g: (known.index(g.protocol) if g.protocol in known else 9, g.section))
 
 
 def _protocol(run: Run) -> str:
@@ -291,8 +287,7 @@ def _short(key: str) -> str:
 
 
 def _value(key: str, value: Any) -> str:
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
+    value = int(value) if isinstance(value, float) and value.is_integer() else value
     return str(value).rpartition(".")[2] if key.endswith("target") else str(value)
 
 

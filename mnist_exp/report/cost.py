@@ -4,53 +4,36 @@ from typing import Any
 
 import numpy as np
 
-from mnist_exp.report.collect import Collection, Group, Run, clean
+from mnist_exp.report.collect import TIMES, Collection, Group, clean
 
 
 def measure(collection: Collection) -> list[dict[str, Any]]:
-    """A row for each group: sizes, and times in seconds with their range over the runs.
+    """A row for each group: its size, its times in seconds, and what they were measured on.
 
-    What no run has measured is None. An epoch's time is its training's and its evaluation's.
+    Of a time, each run gives its median epoch; told are the median, the lowest and the highest of these.
+    What no run has measured is None.
     """
-    return [
-        {
-            "section": group.section,
-            "model": group.label,
-            "parameters": group.record["parameters"],
-            "multiply_accumulates": _whole(group.record.get("multiply_accumulates")),
-            **_spread("epoch_seconds", [m for m in map(_epoch_seconds, group.runs) if m]),
-            **_spread("images_per_second", [m for m in map(_images_per_second, group.runs) if m]),
-            "timed_runs": sum(run.timing is not None for run in group.runs),
-            "machine": _machines(group),
-        }
-        for group in collection.groups
-    ]
+    rows = []
+    for group in collection.groups:
+        row = {"section": group.section, "model": group.label, "parameters": group.record["parameters"]}
+        operations = group.record.get("multiply_accumulates")
+        row["multiply_accumulates"] = operations if isinstance(operations, int) and operations > 0 else None
+        medians = [run.timing[[*TIMES]].median() for run in group.runs if run.timing is not None]
+        row |= _spread("epoch_seconds", [float(m["train_seconds"] + m["eval_seconds"]) for m in medians])
+        row |= _spread("images_per_second", [float(m["train_images_per_second"]) for m in medians])
+        rows.append(row | {"timed_runs": len(medians), "machine": _machines(group)})
+    return rows
 
 
-def _whole(value: object) -> int | None:
-    return value if type(value) is int and 0 < value < 2**63 else None
-
-
-def _epoch_seconds(run: Run) -> float | None:
-    timing = run.timing
-    return None if timing is None else float((timing["train_seconds"] + timing["eval_seconds"]).median())
-
-
-def _images_per_second(run: Run) -> float | None:
-    return None if run.timing is None else float(run.timing["train_images_per_second"].median())
-
-
-def _spread(name: str, medians: list[float]) -> dict[str, float | None]:
-    found = (float(np.median(medians)), min(medians), max(medians)) if medians else (None, None, None)
+def _spread(name: str, values: list[float]) -> dict[str, float | None]:
+    found = (float(np.median(values)), min(values), max(values)) if values else (None, None, None)
     return dict(zip((name, f"{name}_low", f"{name}_high"), found, strict=True))
 
 
 def _machines(group: Group) -> str:
-    """The processors, each with its threads."""
     found = set()
     for run in group.runs:
-        provenance = run.record.get("provenance")
-        if isinstance(provenance, dict):
+        if isinstance(provenance := run.record.get("provenance"), dict):
             device, threads = provenance.get("device"), provenance.get("threads")
             chip = provenance.get("cpu") if device == "cpu" else device
             found.add(clean(f"{chip}, {threads} thread{'' if threads == 1 else 's'}"))

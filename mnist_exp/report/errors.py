@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_exp.report.collect import Collection, Group, Problem, Run, read_checked, why
+from mnist_exp.report.collect import Collection, Group, Problem, Run, clean, read_checked, why
 
 BINS = 15
 """Of confidence; as many as Guo et al. (2017) use."""
@@ -89,7 +89,7 @@ def _of_group(group: Group) -> tuple[Mistakes | None, list[Problem]]:
             if not np.array_equal(labels, label):
                 raise ValueError("has a predictions.npz of other digits than the other seeds'")
         except (ValueError, OSError) as error:
-            problems.append(Problem(run.folder.name, why(error), left_out=False))
+            problems.append(Problem(clean(run.folder.name), why(error), left_out=False))
             continue
         right = predicted == labels
         confusions.append(np.bincount(10 * labels + predicted, minlength=100).reshape(10, 10))

@@ -28,37 +28,20 @@ def render(
     folder: Path,
     data: Path,
 ) -> str:
-    """Write the page's text.
-
-    Args:
-        collection: what the report is about.
-        shown: its tables.
-        drawings: its figures, already written below ``folder``.
-        mistakes: what the runs with predictions got wrong.
-        folder: the report's folder.
-        data: where the digits' pictures are looked for, as in ``data.root``.
-    """
+    """The page's text; its figures are already written below ``folder``, and digits lie in ``data``, if at all."""
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("mnist_exp.report", ""),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
+        loader=jinja2.PackageLoader("mnist_exp.report", ""), autoescape=True, undefined=jinja2.StrictUndefined
     )
+    environment.globals |= {"csv": tables.csv, "markdown": tables.markdown, "latex": tables.latex, "uri": _uri}
+    environment.globals |= {"numeric": tables.numeric, "flatten": flatten}
     script = published.file("page.js.html").read_text(encoding="utf-8")
     return environment.get_template("page.html").render(
         collection=collection,
         tables={table.name: table for table in shown},
-        numeric=tables.numeric,
-        csv=lambda frame: _uri("text/csv", tables.csv(frame).encode()),
-        text=lambda content: _uri("text/plain", content.encode()),
-        markdown=tables.markdown,
-        latex=tables.latex,
-        figures=[(d, _uri("image/svg+xml", (folder / f"{d.name}.svg").read_bytes())) for d in drawings],
+        figures=[(drawing, (folder / f"{drawing.name}.svg").read_bytes()) for drawing in drawings],
         summary=summary(collection, shown),
         galleries=[_gallery(section, mistakes, data) for section in collection.sections],
         without=sum(len(group.runs) for group in collection.groups) - sum(len(m.confusions) for m in mistakes),
-        flatten=flatten,
         style=published.file("page.css").read_text(encoding="utf-8"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -73,47 +56,31 @@ def summary(collection: Collection, shown: Sequence[tables.Table]) -> list[tuple
         groups = collection.in_section(section)
         values = {group.label: group.final("test_accuracy") for group in groups}
         sentences.append((section, winner(values, tables.compare_in(collection, section))))
-        if verdicts is None or groups[0].protocol not in set(verdicts["protocol"]):
-            continue
-        answers = verdicts["verdict"][verdicts["protocol"] == groups[0].protocol]
-        hits, tested = int((answers == "reproduced").sum()), int((answers != "not enough seeds").sum())
-        if tested:
-            all_, some = ("is reproduced", "is reproduced in part") if hits else ("", "is not reproduced")
-            sentence = f"The published result {all_ if hits == len(answers) else some}: {hits} of {len(answers)}"
-            sentences.append((section, f"{sentence} published values are what one more run could give."))
-        else:
-            sentences.append((section, "Not enough seeds to say whether the published result is reproduced."))
+        if verdicts is not None and (verdicts["protocol"] == groups[0].protocol).any():
+            answers = verdicts["verdict"][verdicts["protocol"] == groups[0].protocol]
+            hits = int((answers == "reproduced").sum())
+            said = "reproduced" if hits == len(answers) else "reproduced in part" if hits else "not reproduced"
+            sentence = f"The published result is {said}: {hits} of its {len(answers)} values lie where 95 % of new"
+            sentence += " runs of ours would."
+            few = "There are not enough seeds to say whether the published result is reproduced."
+            sentences.append((section, few if (answers == "not enough seeds").all() else sentence))
     return sentences
 
 
 def _gallery(section: str, mistakes: Sequence[Mistakes], data: Path) -> dict[str, Any]:
     mine = [m for m in mistakes if m.group.section == section]
+    found: dict[str, Any] = {"section": section, "groups": len(mine), "misses": [], "reason": ""}
     if not mine:
-        return {"section": section, "misses": [], "reason": None}
-    split, images, reason = mine[0].group.record["identity"]["protocol"]["eval_split"], None, None
+        return found
+    images = None
+    found["split"] = mine[0].group.record["identity"]["protocol"]["eval_split"]
     try:
-        images = pictures(data, split, mine[0].label)
+        images = pictures(data, found["split"], mine[0].label)
     except ValueError as error:
-        reason = str(error)
-    misses = [
-        {
-            "miss": miss,
-            "image": None if images is None else _picture(images[miss.index]),
-            "answers": [
-                {
-                    "model": m.group.label,
-                    "answer": answer,
-                    "probability": float(m.probabilities[miss.index, answer]),
-                    "given": float(m.probabilities[miss.index, miss.label]),
-                    "missed": int(m.missed[miss.index]),
-                    "runs": len(m.confusions),
-                }
-                for m, answer in miss.answers[:4]
-            ],
-        }
-        for miss in gallery(mine, GALLERY)
-    ]
-    return {"section": section, "misses": misses, "reason": reason, "split": split, "groups": len(mine)}
+        found["reason"] = str(error)
+    misses = gallery(mine, GALLERY)
+    found["misses"] = [(miss, None if images is None else _picture(images[miss.index])) for miss in misses]
+    return found
 
 
 def _picture(digit: Any) -> str:

@@ -198,18 +198,16 @@ def winner(values: dict[str, list[float]], comparisons: list[Comparison]) -> str
     first, *others = sorted(values, key=lambda label: -float(np.mean(values[label])))
     of = f"{first} ({100 * np.mean(values[first]):.2f} %)"
     if not others:
-        return f"{of} is the only model here."
-    against = {
-        c.second: c for c in (c.reversed() if c.second == first else c for c in comparisons) if c.first == first
-    }
-    beaten = [label for label in others if against[label].significant]
+        return f"{of} is the only one here."
+    against = {c.second: c for c in [*comparisons, *(c.reversed() for c in comparisons)] if c.first == first}
     second = against[others[0]]
     if second.low is None or second.high is None:
         return f"{of} comes first, but there are not enough seeds to say whether that is more than chance."
-    span = f"by {100 * second.low:.2f} to {100 * second.high:.2f} points"
-    if len(beaten) == len(others):
-        return f"{of} wins, ahead of {others[0]} {span}."
-    open_ = [label for label in others if label not in beaten]
-    rest = "" if not beaten else f" It beats {len(beaten)} of the {len(others)} others."
-    named = open_[0] if len(open_) == 1 else f"{open_[0]} and {len(open_) - 1} more"
-    return f"{of} comes first, but can't be told apart from {named} with these seeds.{rest}"
+    span = f"ahead of {others[0]} by {100 * second.low:.2f} to {100 * second.high:.2f} points"
+    alike = [label for label in others if not against[label].significant]
+    if not alike:
+        return f"{of} wins, {span}."
+    if second.least >= 1 - LEVEL:
+        return f"{of} comes first, {span}, but {second.n} seeds are too few for a test to tell that from chance."
+    named = alike[0] if len(alike) == 1 else f"{alike[0]} and {len(alike) - 1} more"
+    return f"{of} comes first, but can't be told apart from {named} with these seeds."

@@ -141,7 +141,7 @@ def confused(mistakes: Sequence[Mistakes]) -> Table:
             label, answer = divmod(int(place), 10)
             if wrong[label, answer]:
                 row = {"section": m.group.section, "model": m.group.label, "label": label, "predicted": answer}
-                row |= _over_seeds("digits", m.confusions[:, label, answer])
+                row |= _over_seeds("digits", [float(c[label, answer]) for c in m.confusions])
                 rows.append(row | {"share": wrong[label, answer] / m.confusion[label].sum()})
     return _table("confused", rows)
 
@@ -195,7 +195,7 @@ def _table(name: str, rows: Rows, shown: Rows | None = None) -> Table:
         columns = columns[columns["pattern"] != "{section}"]
     cells = [[_fill(pattern, row) for pattern in columns["pattern"]] for row in shown]
     filled = pd.DataFrame(cells, columns=[*columns["column"]], dtype=object)
-    return Table(name, words["title"], words["note"], pd.DataFrame(rows), filled)
+    return Table(name, str(words["title"]), str(words["note"]), pd.DataFrame(rows), filled)
 
 
 def _fill(pattern: str, row: dict[str, Any]) -> str:
