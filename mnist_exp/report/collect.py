@@ -245,12 +245,9 @@ def _protocol(run: Run) -> str:
 def _order(run: Run) -> tuple[Any, ...]:
     """The three models in the published order and then any others; within a model, by its settings."""
     known, name = ["LeNet5", "LeNet5Regularized", "MLP"], run.identity["model"]["target"].rpartition(".")[2]
-    values = [
-        (key, 0, value, "") if isinstance(value, int | float) else (key, 1, 0, str(value))
-        for key, value in sorted(flatten(run.identity).items())
-        if key != "seed"
-    ]
-    return known.index(name) if name in known else len(known), run.record["title"], values
+    settings = {key.strip(): value for key, value in _settings(run).items()}
+    values = [(k, 0, v, "") if isinstance(v, int | float) else (k, 1, 0, str(v)) for k, v in settings.items()]
+    return known.index(name) if name in known else len(known), run.record["title"], sorted(values)
 
 
 def _settings(run: Run) -> dict[str, Any]:

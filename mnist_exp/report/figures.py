@@ -152,7 +152,10 @@ def curves(section: str, groups: list[Group], metric: str, looks: Looks, *, alon
             if len(group.runs) > 1:
                 std = values[group].std(axis=0, ddof=1)
                 axes.fill_between(epochs, mean - std, mean + std, color=look["color"], alpha=0.2, lw=0)
-            axes.plot(epochs, mean, label=f"mean, n = {len(group.runs)}" if alone else group.label, **look)
+            look = look | (
+                {"ls": "-", "label": f"mean, n = {len(group.runs)}"} if alone else {"label": group.label}
+            )
+            axes.plot(epochs, mean, **look)
         if reference is not None:
             axes.plot(reference["epoch"], reference[metric], "--", color="0.25", label="published", zorder=3)
         later = np.concatenate([mean[1:] for mean in means.values()])

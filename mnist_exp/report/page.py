@@ -60,8 +60,10 @@ def summary(collection: Collection, shown: Sequence[tables.Table]) -> list[tuple
             answers = verdicts["verdict"][verdicts["protocol"] == groups[0].protocol]
             hits = int((answers == "reproduced").sum())
             said = "reproduced" if hits == len(answers) else "reproduced in part" if hits else "not reproduced"
-            sentence = f"The published result is {said}: {hits} of its {len(answers)} values lie where 95 % of new"
-            sentence += " runs of ours would."
+            sentence = (
+                f"The published result is {said}: {hits} of its {len(answers)} values lie in the 95 % interval"
+            )
+            sentence += " of one more run of ours."
             few = "There are not enough seeds to say whether the published result is reproduced."
             sentences.append((section, few if (answers == "not enough seeds").all() else sentence))
     return sentences

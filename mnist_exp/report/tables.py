@@ -200,7 +200,7 @@ def _table(name: str, rows: Rows, shown: Rows | None = None) -> Table:
 
 def _fill(pattern: str, row: dict[str, Any]) -> str:
     known = {key: _Missing() if value is None or value != value else value for key, value in row.items()}
-    text = pattern.format(**known).replace("– to –", "needs 2 seeds").replace("– (– to –)", "–")
+    text = pattern.format(**known).replace("– (– to –)", "–").replace("– to –", "needs 2 seeds")
     return text.replace(" ± –", "").replace("– SD", "–")
 
 
