@@ -20,7 +20,8 @@ def answers(label: list[int], answer: list[int], confidence: list[float]) -> dic
     c = np.array(confidence)
     probabilities = np.repeat((1 - c)[:, None] / 9, 10, axis=1)
     probabilities[np.arange(len(c)), answer] = c
-    return {"label": np.uint8(label), "predicted": np.uint8(answer), "probabilities": np.float32(probabilities)}
+    whole = {"label": np.array(label, np.uint8), "predicted": np.array(answer, np.uint8)}
+    return {**whole, "probabilities": probabilities.astype(np.float32)}
 
 
 @pytest.fixture
@@ -178,5 +179,5 @@ def test_without_the_digits_there_are_no_pictures(tmp_path: Path, kind: str) -> 
         file.mkdir()
     if kind == "bad gzip":
         (raw / f"{file.name}.gz").write_bytes(b"no")
-    with pytest.raises(ValueError, match="digits|can't be read"):
+    with pytest.raises(ValueError, match=r"digits|can't be read"):
         pictures(tmp_path, "test", label[::-1] if kind == "other labels" else label)

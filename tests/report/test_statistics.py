@@ -69,8 +69,8 @@ def own_bca(differences: NDArray[np.float64]) -> tuple[float, float]:
     jackknife = np.array([np.delete(differences, i).mean() for i in range(n)])
     spread = jackknife.mean() - jackknife
     a = (spread**3).sum() / (6 * (spread**2).sum() ** 1.5)
-    ends = [norm.cdf(z0 + (z0 + z) / (1 - a * (z0 + z))) for z in norm.ppf([0.025, 0.975])]
-    low, high = np.quantile(means, ends)
+    ends = [float(norm.cdf(z0 + (z0 + z) / (1 - a * (z0 + z)))) for z in (norm.ppf(0.025), norm.ppf(0.975))]
+    low, high = (np.quantile(means, end) for end in ends)
     return float(low), float(high)
 
 
@@ -166,7 +166,7 @@ def family(shift: float) -> float:
     accuracies[:, 0] += shift
     pairs = np.stack([accuracies[:, a] - accuracies[:, b] for a, b in ((0, 1), (0, 2), (1, 2))], axis=1)
     p_values = np.array(sign_test(pairs.reshape(3000, 10))).reshape(1000, 3)
-    return float(np.mean([min(holm(p)) < 0.05 for p in p_values]))
+    return float(np.mean([min(holm(p)) < 0.05 for p in p_values.tolist()]))
 
 
 def test_where_nothing_differs_about_one_family_in_twenty_is_called_different() -> None:
