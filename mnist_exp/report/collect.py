@@ -13,7 +13,8 @@ import pandas as pd
 
 METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 TIMES = ("train_seconds", "eval_seconds", "train_images_per_second")
-PROTOCOLS = {
+SWITCHES = ("train_split", "eval_split", "training_mode")
+PROTOCOLS: dict[tuple[str, ...], str] = {
     ("train", "test", "every_epoch"): "standard",
     ("test", "train", "first_epoch"): "published",
     ("test", "train", "every_epoch"): "swapped splits only",
@@ -21,7 +22,7 @@ PROTOCOLS = {
 }
 REQUIRED = {
     **dict.fromkeys(("title", "identity.model.target", "identity.data.name"), str),
-    **dict.fromkeys((f"identity.protocol.{key}" for key in ("train_split", "eval_split", "training_mode")), str),
+    **dict.fromkeys((f"identity.protocol.{key}" for key in SWITCHES), str),
     **dict.fromkeys(("parameters", "identity.seed", "identity.epochs"), int),
 }
 """What the record of a finished run must hold; the rest is shown where it is there."""
@@ -92,11 +93,7 @@ class Collection:
 
 
 def collect(runs: Path) -> Collection:
-    """Read every run folder under ``runs``; hidden ones are not runs.
-
-    Raises:
-        OSError: ``runs`` itself can't be read.
-    """
+    """Read every run folder under ``runs``, but for hidden ones; an OSError if ``runs`` itself can't be read."""
     finished: dict[str, Run] = {}
     problems = []
     for folder in sorted(path for path in runs.iterdir() if not path.name.startswith(".")):
@@ -132,11 +129,7 @@ def slug(text: str) -> str:
 
 
 def read_checked(run_folder: Path, record: Mapping[str, Any], name: str) -> bytes:
-    """A result file's content.
-
-    Raises:
-        ValueError: it is missing, or its SHA-256 is not the one that ``run.json`` has for it.
-    """
+    """A file's content; a ValueError if it is missing or empty, or not what ``run.json`` has the SHA-256 of."""
     path = run_folder / name
     if not path.is_file():
         raise ValueError(f"has no file {name}")
@@ -151,17 +144,16 @@ def read_checked(run_folder: Path, record: Mapping[str, Any], name: str) -> byte
 def _read(folder: Path) -> tuple[Run, list[str]]:
     if not folder.is_dir():
         raise ValueError("is a file, not a run's folder")
-    if not (folder / "run.json").is_file():
-        raise ValueError("has no file run.json, so it is not a run's folder")
+    content = read_checked(folder, {}, "run.json")
     try:
-        text = (folder / "run.json").read_text(encoding="utf-8")
-        record = json.loads(text, parse_constant=_refuse)
-        json.dumps(record, ensure_ascii=False).encode()  # refuses half of a surrogate pair
+        record = json.loads(content.decode())
+        # Refuses NaN, which is no JSON, and half of a surrogate pair, which no file can hold.
+        json.dumps(record, ensure_ascii=False, allow_nan=False).encode()
     except ValueError as error:
         raise ValueError(f"has a damaged run.json: {error}") from error
-    if not isinstance(record, dict) or record.get("format") != 1:
-        number = record.get("format") if isinstance(record, dict) else None
-        raise ValueError(f"has a run.json of format {number}; this report reads format 1")
+    record = record if isinstance(record, dict) else {}
+    if record.get("format") != 1:
+        raise ValueError(f"has a run.json of format {record.get('format')}; this report reads format 1")
     if record.get("status") != "finished":
         reason = f": {record['reason']}" if record.get("reason") else ""
         raise ValueError(f"is not finished ({record.get('status')}{reason})")
@@ -183,10 +175,6 @@ def _read(folder: Path) -> tuple[Run, list[str]]:
     except (ValueError, OSError) as error:
         timing, lacks = None, [why(error)]
     return Run(folder, record, record["identity"], record["identity"]["seed"], epochs, timing), lacks
-
-
-def _refuse(constant: str) -> float:
-    raise ValueError(f"{constant} is no JSON number")
 
 
 def _table(folder: Path, record: Mapping[str, Any], name: str, columns: list[str]) -> pd.DataFrame:
@@ -237,8 +225,7 @@ def _group(runs: list[Run]) -> list[Group]:
 
 
 def _protocol(run: Run) -> str:
-    p = run.identity["protocol"]
-    switches = (p["train_split"], p["eval_split"], p["training_mode"])
+    switches = tuple(run.identity["protocol"][key] for key in SWITCHES)
     return PROTOCOLS.get(switches, clean(", ".join(switches)))
 
 
@@ -259,10 +246,7 @@ def _settings(run: Run) -> dict[str, Any]:
 
 
 def _labels(titles: list[str], settings: list[dict[str, Any]], own: str) -> list[str]:
-    """Each title with ``key=value`` for the keys in which its settings differ from any other's.
-
-    Where keys that start with ``own`` differ only as the titles do, the title says it already.
-    """
+    """Each title with the settings that differ; the title alone tells of those ``own`` that differ as it does."""
     keys = sorted({key for s in settings for key in s if not key.endswith(" ")})
     full = [{key: s.get(key, s.get(f"{key} ")) for key in keys} for s in settings]
     labels = []

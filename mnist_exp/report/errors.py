@@ -5,6 +5,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +16,6 @@ BINS = 15
 """Of confidence; as many as Guo et al. (2017) use."""
 FILES = {"test": "t10k", "train": "train"}
 SIDE = 28
-
-Predictions = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ class Miss:
     label: int
     by_all: bool
     """Whether most runs of every group miss it."""
-    answers: tuple[tuple[Mistakes, int], ...]
+    answers: list[tuple[Mistakes, int]]
     """For each group, the class with the highest mean probability."""
 
 
@@ -69,42 +68,33 @@ def analyse(collection: Collection) -> tuple[list[Mistakes], list[Problem]]:
     """Read the predictions of all groups; runs without that file are passed over."""
     found, problems = [], []
     for group in collection.groups:
-        mistakes, lacking = _of_group(group)
-        problems += lacking
-        if mistakes:
-            found.append(mistakes)
+        confusions, bins = [], []
+        missed: Any = 0
+        total: Any = 0
+        label = None
+        for run in group.runs:
+            if not (run.folder / "predictions.npz").exists():
+                continue
+            try:
+                mine, predicted, probabilities = _predictions(run)
+                label = mine if label is None else label
+                if not np.array_equal(mine, label):
+                    raise ValueError("has a predictions.npz of other digits than the other seeds'")
+            except (ValueError, OSError) as error:
+                problems.append(Problem(clean(run.folder.name), why(error), left_out=False))
+                continue
+            confusions.append(np.bincount(10 * label + predicted, minlength=100).reshape(10, 10))
+            right, confidence = predicted == label, probabilities.max(axis=1)
+            place = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
+            bins.append([np.bincount(place, w, BINS) for w in (np.ones(len(label)), confidence, right)])
+            missed, total = missed + ~right, total + probabilities
+        if label is not None:
+            mean = total / len(confusions)
+            found.append(Mistakes(group, np.array(confusions), np.array(bins), label, missed, mean))
     return found, problems
 
 
-def _of_group(group: Group) -> tuple[Mistakes | None, list[Problem]]:
-    confusions, bins, problems = [], [], []
-    label: NDArray[np.int64] | None = None
-    for run in group.runs:
-        if not (run.folder / "predictions.npz").exists():
-            continue
-        try:
-            labels, predicted, probabilities = _predictions(run)
-            if label is None:
-                label, missed, total = labels, np.zeros(len(labels), np.int64), np.zeros((len(labels), 10))
-            if not np.array_equal(labels, label):
-                raise ValueError("has a predictions.npz of other digits than the other seeds'")
-        except (ValueError, OSError) as error:
-            problems.append(Problem(clean(run.folder.name), why(error), left_out=False))
-            continue
-        right = predicted == labels
-        confusions.append(np.bincount(10 * labels + predicted, minlength=100).reshape(10, 10))
-        confidence = probabilities.max(axis=1)
-        place = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
-        bins.append([np.bincount(place, weight, BINS) for weight in (np.ones(len(right)), confidence, right)])
-        missed += ~right
-        total += probabilities
-    if label is None or not confusions:
-        return None, problems
-    mean = total / len(confusions)
-    return Mistakes(group, np.array(confusions), np.array(bins), label, missed, mean), problems
-
-
-def _predictions(run: Run) -> Predictions:
+def _predictions(run: Run) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
     content = read_checked(run.folder, run.record, "predictions.npz")
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
@@ -138,7 +128,7 @@ def gallery(mistakes: Sequence[Mistakes], most: int) -> list[Miss]:
     given = np.mean([m.probabilities[np.arange(len(label)), label] for m in alike], axis=0)
     order = np.lexsort((np.arange(len(label)), given.round(6), -shares.mean(axis=0).round(6), ~by_all, ~any_))
     return [
-        Miss(int(i), int(label[i]), bool(by_all[i]), tuple((m, int(m.probabilities[i].argmax())) for m in alike))
+        Miss(int(i), int(label[i]), bool(by_all[i]), [(m, int(m.probabilities[i].argmax())) for m in alike])
         for i in order[: min(most, int(any_.sum()))]
     ]
 

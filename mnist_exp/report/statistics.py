@@ -18,17 +18,17 @@ CHUNK = 2_000_000
 
 @dataclass(frozen=True)
 class Summary:
-    """A metric over the seeds of a group. Intervals are None for a single seed."""
+    """A metric over the n seeds of a group. Only the mean is there for a single seed."""
 
     n: int
     mean: float
-    std: float | None
+    std: float | None = None
     """Sample standard deviation (n - 1)."""
-    mean_low: float | None
-    mean_high: float | None
+    mean_low: float | None = None
+    mean_high: float | None = None
     """95 % confidence interval of the mean."""
-    run_low: float | None
-    run_high: float | None
+    run_low: float | None = None
+    run_high: float | None = None
     """95 % prediction interval: where one new run's value is expected."""
 
 
@@ -38,10 +38,9 @@ def summarise(values: Sequence[float]) -> Summary:
     The prediction interval for one new value is ``mean ± t s √(1 + 1/n)``; the confidence interval of
     the mean, ``mean ± t s / √n``.
     """
-    n = len(values)
-    mean = float(np.mean(values)) if n else float("nan")
+    n, mean = len(values), float(np.mean(values)) if len(values) else float("nan")
     if n < 2:
-        return Summary(n, mean, None, None, None, None, None)
+        return Summary(n, mean)
     std = float(np.std(values, ddof=1))
     t = float(stats.t.ppf((1 + LEVEL) / 2, n - 1))
     of_mean, of_run = t * std / n**0.5, t * std * (1 + 1 / n) ** 0.5
@@ -49,12 +48,9 @@ def summarise(values: Sequence[float]) -> Summary:
 
 
 def reproduced(summary: Summary, published: float, decimals: int = 3) -> bool | None:
-    """Whether a published value lies in the prediction interval of one new run.
+    """Whether a published value lies in the prediction interval of one new run; None for too few seeds.
 
     The value was rounded when it was printed, so it stands for all that round to it.
-
-    Returns:
-        None where there are too few seeds for an interval.
     """
     if summary.run_low is None or summary.run_high is None:
         return None
@@ -97,41 +93,27 @@ class Comparison:
 
 
 def compare(groups: dict[str, dict[int, float]]) -> list[Comparison]:
-    """Compare every pair of groups.
-
-    Args:
-        groups: label → seed → value.
-
-    Returns:
-        A comparison for each pair, in the order of the labels.
-    """
+    """Compare every pair of groups, in the order of their labels; ``groups`` is label → seed → value."""
     pairs = list(itertools.combinations(groups, 2))
+    shared = [sorted(groups[a].keys() & groups[b].keys()) for a, b in pairs]
     differences = [
-        np.array([groups[a][seed] - groups[b][seed] for seed in sorted(groups[a].keys() & groups[b].keys())])
-        for a, b in pairs
+        np.array([groups[a][s] - groups[b][s] for s in seeds]) for (a, b), seeds in zip(pairs, shared, strict=True)
     ]
     tested: dict[int, tuple[float, float, float]] = {}
     for n in sorted({len(d) for d in differences if len(d) >= MIN_SEEDS}):
         alike = [position for position, d in enumerate(differences) if len(d) == n]
         rows = max(1, CHUNK // (n * RESAMPLES))
-        for start in range(0, len(alike), rows):
-            chunk = alike[start : start + rows]
+        for chunk in (alike[start : start + rows] for start in range(0, len(alike), rows)):
             stack = np.stack([differences[position] for position in chunk])
-            columns = (*bootstrap_interval(stack), sign_test(stack))
-            tested |= {position: row for position, *row in zip(chunk, *columns, strict=True)}  # type: ignore[misc]
-    p_values = dict(zip(tested, holm([p for _, _, p in tested.values()]), strict=True))
-    return [
-        Comparison(
-            *pair,
-            n=len(d),
-            difference=float(d.mean()) if len(d) else None,
-            low=tested[i][0] if i in tested else None,
-            high=tested[i][1] if i in tested else None,
-            p_value=p_values.get(i),
-            least=len(tested) * 2.0 ** (1 - len(d)),
-        )
-        for i, (pair, d) in enumerate(zip(pairs, differences, strict=True))
-    ]
+            found = zip(*bootstrap_interval(stack), sign_test(stack), strict=True)
+            tested |= dict(zip(chunk, found, strict=True))
+    corrected = dict(zip(tested, holm([p for _, _, p in tested.values()]), strict=True))
+    comparisons = []
+    for i, ((first, second), d) in enumerate(zip(pairs, differences, strict=True)):
+        low, high = tested[i][:2] if i in tested else (None, None)
+        mean, least = float(d.mean()) if len(d) else None, len(tested) * 2.0 ** (1 - len(d))
+        comparisons.append(Comparison(first, second, len(d), mean, low, high, corrected.get(i), least))
+    return comparisons
 
 
 def bootstrap_interval(differences: NDArray[np.float64]) -> tuple[list[float], list[float]]:
@@ -152,13 +134,9 @@ def sign_test(differences: NDArray[np.float64]) -> list[float]:
     Were the two groups alike, each difference could as well have had the other sign. Up to 13 seeds all
     patterns of signs are tried, so that the test is exact.
     """
+    random = np.random.default_rng(0)
     result = stats.permutation_test(
-        (differences,),
-        np.mean,
-        permutation_type="samples",
-        axis=1,
-        n_resamples=RESAMPLES,
-        rng=np.random.default_rng(0),
+        (differences,), np.mean, permutation_type="samples", axis=1, n_resamples=RESAMPLES, rng=random
     )
     return [float(p) for p in np.atleast_1d(result.pvalue)]
 
@@ -191,9 +169,7 @@ def in_words(c: Comparison) -> str:
 def winner(values: dict[str, list[float]], comparisons: list[Comparison]) -> str:
     """Which group is the most accurate, and by how much, in a sentence.
 
-    Args:
-        values: label → a value for each seed.
-        comparisons: of all pairs of the labels.
+    ``values`` is label → a value for each seed, ``comparisons`` are of all pairs of the labels.
     """
     first, *others = sorted(values, key=lambda label: -float(np.mean(values[label])))
     of = f"{first} ({100 * np.mean(values[first]):.2f} %)"

@@ -175,7 +175,7 @@ DAMAGED = {
     "no UTF-8 metrics": (lambda f: [record(files=None)(f), overwrite("metrics.csv", b"\xff\xfe")(f)], "damaged"),
     "metrics is a folder": (as_folder("metrics.csv"), "no file metrics.csv"),
     "record is a folder": (as_folder("run.json"), "no file run.json"),
-    "empty record": (overwrite("run.json", b""), "damaged run.json"),
+    "empty record": (overwrite("run.json", b""), "empty run.json"),
     "half a record": (cut("run.json", 30), "damaged run.json"),
     "no UTF-8 record": (overwrite("run.json", b'{"format": "\xff"}'), "damaged run.json"),
     "deep record": (overwrite("run.json", b"[" * 100_000), ""),
