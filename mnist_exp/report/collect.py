@@ -170,6 +170,9 @@ def _read(folder: Path) -> tuple[Run, list[str]]:
     expected = record["identity"]["epochs"]
     if len(epochs) != expected or list(epochs["epoch"]) != list(range(1, expected + 1)):
         raise ValueError(f"has a metrics.csv of {len(epochs)} epochs instead of 1 to {expected}")
+    accuracies = epochs.filter(like="accuracy").to_numpy()
+    if accuracies.min() < 0 or accuracies.max() > 1:
+        raise ValueError("has a metrics.csv with an accuracy that is no fraction")
     try:
         timing, lacks = _table(folder, record, "timing.csv", ["epoch", *TIMES]), []
     except (ValueError, OSError) as error:

@@ -68,13 +68,13 @@ def write(drawings: Sequence[Drawing], folder: Path) -> list[str]:
     _pending[:] = [(drawing, folder / drawing.name) for drawing in drawings]
     for _, path in _pending:
         path.parent.mkdir(parents=True, exist_ok=True)
-    workers = min(len(drawings), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1)
-    if workers < 2 or "fork" not in multiprocessing.get_all_start_methods():
-        for position in range(len(drawings)):
-            _write(position)
-    else:
+    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    if workers > 1 and "fork" in multiprocessing.get_all_start_methods():
         with multiprocessing.get_context("fork").Pool(workers, initializer=gc.disable) as pool:
             pool.map(_write, range(len(drawings)), chunksize=1)
+    else:
+        for position in range(len(drawings)):
+            _write(position)
     return [f"{drawing.name}.{kind}" for drawing in drawings for kind in (*METADATA, "csv")]
 
 

@@ -48,11 +48,11 @@ class _Missing:
 
 def write(tables: Sequence[Table], folder: Path) -> list[str]:
     """Write each table as CSV (numbers in full), Markdown and LaTeX (booktabs); return the files' names."""
-    files = {}
-    for table in tables:
-        files[f"{table.name}.csv"] = csv(table.data)
-        files[f"{table.name}.md"] = markdown(table.cells)
-        files[f"{table.name}.tex"] = latex(table)
+    files = {
+        f"{table.name}.{kind}": text
+        for table in tables
+        for kind, text in (("csv", csv(table.data)), ("md", markdown(table.cells)), ("tex", latex(table)))
+    }
     for name, text in files.items():
         (folder / name).write_text(text, encoding="utf-8", newline="\n")
     return list(files)
@@ -60,12 +60,11 @@ def write(tables: Sequence[Table], folder: Path) -> list[str]:
 
 def comparison(collection: Collection) -> Table:
     """The comparison table: a row for each group of runs."""
-    rows = [
-        {"model": group.label, "section": group.section, "protocol": group.protocol, "n": len(group.runs)}
-        | {"parameters": group.record["parameters"]}
-        | {key: value for metric in FINAL for key, value in _over_seeds(metric, group.final(metric)).items()}
-        for group in collection.groups
-    ]
+    rows = []
+    for group in collection.groups:
+        row = {"model": group.label, "section": group.section, "protocol": group.protocol, "n": len(group.runs)}
+        row |= {"parameters": group.record["parameters"]} | _over_seeds("test_loss", group.final("test_loss"))
+        rows.append(row | _over_seeds("test_accuracy", group.final("test_accuracy")))
     return _table("comparison", rows)
 
 
@@ -114,10 +113,11 @@ def differences(collection: Collection) -> Table | None:
 
 def compare_in(collection: Collection, section: str) -> list[Comparison]:
     """The groups of a section, every pair compared by test accuracy."""
-    groups = collection.in_section(section)
-    return compare(
-        {g.label: dict(zip((run.seed for run in g.runs), g.final("test_accuracy"), strict=True)) for g in groups}
-    )
+    values = {
+        group.label: dict(zip((run.seed for run in group.runs), group.final("test_accuracy"), strict=True))
+        for group in collection.in_section(section)
+    }
+    return compare(values)
 
 
 def classes(mistakes: Sequence[Mistakes]) -> Table:
@@ -148,12 +148,9 @@ def confused(mistakes: Sequence[Mistakes]) -> Table:
 
 def calibration(mistakes: Sequence[Mistakes]) -> Table:
     """The expected calibration error of each group."""
-    rows = [
-        {"section": m.group.section, "model": m.group.label, "n": len(m.confusions)}
-        | _over_seeds("ece", m.calibration_errors)
-        for m in mistakes
-    ]
-    return _table("calibration", rows)
+    told = [{"section": m.group.section, "model": m.group.label, "n": len(m.confusions)} for m in mistakes]
+    errors = [_over_seeds("ece", m.calibration_errors) for m in mistakes]
+    return _table("calibration", [row | error for row, error in zip(told, errors, strict=True)])
 
 
 def cost(measured: Rows) -> Table:

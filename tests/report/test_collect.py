@@ -169,6 +169,7 @@ DAMAGED = {
     "NaN": (metrics("0.3,", "nan,"), "column train_loss that is no finite number"),
     "infinite": (metrics("0.3,", "inf,"), "column train_loss that is no finite number"),
     "words": (metrics("0.3,", "much,"), "column train_loss that is no finite number"),
+    "no fraction": (metrics("0.965", "1.965"), "accuracy that is no fraction"),
     "missing column": (metrics("test_loss", "x"), "without column test_loss"),
     "binary metrics": (metrics("epoch", "\0\1"), "without column epoch"),
     "other metrics": (overwrite("metrics.csv", b"epoch\n1\n"), "another metrics.csv"),
@@ -206,7 +207,7 @@ DAMAGED = {
 def test_a_damaged_run_is_named_and_the_rest_reported(tmp_path: Path, kind: str) -> None:
     damage, words = DAMAGED[kind]
     write_run(tmp_path, seed=0)
-    damage(write_run(tmp_path, seed=1, name="bad"))
+    damage(write_run(tmp_path, seed=1, name="bad", accuracy=0.97))
     collection = collect(tmp_path)
     assert [len(group.runs) for group in collection.groups] == [1]
     (problem,) = collection.problems
