@@ -13,7 +13,6 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
@@ -71,7 +70,7 @@ def write(drawings: Sequence[Drawing], folder: Path) -> list[str]:
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     if workers > 1 and "fork" in multiprocessing.get_all_start_methods():
         with multiprocessing.get_context("fork").Pool(workers, initializer=gc.disable) as pool:
-            pool.map(_write, range(len(drawings)), chunksize=1)
+            pool.map(_write, reversed(range(len(drawings))), chunksize=1)  # the slow ones are last
     else:
         for position in range(len(drawings)):
             _write(position)
@@ -117,7 +116,8 @@ def overview(section: str, groups: list[Group], looks: Looks) -> Drawing:
     values = {g: published.table()[m]["test_accuracy"] for g in groups if (m := _published(g))}
 
     def draw() -> Figure:
-        figure, axes = _axes((4.8, 0.8 + 0.42 * len(groups)))
+        figure = Figure(figsize=(4.8, 0.8 + 0.42 * len(groups)), layout="constrained")  # for labels of any length
+        axes = figure.subplots()
         for place, group in enumerate(groups):
             axes.plot(ends[group], [place + 0.22] * len(ends[group]), "|", color="0.55", ms=6, mew=0.8)
             axes.errorbar(xerr=_bar(group), y=place, x=np.mean(ends[group]), **_marker(looks, group))
@@ -146,7 +146,8 @@ def curves(section: str, groups: list[Group], metric: str, looks: Looks, *, alon
     title = f"{groups[0].label}: {name}" if alone else f"{name.capitalize()} of all models"
 
     def draw() -> Figure:
-        figure, axes = _axes()
+        figure = Figure()
+        axes = figure.subplots()
         for group, mean in means.items():
             epochs, look = range(1, len(mean) + 1), looks[group.label]
             if len(group.runs) > 1:
@@ -182,7 +183,8 @@ def confusion(section: str, m: Mistakes) -> Drawing:
     label, answer = divmod(int(wrong.argmax()), 10)
 
     def draw() -> Figure:
-        figure, axes = _axes((4.8, 4.2))
+        figure = Figure(figsize=(4.8, 4.2))
+        axes = figure.subplots()
         cells = np.array([[f"{x:.0f}" if x >= 10 or x == 0 else f"{x:.1f}" for x in row] for row in m.confusion])
         bar, small = {"label": "share of the label's digits (%)", "shrink": 0.8}, {"size": 6.5}
         shared: Any = {"annot": cells, "fmt": "", "square": True, "linewidths": 0.5, "vmin": 0, "ax": axes}
@@ -215,8 +217,8 @@ def reliability(section: str, mistakes: Sequence[Mistakes], looks: Looks) -> Dra
     data = pd.DataFrame(rows)
 
     def draw() -> Figure:
-        figure = Figure(figsize=(4.8, 4.2), layout="constrained")
-        axes, below = figure.subplots(2, height_ratios=(3, 1), sharex=True)
+        figure = Figure(figsize=(4.8, 4.2))
+        axes, below = figure.subplots(2, height_ratios=(3, 1), sharex=True, gridspec_kw={"left": 0.18})
         axes.plot([0, 1], [0, 1], color="0.6", lw=0.8)
         for label, part in data.groupby("label", sort=False):
             mean, look = part["accuracy"].to_numpy(float), looks[str(label)]
@@ -240,7 +242,7 @@ def cost(section: str, groups: list[Group], measured: dict[str, dict[str, Any]],
     sides = {"multiply_accumulates": "multiply-accumulates a digit", "epoch_seconds": "seconds an epoch"}
 
     def draw() -> Figure:
-        figure = Figure(figsize=(6.8, 3.2), layout="constrained")
+        figure = Figure(figsize=(6.8, 3.2))
         for axes, (key, label) in zip(figure.subplots(1, 2, sharey=True), sides.items(), strict=True):
             for group in groups:
                 x = np.nan if measured[group.label][key] is None else measured[group.label][key]
@@ -258,11 +260,6 @@ def cost(section: str, groups: list[Group], measured: dict[str, dict[str, Any]],
     data = pd.DataFrame([{"test_accuracy": np.mean(g.final("test_accuracy"))} | measured[g.label] for g in groups])
     text = f"Bars are 95 % intervals of the mean. {_means(groups)}."
     return Drawing("cost", section, "cost", "Accuracy against cost", text, data, draw)
-
-
-def _axes(size: tuple[float, float] | None = None) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=size, layout="constrained" if size else None)
-    return figure, figure.subplots()
 
 
 def _marker(looks: Looks, group: Group) -> dict[str, Any]:
