@@ -1,73 +1,72 @@
-"""From run folders to tidy tables; whatever can't be used is named, with the reason."""
+"""From run folders to groups of runs; whatever can't be used is named, with the reason."""
 
+import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
-PROTOCOLS = {
+TIMES = ("train_seconds", "eval_seconds", "train_images_per_second")
+SWITCHES = ("train_split", "eval_split", "training_mode")
+PROTOCOLS: dict[tuple[str, ...], str] = {
     ("train", "test", "every_epoch"): "standard",
     ("test", "train", "first_epoch"): "published",
     ("test", "train", "every_epoch"): "swapped splits only",
     ("train", "test", "first_epoch"): "evaluation mode after epoch 1 only",
 }
-# Settings that a reader knows from a run's section or row, or that only name the run.
-NAMED_OTHERWISE = {"seed", "version", "protocol", "data", "model.target"}
+REQUIRED = {
+    **dict.fromkeys(("title", "identity.model.target", "identity.data.name"), str),
+    **dict.fromkeys((f"identity.protocol.{key}" for key in SWITCHES), str),
+    **dict.fromkeys(("parameters", "identity.seed", "identity.epochs"), int),
+}
+"""What the record of a finished run must hold; the rest is shown where it is there."""
 
 
 @dataclass(frozen=True)
+class Problem:
+    """Something wrong with a folder, and whether the folder is left out of the report for it."""
+
+    folder: str
+    reason: str
+    left_out: bool = True
+
+
+@dataclass(frozen=True, eq=False)
 class Run:
-    """One finished run: its record (``run.json``), its folder, and its epochs."""
+    """One finished run."""
 
     folder: Path
     record: dict[str, Any]
+    """The content of ``run.json``."""
+    identity: dict[str, Any]
+    """The settings that can change the numbers."""
+    seed: int
     epochs: pd.DataFrame
-    """A row an epoch: the columns of ``metrics.csv``."""
+    """``metrics.csv``, a row an epoch."""
     timing: pd.DataFrame | None
-    """A row an epoch: the columns of ``timing.csv``; None where that file is missing or damaged."""
-
-    @property
-    def identity(self) -> dict[str, Any]:
-        """The settings that can change the numbers."""
-        identity: dict[str, Any] = self.record["identity"]
-        return identity
-
-    @property
-    def seed(self) -> int:
-        """The run's seed."""
-        return int(self.identity["seed"])
+    """``timing.csv``, a row an epoch; None where it is missing or damaged."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Group:
     """Runs that differ in nothing but their seed, sorted by it."""
 
     label: str
-    """The model, and what else sets this group apart from the others of its section."""
+    """The model, and whatever else differs between the groups of its section."""
+    slug: str
+    """The label, for file names; no two groups of a section share one."""
     section: str
     """Runs of different data or protocols are in different sections, and never compared."""
     protocol: str
     runs: tuple[Run, ...]
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """The first run's record; but for the seed, it stands for all."""
-        return self.runs[0].record
-
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """The seeds that were run."""
-        return tuple(run.seed for run in self.runs)
-
-    @property
-    def slug(self) -> str:
-        """The label, for file names."""
-        return slug(self.label)
+    record: dict[str, Any]
+    """The first run's; but for the seed, it stands for all."""
 
     def final(self, metric: str) -> list[float]:
         """The last epoch's values of a metric, a seed each."""
@@ -76,165 +75,220 @@ class Group:
 
 @dataclass(frozen=True)
 class Collection:
-    """All that a report is about."""
+    """All that a report is about; the standard protocol's groups come first."""
 
     groups: tuple[Group, ...] = ()
-    problems: tuple[tuple[str, str], ...] = ()
-    """Folders that are not in the report, and why."""
-    sections: tuple[str, ...] = field(default=())
+    problems: tuple[Problem, ...] = ()
 
-    def in_section(self, section: str) -> list[Group]:
-        """The groups of one section."""
-        return [group for group in self.groups if group.section == section]
+    @property
+    def sections(self) -> tuple[str, ...]:
+        """Their names, in the order of the groups."""
+        return tuple(dict.fromkeys(group.section for group in self.groups))
 
-    def epochs(self, section: str) -> pd.DataFrame:
-        """One section as a tidy table: a row for each label, seed and epoch."""
-        parts = [
-            run.epochs.assign(label=group.label, seed=run.seed)
-            for group in self.in_section(section)
-            for run in group.runs
-        ]
-        return pd.concat(parts, ignore_index=True)
+    def in_section(self, section: str, most: int | None = None) -> list[Group]:
+        """The groups of one section, or only so many of them: the most accurate."""
+        groups = [group for group in self.groups if group.section == section]
+        best = sorted(groups, key=lambda group: -sum(group.final("test_accuracy")) / len(group.runs))[:most]
+        return [group for group in groups if group in best]
 
 
 def collect(runs: Path) -> Collection:
-    """Read every run folder under ``runs``; hidden ones are not runs."""
+    """Read every run folder under ``runs``, but for hidden ones; an OSError if ``runs`` itself can't be read."""
     finished: dict[str, Run] = {}
     problems = []
-    folders = sorted(path for path in runs.iterdir() if not path.name.startswith(".")) if runs.is_dir() else []
-    for folder in folders:
+    for folder in sorted(path for path in runs.iterdir() if not path.name.startswith(".")):
         try:
-            run = _read(folder)
+            run, lacks = _read(folder)
             key = json.dumps(run.identity, sort_keys=True)
-            if key in finished:
-                raise ValueError(f"has the same settings and seed as {finished[key].folder.name}")
+            if twin := finished.get(key):
+                same = "the same" if run.epochs.equals(twin.epochs) else "other"
+                raise ValueError(f"has the settings and seed of {twin.folder.name}, and {same} numbers")
             finished[key] = run
-        except (ValueError, KeyError, TypeError, OSError) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            problems.append(
-                (folder.name, reason if not isinstance(error, KeyError) else f"run.json has no {error}")
-            )
-    groups = _group(list(finished.values()))
-    sections = tuple(dict.fromkeys(group.section for group in groups))
-    return Collection(tuple(groups), tuple(problems), sections)
+            problems += [Problem(clean(folder.name), reason, left_out=False) for reason in lacks]
+        except (ValueError, OSError, RecursionError) as error:
+            problems.append(Problem(clean(folder.name), why(error)))
+    return Collection(tuple(_group(list(finished.values()))), tuple(problems))
+
+
+def why(error: Exception) -> str:
+    """What went wrong, on one line and without a path."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"can't be read: {error.strerror}"
+    return clean(str(error) or type(error).__name__)
+
+
+def clean(text: str) -> str:
+    """One line of printable characters: names and reasons come from files, and may hold anything."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in " ".join(text.split()))
 
 
 def slug(text: str) -> str:
-    """Lower-case letters, digits, dots and hyphens."""
-    kept = "".join(c if c.isascii() and (c.isalnum() or c == ".") else "-" for c in text.lower())
-    return "-".join(part for part in kept.split("-") if part)
+    """Lower-case letters, digits, dots and hyphens, at most 80."""
+    kept = "".join(c if c.isascii() and (c.isalnum() or c == ".") else " " for c in text.lower())
+    return "-".join(part for part in kept.split() if part.strip("."))[:80] or "unnamed"
 
 
-def _read(folder: Path) -> Run:
+def read_checked(run_folder: Path, record: Mapping[str, Any], name: str) -> bytes:
+    """A file's content; a ValueError if it is missing or empty, or not what ``run.json`` has the SHA-256 of."""
+    path = run_folder / name
+    if not path.is_file():
+        raise ValueError(f"has no file {name}")
+    content, sums = path.read_bytes(), record.get("files")
+    if not content:
+        raise ValueError(f"has an empty {name}")
+    if isinstance(sums, Mapping) and name in sums and hashlib.sha256(content).hexdigest() != sums[name]:
+        raise ValueError(f"has another {name} than the one it finished with: run.json has another SHA-256")
+    return content
+
+
+def _read(folder: Path) -> tuple[Run, list[str]]:
     if not folder.is_dir():
-        raise ValueError("is not a run's folder")
-    record_path = folder / "run.json"
-    if not record_path.exists():
-        raise ValueError("has no run.json, so it is not a run's folder")
+        raise ValueError("is a file, not a run's folder")
+    content = read_checked(folder, {}, "run.json")
     try:
-        record = json.loads(record_path.read_text(encoding="utf-8"))
+        record = json.loads(content.decode())
+        # Refuses NaN, which is no JSON, and half of a surrogate pair, which no file can hold.
+        json.dumps(record, ensure_ascii=False, allow_nan=False).encode()
     except ValueError as error:
-        raise ValueError(f"run.json is damaged: {error}") from error
-    if not isinstance(record, dict) or record.get("format") != 1:
-        number = record.get("format") if isinstance(record, dict) else None
-        raise ValueError(f"run.json has format {number}, and this report reads format 1")
-    if record["status"] != "finished":
+        raise ValueError(f"has a damaged run.json: {error}") from error
+    record = record if isinstance(record, dict) else {}
+    if record.get("format") != 1:
+        raise ValueError(f"has a run.json of format {record.get('format')}; this report reads format 1")
+    if record.get("status") != "finished":
         reason = f": {record['reason']}" if record.get("reason") else ""
-        raise ValueError(f"is not finished ({record['status']}{reason})")
-    epochs = _table(folder / "metrics.csv", ["epoch", *METRICS, "learning_rate"])
-    expected = int(record["identity"]["epochs"])
-    if list(epochs["epoch"]) != list(range(1, expected + 1)):
-        raise ValueError(f"metrics.csv has {len(epochs)} epochs instead of 1 to {expected}")
+        raise ValueError(f"is not finished ({record.get('status')}{reason})")
+    for path, kind in REQUIRED.items():
+        value: Any = record
+        for key in path.split("."):
+            value = value.get(key) if isinstance(value, Mapping) else None
+        if value is None:
+            raise ValueError(f"has a run.json without {path}")
+        if type(value) is not kind or (isinstance(value, int) and not 0 <= value < 2**63):
+            raise ValueError(f"has a run.json whose {path} is {value!r:.40}")
+    record["title"] = clean(record["title"]) or "untitled"
+    epochs = _table(folder, record, "metrics.csv", ["epoch", *METRICS, "learning_rate"])
+    expected = record["identity"]["epochs"]
+    if len(epochs) != expected or list(epochs["epoch"]) != list(range(1, expected + 1)):
+        raise ValueError(f"has a metrics.csv of {len(epochs)} epochs instead of 1 to {expected}")
+    accuracies = epochs.filter(like="accuracy").to_numpy()
+    if accuracies.min() < 0 or accuracies.max() > 1:
+        raise ValueError("has a metrics.csv with an accuracy that is no fraction")
     try:
-        timing = _table(folder / "timing.csv", ["epoch", "train_seconds", "eval_seconds"])
-    except (ValueError, OSError):
-        timing = None
-    return Run(folder, record, epochs, timing)
+        timing, lacks = _table(folder, record, "timing.csv", ["epoch", *TIMES]), []
+    except (ValueError, OSError) as error:
+        timing, lacks = None, [why(error)]
+    return Run(folder, record, record["identity"], record["identity"]["seed"], epochs, timing), lacks
 
 
-def _table(path: Path, columns: list[str]) -> pd.DataFrame:
-    if not path.exists():
-        raise ValueError(f"{path.name} is missing")
+def _table(folder: Path, record: Mapping[str, Any], name: str, columns: list[str]) -> pd.DataFrame:
     try:
-        table = pd.read_csv(path, float_precision="round_trip")
-    except (ValueError, pd.errors.ParserError) as error:
-        raise ValueError(f"{path.name} is damaged: {error}") from error
-    if missing := [column for column in columns if column not in table.columns]:
-        raise ValueError(f"{path.name} has no column {', '.join(missing)}")
-    for column in columns:
-        values = pd.to_numeric(table[column], errors="coerce")
-        if not values.map(math.isfinite).all():
-            raise ValueError(f"{path.name} has a value in column {column} that is no finite number")
-        table[column] = values
-    return table
+        text = read_checked(folder, record, name).decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"has a damaged {name}: {error}") from error
+    header, *rows = [line.split(",") for line in text.splitlines()]
+    if missing := [column for column in columns if column not in header]:
+        raise ValueError(f"has a {name} without column {', '.join(missing)}")
+    if not rows or not text.endswith("\n") or any(len(row) != len(header) for row in rows):
+        raise ValueError(f"has a half-written {name}")
+    table = pd.DataFrame({column: [_number(row[header.index(column)]) for row in rows] for column in columns})
+    if bad := [column for column in columns if not table[column].map(math.isfinite).all()]:
+        raise ValueError(f"has a {name} with a value in column {', '.join(bad)} that is no finite number")
+    return table.astype({"epoch": int})
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
 
 
 def _group(runs: list[Run]) -> list[Group]:
-    grouped: dict[str, list[Run]] = {}
-    for run in runs:
+    sections: dict[str, dict[str, list[Run]]] = {}
+    for run in sorted(runs, key=lambda run: run.seed):
         settings = {key: value for key, value in run.identity.items() if key != "seed"}
-        grouped.setdefault(json.dumps(settings, sort_keys=True), []).append(run)
+        section = json.dumps([settings["data"], settings["protocol"]], sort_keys=True)
+        sections.setdefault(section, {}).setdefault(json.dumps(settings, sort_keys=True), []).append(run)
 
-    sections: dict[str, list[list[Run]]] = {}
-    for members in grouped.values():
-        sections.setdefault(_section(members[0].identity), []).append(members)
+    firsts = [next(iter(members.values()))[0] for members in sections.values()]
+    names = [f"{run.identity['data']['name']}, {_protocol(run)} protocol" for run in firsts]
+    names = _labels(names, [flatten(run.identity["data"]) for run in firsts], "")
     groups = []
-    for section, contents in sections.items():
-        flat = [_flatten(members[0].identity) for members in contents]
-        differing = {
-            key for settings in flat for key in settings if len({repr(other.get(key)) for other in flat}) > 1
-        }
-        titles = [members[0].record["title"] for members in contents]
-        for members, settings, title in zip(contents, flat, titles, strict=True):
-            # What differs only because the model does is said by the model's title.
-            same_model = [other for other, name in zip(flat, titles, strict=True) if name == title]
-            telling = {key for key in differing if len({repr(other.get(key)) for other in same_model}) > 1} or {
-                key for key in differing if not key.startswith("model.")
-            }
-            words = [f"{_short(key)}={settings[key]}" for key in sorted(telling) if key in settings]
-            groups.append(
-                Group(
-                    label=", ".join([title, *words]),
-                    section=section,
-                    protocol=_protocol(members[0].identity),
-                    runs=tuple(sorted(members, key=lambda run: run.seed)),
-                )
-            )
-    order = {name: position for position, name in enumerate(PROTOCOLS.values())}
-    return sorted(groups, key=lambda g: (order.get(g.protocol, len(order)), g.section, _rank(g), g.label))
+    for name, members in zip(names, sections.values(), strict=True):
+        contents = sorted(members.values(), key=lambda group: _order(group[0]))
+        titles = [group[0].record["title"] for group in contents]
+        labels = _labels(titles, [_settings(group[0]) for group in contents], "model.")
+        slugs = _unique([slug(label) for label in labels], "-{}")
+        groups += [
+            Group(label, file_name, name, _protocol(group[0]), tuple(group), group[0].record)
+            for label, file_name, group in zip(labels, slugs, contents, strict=True)
+        ]
+    known = [*PROTOCOLS.values()]
+    return sorted(groups, key=lambda g: (known.index(g.protocol) if g.protocol in known else 9, g.section))
 
 
-def _rank(group: Group) -> int:
-    """The published order of the three models first, whatever else there is after."""
-    known = ["LeNet5", "LeNet5Regularized", "MLP"]
-    name = str(group.record["identity"]["model"]["target"]).rpartition(".")[2]
-    return known.index(name) if name in known else len(known)
+def _protocol(run: Run) -> str:
+    switches = tuple(run.identity["protocol"][key] for key in SWITCHES)
+    return PROTOCOLS.get(switches, clean(", ".join(switches)))
 
 
-def _protocol(identity: Mapping[str, Any]) -> str:
-    p = identity["protocol"]
-    switches = (p["train_split"], p["eval_split"], p["training_mode"])
-    return PROTOCOLS.get(switches, ", ".join(switches))
+def _order(run: Run) -> tuple[Any, ...]:
+    """The three models in the published order and then any others; within a model, by its settings."""
+    known, name = ["LeNet5", "LeNet5Regularized", "MLP"], run.identity["model"]["target"].rpartition(".")[2]
+    settings = {key.strip(): value for key, value in _settings(run).items()}
+    values = [(k, 0, v, "") if isinstance(v, int | float) else (k, 1, 0, str(v)) for k, v in settings.items()]
+    return known.index(name) if name in known else len(known), run.record["title"], sorted(values)
 
 
-def _section(identity: Mapping[str, Any]) -> str:
-    return f"{identity['data']['name']}, {_protocol(identity)} protocol"
+def _settings(run: Run) -> dict[str, Any]:
+    """What may tell a run's group from another; the section, the seed and the title say the rest."""
+    config = run.record.get("config")
+    # An identity leaves out what equals a class's own default; the config may still say it.
+    told = {f"{key} ": value for key, value in flatten(config if isinstance(config, Mapping) else {}).items()}
+    return told | flatten({k: v for k, v in run.identity.items() if k not in ("data", "protocol", "seed")})
 
 
-def _flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        path = f"{prefix}{key}"
-        if path in NAMED_OTHERWISE:
-            continue
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{path}.")
-        else:
-            flat[path] = value
-    return flat
+def _labels(titles: list[str], settings: list[dict[str, Any]], own: str) -> list[str]:
+    """Each title with the settings that differ; the title alone tells of those ``own`` that differ as it does."""
+    keys = sorted({key for s in settings for key in s if not key.endswith(" ")})
+    full = [{key: s.get(key, s.get(f"{key} ")) for key in keys} for s in settings]
+    labels = []
+    for mine, title in zip(full, titles, strict=True):
+        same = [other for other, name in zip(full, titles, strict=True) if name == title]
+        among = {key: same if key.startswith(own) else full for key in keys}
+        telling = [key for key in keys if len({repr(other[key]) for other in among[key]}) > 1]
+        short = Counter(map(_short, telling))
+        names = {key: _short(key) if short[_short(key)] == 1 else key for key in telling}
+        words = [f"{names[key]}={_value(key, mine[key])}" for key in telling if mine[key] is not None]
+        labels.append(clean(", ".join([title, *words])))
+    return _unique(labels, " ({})")
 
 
 def _short(key: str) -> str:
     """A setting's name as short as it can be told: ``optimizer.lr`` → ``lr``, but ``optimizer``."""
     group, _, name = key.partition(".")
-    return group if name == "target" else name or group
+    return group if name in ("target", "type") else name or group
+
+
+def _value(key: str, value: Any) -> str:
+    value = int(value) if isinstance(value, float) and value.is_integer() else value
+    return str(value).rpartition(".")[2] if key.endswith("target") else str(value)
+
+
+def _unique(names: list[str], pattern: str) -> list[str]:
+    """The same names, those that were there before with a number added."""
+    result: list[str] = []
+    for name in names:
+        number, one = 2, name
+        while one in result:
+            one, number = name + pattern.format(number), number + 1
+        result.append(one)
+    return result
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A tree of settings as one mapping: ``{"a": {"b": 1}}`` → ``{"a.b": 1}``."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat

@@ -20,7 +20,7 @@ SPEED_ONLY = {"fused", "foreach"}
 
 def table() -> dict[str, dict[str, float]]:
     """The published comparison table: our name of the model → metric → value."""
-    rows = pd.read_csv(_file("published_table.csv")).set_index("model")
+    rows = pd.read_csv(file("published_table.csv")).set_index("model")
     return {
         str(model): {str(k): float(v) for k, v in row.items() if k != "title"} for model, row in rows.iterrows()
     }
@@ -28,7 +28,7 @@ def table() -> dict[str, dict[str, float]]:
 
 def curves() -> pd.DataFrame:
     """The published curves: a row for each model and epoch."""
-    return pd.read_csv(_file("published_curves.csv"))
+    return pd.read_csv(file("published_curves.csv"))
 
 
 def counterpart(identity: Mapping[str, Any]) -> str | None:
@@ -44,5 +44,6 @@ def counterpart(identity: Mapping[str, Any]) -> str | None:
     return name if not model else None
 
 
-def _file(name: str) -> Any:
+def file(name: str) -> Any:
+    """A data file of this package."""
     return files("mnist_exp.report").joinpath(name)

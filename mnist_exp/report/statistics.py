@@ -11,21 +11,24 @@ from scipy import stats
 LEVEL = 0.95
 MIN_SEEDS = 3
 """Fewer paired seeds say nothing about a difference."""
+RESAMPLES = 9999
+CHUNK = 2_000_000
+"""Numbers that one resampling holds at once, so that hundreds of pairs need no more memory than ten."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A metric over the seeds of a group. Intervals are None for a single seed."""
+    """A metric over the n seeds of a group. Only the mean is there for a single seed."""
 
     n: int
     mean: float
-    std: float | None
+    std: float | None = None
     """Sample standard deviation (n - 1)."""
-    mean_low: float | None
-    mean_high: float | None
+    mean_low: float | None = None
+    mean_high: float | None = None
     """95 % confidence interval of the mean."""
-    run_low: float | None
-    run_high: float | None
+    run_low: float | None = None
+    run_high: float | None = None
     """95 % prediction interval: where one new run's value is expected."""
 
 
@@ -35,10 +38,9 @@ def summarise(values: Sequence[float]) -> Summary:
     The prediction interval for one new value is ``mean ± t s √(1 + 1/n)``; the confidence interval of
     the mean, ``mean ± t s / √n``.
     """
-    n = len(values)
-    mean = float(np.mean(values))
+    n, mean = len(values), float(np.mean(values)) if len(values) else float("nan")
     if n < 2:
-        return Summary(n, mean, None, None, None, None, None)
+        return Summary(n, mean)
     std = float(np.std(values, ddof=1))
     t = float(stats.t.ppf((1 + LEVEL) / 2, n - 1))
     of_mean, of_run = t * std / n**0.5, t * std * (1 + 1 / n) ** 0.5
@@ -46,12 +48,9 @@ def summarise(values: Sequence[float]) -> Summary:
 
 
 def reproduced(summary: Summary, published: float, decimals: int = 3) -> bool | None:
-    """Whether a published value lies in the prediction interval of one new run.
+    """Whether a published value lies in the prediction interval of one new run; None for too few seeds.
 
     The value was rounded when it was printed, so it stands for all that round to it.
-
-    Returns:
-        None where there are too few seeds for an interval.
     """
     if summary.run_low is None or summary.run_high is None:
         return None
@@ -73,93 +72,118 @@ class Comparison:
     n: int
     """Seeds that both were run with."""
     difference: float | None
-    low: float | None
-    high: float | None
+    low: float | None = None
+    high: float | None = None
     """95 % bootstrap interval of the mean difference; None for fewer than three seeds."""
-    p_value: float | None
+    p_value: float | None = None
     """Of a two-sided permutation test, Holm-corrected over the comparisons made together."""
+    least: float = 0.0
+    """The smallest p-value that a test of so many seeds and comparisons can give."""
+
+    @property
+    def significant(self) -> bool:
+        """Whether the corrected test tells the two apart."""
+        return self.p_value is not None and self.p_value < 1 - LEVEL
+
+    def reversed(self) -> "Comparison":
+        """``second - first``."""
+        low, high = (None if x is None else -x for x in (self.high, self.low))
+        difference = None if self.difference is None else -self.difference
+        return Comparison(self.second, self.first, self.n, difference, low, high, self.p_value, self.least)
 
 
 def compare(groups: dict[str, dict[int, float]]) -> list[Comparison]:
-    """Compare every pair of groups.
-
-    Args:
-        groups: label → seed → value.
-
-    Returns:
-        A comparison for each pair, in the order of the labels.
-    """
-    raw = []
-    for (first, ours), (second, theirs) in itertools.combinations(groups.items(), 2):
-        seeds = sorted(ours.keys() & theirs.keys())
-        differences = np.array([ours[seed] - theirs[seed] for seed in seeds])
-        if len(seeds) < MIN_SEEDS:
-            mean = float(differences.mean()) if len(seeds) else None
-            raw.append(Comparison(first, second, len(seeds), mean, None, None, None))
-            continue
-        low, high = _bootstrap_interval(differences)
-        raw.append(
-            Comparison(
-                first, second, len(seeds), float(differences.mean()), low, high, _permutation_p(differences)
-            )
-        )
-    return _holm(raw)
-
-
-def _bootstrap_interval(differences: NDArray[np.float64]) -> tuple[float, float]:
-    if np.ptp(differences) == 0:
-        return float(differences[0]), float(differences[0])
-    result = stats.bootstrap(
-        (differences,),
-        np.mean,
-        confidence_level=LEVEL,
-        method="BCa",
-        n_resamples=9999,
-        rng=np.random.default_rng(0),
-    )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
-
-
-def _permutation_p(differences: NDArray[np.float64]) -> float:
-    """Were the two alike, each difference could as well have had the other sign (paired permutation)."""
-    result = stats.permutation_test(
-        (differences,),
-        lambda x, axis: np.mean(x, axis=axis),
-        permutation_type="samples",
-        n_resamples=9999,  # up to 13 seeds, all sign patterns are tried, and the test is exact
-        vectorized=True,
-        rng=np.random.default_rng(0),
-    )
-    return float(result.pvalue)
-
-
-def _holm(comparisons: list[Comparison]) -> list[Comparison]:
-    """Holm's step-down correction (1979): the family-wise error stays at the level of one test."""
-    tested = sorted((c.p_value, position) for position, c in enumerate(comparisons) if c.p_value is not None)
-    corrected: dict[int, float] = {}
-    running = 0.0
-    for rank, (p, position) in enumerate(tested):
-        running = max(running, min(1.0, p * (len(tested) - rank)))
-        corrected[position] = running
-    return [
-        Comparison(c.first, c.second, c.n, c.difference, c.low, c.high, corrected.get(position))
-        for position, c in enumerate(comparisons)
+    """Compare every pair of groups, in the order of their labels; ``groups`` is label → seed → value."""
+    pairs = list(itertools.combinations(groups, 2))
+    shared = [sorted(groups[a].keys() & groups[b].keys()) for a, b in pairs]
+    differences = [
+        np.array([groups[a][s] - groups[b][s] for s in seeds]) for (a, b), seeds in zip(pairs, shared, strict=True)
     ]
+    tested: dict[int, tuple[float, float, float]] = {}
+    for n in sorted({len(d) for d in differences if len(d) >= MIN_SEEDS}):
+        alike = [position for position, d in enumerate(differences) if len(d) == n]
+        rows = max(1, CHUNK // (n * RESAMPLES))
+        for chunk in (alike[start : start + rows] for start in range(0, len(alike), rows)):
+            stack = np.stack([differences[position] for position in chunk])
+            found = zip(*bootstrap_interval(stack), sign_test(stack), strict=True)
+            tested |= dict(zip(chunk, found, strict=True))
+    corrected = dict(zip(tested, holm([p for _, _, p in tested.values()]), strict=True))
+    comparisons = []
+    for i, ((first, second), d) in enumerate(zip(pairs, differences, strict=True)):
+        low, high = tested[i][:2] if i in tested else (None, None)
+        mean, least = float(d.mean()) if len(d) else None, len(tested) * 2.0 ** (1 - len(d))
+        comparisons.append(Comparison(first, second, len(d), mean, low, high, corrected.get(i), least))
+    return comparisons
+
+
+def bootstrap_interval(differences: NDArray[np.float64]) -> tuple[list[float], list[float]]:
+    """The 95 % interval of each row's mean, ``[pairs, n]``: bias-corrected and accelerated (Efron 1987)."""
+    constant = np.ptp(differences, axis=1) == 0
+    # A row without any spread has no such interval; its mean is certain as far as the seeds tell.
+    spread = np.where(constant[:, None], np.arange(differences.shape[1]), differences)
+    interval = stats.bootstrap(
+        (spread,), np.mean, axis=1, confidence_level=LEVEL, n_resamples=RESAMPLES, rng=np.random.default_rng(0)
+    ).confidence_interval
+    low, high = (np.where(constant, differences[:, 0], bound) for bound in (interval.low, interval.high))
+    return low.tolist(), high.tolist()
+
+
+def sign_test(differences: NDArray[np.float64]) -> list[float]:
+    """Two-sided p-value of each row, ``[pairs, n]``, by a paired permutation test.
+
+    Were the two groups alike, each difference could as well have had the other sign. Up to 13 seeds all
+    patterns of signs are tried, so that the test is exact.
+    """
+    random = np.random.default_rng(0)
+    result = stats.permutation_test(
+        (differences,), np.mean, permutation_type="samples", axis=1, n_resamples=RESAMPLES, rng=random
+    )
+    return [float(p) for p in np.atleast_1d(result.pvalue)]
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction (1979): the family-wise error stays at the level of one test."""
+    order = np.argsort(p_values, kind="stable")
+    stepped = np.minimum(1, np.asarray(p_values, float)[order] * np.arange(len(p_values), 0, -1))
+    corrected = np.empty(len(p_values))
+    corrected[order] = np.maximum.accumulate(stepped)
+    return [float(p) for p in corrected]
 
 
 def in_words(c: Comparison) -> str:
     """A comparison of accuracies in a sentence; points are percentage points."""
-    if c.n < MIN_SEEDS or c.difference is None or c.low is None or c.high is None or c.p_value is None:
+    if c.difference is None or c.low is None or c.high is None or c.p_value is None:
         return f"{c.first} and {c.second}: not enough seeds to say (n = {c.n}; {MIN_SEEDS} of each are needed)."
-    first, second, low, high = c.first, c.second, 100 * c.low, 100 * c.high
     if c.difference < 0:
-        first, second, low, high = second, first, -high, -low
-    span, seeds = f"{low:.2f} to {high:.2f} points", f"n = {c.n} seeds, p = {c.p_value:.2g}"
-    if c.p_value < 1 - LEVEL:
-        return f"{first} is more accurate than {second} by {span}; {seeds}."
-    if 2.0 ** (1 - c.n) >= 1 - LEVEL:  # the smallest p-value that so few seeds can give
-        return (
-            f"{first} was more accurate than {second} by {span}, but {c.n} seeds are too few for a test to "
-            "tell that from chance."
-        )
-    return f"{first} and {second} can't be told apart: they differ by {span}; {seeds}."
+        return in_words(c.reversed())
+    span = f"{100 * c.low:.2f} to {100 * c.high:.2f} points"
+    seeds = f"n = {c.n} seeds, p = {c.p_value:.2g}"
+    if c.significant:
+        return f"{c.first} is more accurate than {c.second} by {span}; {seeds}."
+    if c.least >= 1 - LEVEL:
+        few = f"but {c.n} seeds are too few for a test to tell that from chance"
+        return f"{c.first} was more accurate than {c.second} by {span}, {few}."
+    return f"{c.first} and {c.second} can't be told apart: they differ by {span}; {seeds}."
+
+
+def winner(values: dict[str, list[float]], comparisons: list[Comparison]) -> str:
+    """Which group is the most accurate, and by how much, in a sentence.
+
+    ``values`` is label → a value for each seed, ``comparisons`` are of all pairs of the labels.
+    """
+    first, *others = sorted(values, key=lambda label: -float(np.mean(values[label])))
+    of = f"{first} ({100 * np.mean(values[first]):.2f} %)"
+    if not others:
+        return f"{of} is the only one here."
+    against = {c.second: c for c in [*comparisons, *(c.reversed() for c in comparisons)] if c.first == first}
+    second = against[others[0]]
+    if second.low is None or second.high is None:
+        return f"{of} comes first, but there are not enough seeds to say whether that is more than chance."
+    span = f"ahead of {others[0]} by {100 * second.low:.2f} to {100 * second.high:.2f} points"
+    alike = [label for label in others if not against[label].significant]
+    if not alike:
+        return f"{of} wins, {span}."
+    if second.least >= 1 - LEVEL:
+        return f"{of} comes first, {span}, but {second.n} seeds are too few for a test to tell that from chance."
+    named = alike[0] if len(alike) == 1 else f"{alike[0]} and {len(alike) - 1} more"
+    return f"{of} comes first, but can't be told apart from {named} with these seeds."

@@ -1,16 +1,30 @@
-"""The tables: as data (CSV), for a README (Markdown) and for a paper (LaTeX)."""
+"""The tables: as data (CSV), for a README (Markdown) and for a paper (LaTeX).
 
+A function here makes a table's rows. Its words, and how its cells are written from the rows, are data:
+``tables.csv`` and ``columns.csv``.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from mnist_exp.report import published
-from mnist_exp.report.collect import Collection
-from mnist_exp.report.statistics import Summary, compare, deviations, in_words, reproduced, summarise
+from mnist_exp.report.collect import Collection, Group
+from mnist_exp.report.errors import Mistakes
+from mnist_exp.report.statistics import Comparison, compare, deviations, in_words, reproduced, summarise
 
 FINAL = {"test_loss": "test loss", "test_accuracy": "test accuracy"}
 FORENSIC_ORDER = ("published", "swapped splits only", "evaluation mode after epoch 1 only", "standard")
+PAIRS_IN_WORDS = 66
+"""More pairs than those of 12 groups are not all put into words."""
+CONFUSED = 5
+"""Pairs of classes told of each model."""
+
+Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -25,194 +39,174 @@ class Table:
     cells: pd.DataFrame
 
 
-def write(tables: list[Table], folder: Path) -> None:
-    """Write each table as CSV (numbers in full), Markdown and LaTeX (booktabs)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for table in tables:
-        table.data.to_csv(folder / f"{table.name}.csv", index=False, lineterminator="\n")
-        (folder / f"{table.name}.md").write_text(markdown(table.cells), encoding="utf-8")
-        (folder / f"{table.name}.tex").write_text(latex(table), encoding="utf-8")
+class _Missing:
+    """Stands for a value that is not there, in whatever format."""
+
+    def __format__(self, _: str) -> str:
+        return "–"
+
+
+def write(tables: Sequence[Table], folder: Path) -> list[str]:
+    """Write each table as CSV (numbers in full), Markdown and LaTeX (booktabs); return the files' names."""
+    files = {
+        f"{table.name}.{kind}": text
+        for table in tables
+        for kind, text in (("csv", csv(table.data)), ("md", markdown(table.cells)), ("tex", latex(table)))
+    }
+    for name, text in files.items():
+        (folder / name).write_text(text, encoding="utf-8", newline="\n")
+    return list(files)
 
 
 def comparison(collection: Collection) -> Table:
     """The comparison table: a row for each group of runs."""
-    data, cells = [], []
+    rows = []
     for group in collection.groups:
-        loss, accuracy = (summarise(group.final(metric)) for metric in FINAL)
-        data.append(
-            {
-                "model": group.label,
-                "data": group.record["identity"]["data"]["name"],
-                "protocol": group.protocol,
-                "parameters": group.record["parameters"],
-                **_columns("test_loss", loss),
-                **_columns("test_accuracy", accuracy),
-                "n": loss.n,
-            }
-        )
-        cells.append(
-            {
-                "Model": group.label,
-                "Protocol": group.protocol,
-                "Parameters": f"{group.record['parameters']:,}",
-                "Test loss": _mean_std(loss),
-                "Test accuracy": _mean_std(accuracy),
-                "95 % interval of the mean accuracy": _interval(accuracy.mean_low, accuracy.mean_high),
-                "n": str(loss.n),
-            }
-        )
-    return Table(
-        "comparison",
-        "Comparison",
-        "The last epoch's result: mean ± standard deviation over n seeds. No epoch was chosen by its accuracy.",
-        pd.DataFrame(data),
-        pd.DataFrame(cells),
-    )
+        row = {"model": group.label, "section": group.section, "protocol": group.protocol, "n": len(group.runs)}
+        row |= {"parameters": group.record["parameters"]} | _over_seeds("test_loss", group.final("test_loss"))
+        rows.append(row | _over_seeds("test_accuracy", group.final("test_accuracy")))
+    return _table("comparison", rows)
 
 
 def verdict(collection: Collection) -> Table | None:
     """Is what was published reproduced? None where no run repeats it."""
-    table = published.table()
-    data, cells = [], []
-    for group in collection.groups:
-        model = published.counterpart(group.record["identity"])
-        if model is None or group.protocol not in ("published", "standard"):
-            continue
+    rows = []
+    for group, model in _counterparts(collection, ("standard", "published")):
         for metric, name in FINAL.items():
-            summary = summarise(group.final(metric))
-            value = table[model][metric]
-            inside = reproduced(summary, value)
-            answer = {True: "reproduced", False: "not reproduced", None: "not enough seeds"}[inside]
-            data.append(
-                {
-                    "protocol": group.protocol,
-                    "model": model,
-                    "metric": metric,
-                    "mean": summary.mean,
-                    "std": summary.std,
-                    "n": summary.n,
-                    "interval_low": summary.run_low,
-                    "interval_high": summary.run_high,
-                    "published": value,
-                    "verdict": answer,
-                }
-            )
-            cells.append(
-                {
-                    "Protocol": group.protocol,
-                    "Model": group.label,
-                    "Metric": name,
-                    "Ours": _mean_std(summary),
-                    "n": str(summary.n),
-                    "95 % prediction interval": _interval(summary.run_low, summary.run_high),
-                    "Published": f"{value:.3f}",
-                    "Verdict": answer,
-                }
-            )
-    note = (
-        "The published run is one run, so the question is where one more run of ours would fall: the prediction "
-        "interval of one new run (Student's t, n - 1 degrees of freedom), not the narrower interval of the mean. "
-        "The published value was rounded to three decimals; it counts as inside if any value that rounds to it is."
-    )
-    return Table("verdict", "Is the published result reproduced?", note, *_frames(data, cells)) if data else None
+            s, value = summarise(group.final(metric)), published.table()[model][metric]
+            answer = {True: "reproduced", False: "not reproduced", None: "not enough seeds"}[reproduced(s, value)]
+            row = {"protocol": group.protocol, "model": group.label, "metric": name, "mean": s.mean, "std": s.std}
+            row |= {"n": s.n, "interval_low": s.run_low, "interval_high": s.run_high}
+            rows.append(row | {"published": value, "verdict": answer})
+    return _table("verdict", rows) if rows else None
 
 
 def forensics(collection: Collection) -> Table | None:
     """How far the published values lie from each combination of the two slips; None without the half-ways."""
-    table = published.table()
-    data, cells = [], []
-    for protocol in FORENSIC_ORDER:
-        for group in collection.groups:
-            model = published.counterpart(group.record["identity"])
-            if model is None or group.protocol != protocol:
-                continue
-            row: dict[str, object] = {"protocol": protocol, "model": model, "n": len(group.runs)}
-            cell = {"Splits swapped": _yes("swapped" in protocol or protocol == "published")}
-            cell |= {"Evaluation mode after epoch 1": _yes(protocol in (FORENSIC_ORDER[0], FORENSIC_ORDER[2]))}
-            cell |= {"Model": group.label, "n": str(len(group.runs))}
-            for metric, name in FINAL.items():
-                summary, value = summarise(group.final(metric)), table[model][metric]
-                distance = deviations(summary, value)
-                row |= {metric: summary.mean, f"{metric}_std": summary.std, f"{metric}_published": value}
-                row |= {f"{metric}_deviations": distance}
-                cell |= {f"{name.capitalize()}": _mean_std(summary), f"Published {name}": f"{value:.3f}"}
-                cell |= {f"Away, {name}": "" if distance is None else f"{distance:+.1f} SD"}
-            data.append(row)
-            cells.append(cell)
-    if not {"swapped splits only", "evaluation mode after epoch 1 only"} & {str(row["protocol"]) for row in data}:
-        return None
-    note = (
-        "How many standard deviations (SD) of our runs the published value lies from their mean, for each "
-        "combination of the two slips. LeNet5 and the MLP have neither dropout nor batch normalisation, so the "
-        "second slip can't change them."
-    )
-    return Table("forensics", "Which slip explains the published numbers?", note, *_frames(data, cells))
+    rows: Rows = []
+    for group, model in _counterparts(collection, FORENSIC_ORDER):
+        row: dict[str, Any] = {"protocol": group.protocol, "model": group.label, "n": len(group.runs)}
+        row["splits_swapped"] = "yes" if group.protocol in FORENSIC_ORDER[:2] else "no"
+        row["evaluation_mode"] = "yes" if group.protocol in FORENSIC_ORDER[:3:2] else "no"
+        for metric in FINAL:
+            s, value = summarise(group.final(metric)), published.table()[model][metric]
+            row |= {metric: s.mean, f"{metric}_std": s.std, f"{metric}_published": value}
+            row[f"{metric}_deviations"] = deviations(s, value)
+        rows.append(row)
+    half_way = set(FORENSIC_ORDER[1:3]) & {row["protocol"] for row in rows}
+    return _table("forensics", rows) if half_way else None
 
 
 def differences(collection: Collection) -> Table | None:
     """Every pair of groups within a section, compared by test accuracy; None where there is no pair."""
-    data, cells = [], []
+    rows = []
     for section in collection.sections:
-        values = {
-            group.label: dict(zip(group.seeds, group.final("test_accuracy"), strict=True))
-            for group in collection.in_section(section)
-        }
-        for c in compare(values):
-            row = {"section": section, "first": c.first, "second": c.second, "n": c.n}
-            row |= {"difference": c.difference, "low": c.low, "high": c.high, "p_holm": c.p_value}
-            data.append(row)
-            cells.append({"Section": section, "What the seeds say": in_words(c)})
-    note = (
-        "Test accuracy, paired by seed: two runs of one seed see the digits in the same order. Points are "
-        "percentage points; 95 % bootstrap interval of the mean difference (BCa); two-sided permutation test, "
-        "Holm-corrected over the pairs of a section."
-    )
-    return Table("differences", "Differences between models", note, *_frames(data, cells)) if data else None
+        pairs = compare_in(collection, section)
+        best = collection.in_section(section, most=1)[0].label
+        for c in pairs:
+            told = len(pairs) <= PAIRS_IN_WORDS or best in (c.first, c.second)
+            row = {"section": section, "first": c.first, "second": c.second, "n": c.n, "difference": c.difference}
+            row |= {"low": c.low, "high": c.high, "p_holm": c.p_value, "words": in_words(c) if told else ""}
+            rows.append(row)
+    return _table("differences", rows, [row for row in rows if row["words"]]) if rows else None
+
+
+def compare_in(collection: Collection, section: str) -> list[Comparison]:
+    """The groups of a section, every pair compared by test accuracy."""
+    values = {
+        group.label: dict(zip((run.seed for run in group.runs), group.final("test_accuracy"), strict=True))
+        for group in collection.in_section(section)
+    }
+    return compare(values)
+
+
+def classes(mistakes: Sequence[Mistakes]) -> Table:
+    """The accuracy of each class."""
+    rows = []
+    for m in mistakes:
+        row: dict[str, Any] = {"section": m.group.section, "model": m.group.label}
+        for digit in range(10):
+            right = [c[digit, digit] / c[digit].sum() for c in m.confusions if c[digit].any()]
+            row |= _over_seeds(f"class_{digit}", right)
+        rows.append(row)
+    return _table("classes", rows)
+
+
+def confused(mistakes: Sequence[Mistakes]) -> Table:
+    """The pairs of classes that each group confuses most often."""
+    rows = []
+    for m in mistakes:
+        wrong = m.confusion * (1 - np.eye(10))
+        for place in np.argsort(-wrong, axis=None, kind="stable")[:CONFUSED]:
+            label, answer = divmod(int(place), 10)
+            if wrong[label, answer]:
+                row = {"section": m.group.section, "model": m.group.label, "label": label, "predicted": answer}
+                row |= _over_seeds("digits", [float(c[label, answer]) for c in m.confusions])
+                rows.append(row | {"share": wrong[label, answer] / m.confusion[label].sum()})
+    return _table("confused", rows)
+
+
+def calibration(mistakes: Sequence[Mistakes]) -> Table:
+    """The expected calibration error of each group."""
+    told = [{"section": m.group.section, "model": m.group.label, "n": len(m.confusions)} for m in mistakes]
+    errors = [_over_seeds("ece", m.calibration_errors) for m in mistakes]
+    return _table("calibration", [row | error for row, error in zip(told, errors, strict=True)])
+
+
+def cost(measured: Rows) -> Table:
+    """What each group costs, from `mnist_exp.report.cost.measure`."""
+    return _table("cost", measured)
+
+
+def csv(data: pd.DataFrame) -> str:
+    """Data as CSV text: numbers in full, the same on every system."""
+    return data.to_csv(index=False, lineterminator="\n")
 
 
 def markdown(cells: pd.DataFrame) -> str:
     """A GitHub-flavoured Markdown table; numbers to the right."""
-    header, *rows = [list(cells.columns), *cells.astype(str).to_numpy().tolist()]
-    numeric = [all(row[i][:1].isdigit() or row[i][:1] in "+-" for row in rows) for i in range(len(header))]
-    lines = [header, ["---:" if right else "---" for right in numeric], *rows]
-    return "".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |\n" for line in lines)
+    lines = [list(cells.columns), ["---:" if right else "---" for right in numeric(cells)], *cells.to_numpy()]
+    escaped = [[cell.replace("|", "\\|").replace("<", "&lt;") for cell in line] for line in lines]
+    return "".join(f"| {' | '.join(line)} |\n" for line in escaped)
 
 
 def latex(table: Table) -> str:
     """A LaTeX table with booktabs' rules."""
-    header, *rows = [list(table.cells.columns), *table.cells.astype(str).to_numpy().tolist()]
-    body = "".join("    " + " & ".join(map(_escape, row)) + r" \\" + "\n" for row in rows)
-    return (
-        "% \\usepackage{booktabs}\n\\begin{table}\n  \\centering\n"
-        f"  \\caption{{{_escape(table.title)}. {_escape(table.note)}}}\n"
-        f"  \\begin{{tabular}}{{{'l' * len(header)}}}\n    \\toprule\n"
-        f"    {' & '.join(map(_escape, header))} \\\\\n    \\midrule\n{body}    \\bottomrule\n"
-        "  \\end{tabular}\n\\end{table}\n"
-    )
+    columns = "".join("r" if right else "l" for right in numeric(table.cells))
+    caption = f"{table.title}. {table.note}".replace("%", r"\%")
+    text = table.cells.to_latex(index=False, escape=True, column_format=columns, caption=caption)
+    return f"% \\usepackage{{booktabs}}\n{text}"
 
 
-def _frames(data: list[dict[str, object]], cells: list[dict[str, str]]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    return pd.DataFrame(data), pd.DataFrame(cells)
+def numeric(cells: pd.DataFrame) -> list[bool]:
+    """Which columns hold numbers."""
+    return [all(cell[:1].isdigit() or cell[:1] in "+-–" for cell in cells[name]) for name in cells.columns]
 
 
-def _columns(metric: str, s: Summary) -> dict[str, float | None]:
-    return {metric: s.mean, f"{metric}_std": s.std, f"{metric}_low": s.mean_low, f"{metric}_high": s.mean_high}
+def _table(name: str, rows: Rows, shown: Rows | None = None) -> Table:
+    """A table with its cells filled in. What all rows share, their section, needs no column."""
+    shown = rows if shown is None else shown
+    words = pd.read_csv(published.file("tables.csv"), dtype=str).set_index("table").loc[name]
+    columns = pd.read_csv(published.file("columns.csv"), dtype=str).query("table == @name")
+    if len({row.get("section") for row in shown}) < 2:
+        columns = columns[columns["pattern"] != "{section}"]
+    cells = [[_fill(pattern, row) for pattern in columns["pattern"]] for row in shown]
+    filled = pd.DataFrame(cells, columns=[*columns["column"]], dtype=object)
+    return Table(name, str(words["title"]), str(words["note"]), pd.DataFrame(rows), filled)
 
 
-def _mean_std(s: Summary) -> str:
-    return f"{s.mean:.4f}" if s.std is None else f"{s.mean:.4f} ± {s.std:.4f}"
+def _fill(pattern: str, row: dict[str, Any]) -> str:
+    known = {key: _Missing() if value is None or value != value else value for key, value in row.items()}
+    text = pattern.format(**known).replace("– (– to –)", "–").replace("– to –", "needs 2 seeds")
+    return text.replace(" ± –", "").replace("– SD", "–")
 
 
-def _interval(low: float | None, high: float | None) -> str:
-    return "needs 2 seeds" if low is None or high is None else f"{low:.4f} to {high:.4f}"
+def _counterparts(collection: Collection, protocols: Sequence[str]) -> list[tuple[Group, str]]:
+    """The groups that repeat a published model, by protocol, each with that model's name."""
+    pairs = [(g, name) for g in collection.groups if (name := published.counterpart(g.record["identity"]))]
+    return [pair for protocol in protocols for pair in pairs if pair[0].protocol == protocol]
 
 
-def _yes(condition: bool) -> str:
-    return "yes" if condition else "no"
-
-
-def _escape(text: str) -> str:
-    special: dict[str, str] = {c: f"\\{c}" for c in "&%$#_{}"}
-    special |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
-    special |= {"±": r"$\pm$", "×": r"$\times$", "<": r"\textless{}", ">": r"\textgreater{}"}
-    return "".join(special.get(character, character) for character in text)
+def _over_seeds(name: str, values: Sequence[float]) -> dict[str, float | None]:
+    s = summarise(values)
+    return {name: s.mean, f"{name}_std": s.std, f"{name}_low": s.mean_low, f"{name}_high": s.mean_high}

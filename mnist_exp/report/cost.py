@@ -1,0 +1,40 @@
+"""What a group of runs costs: size, arithmetic and time."""
+
+from typing import Any
+
+import numpy as np
+
+from mnist_exp.report.collect import TIMES, Collection, Group, clean
+
+
+def measure(collection: Collection) -> list[dict[str, Any]]:
+    """A row for each group: its size, its times in seconds, and what they were measured on.
+
+    Of a time, each run gives its median epoch; told are the median, the lowest and the highest of these.
+    What no run has measured is None.
+    """
+    rows = []
+    for group in collection.groups:
+        row = {"section": group.section, "model": group.label, "parameters": group.record["parameters"]}
+        operations = group.record.get("multiply_accumulates")
+        row["multiply_accumulates"] = operations if isinstance(operations, int) and operations > 0 else None
+        medians = [run.timing[[*TIMES]].median() for run in group.runs if run.timing is not None]
+        row |= _spread("epoch_seconds", [float(m["train_seconds"] + m["eval_seconds"]) for m in medians])
+        row |= _spread("images_per_second", [float(m["train_images_per_second"]) for m in medians])
+        rows.append(row | {"timed_runs": len(medians), "machine": _machines(group)})
+    return rows
+
+
+def _spread(name: str, values: list[float]) -> dict[str, float | None]:
+    found = (float(np.median(values)), min(values), max(values)) if values else (None, None, None)
+    return dict(zip((name, f"{name}_low", f"{name}_high"), found, strict=True))
+
+
+def _machines(group: Group) -> str:
+    found = set()
+    for run in group.runs:
+        if isinstance(provenance := run.record.get("provenance"), dict):
+            device, threads = provenance.get("device"), provenance.get("threads")
+            chip = provenance.get("cpu") if device == "cpu" else device
+            found.add(clean(f"{chip}, {threads} thread{'' if threads == 1 else 's'}"))
+    return "; ".join(sorted(found)) or "not recorded"

@@ -1,0 +1,169 @@
+"""Run folders made by hand: small, plausible, and as damaged as a test wants them."""
+
+import copy
+import hashlib
+import importlib.util
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+ROOT = Path(__file__).parents[2]
+DIGITS = 200
+MODELS = {
+    "lenet5": ("LeNet5", "LeNet5", 61_706, 416_520, 0.97),
+    "lenet5r": ("LeNet5_regularized", "LeNet5Regularized", 61_990, 416_520, 0.98),
+    "mlp": ("Custom MLP", "MLP", 62_930, 62_840, 0.94),
+}
+PROTOCOLS = {
+    "standard": {"train_split": "train", "eval_split": "test", "training_mode": "every_epoch"},
+    "published": {"train_split": "test", "eval_split": "train", "training_mode": "first_epoch"},
+    "swapped": {"train_split": "test", "eval_split": "train", "training_mode": "every_epoch"},
+}
+
+
+def labels() -> NDArray[np.uint8]:
+    """The labels of the digits that all made-up runs are evaluated on."""
+    return (np.arange(DIGITS) % 10).astype(np.uint8)
+
+
+def predictions(accuracy: float, seed: int) -> dict[str, NDArray[Any]]:
+    """Answers of which about so many are right, the first two digits always wrong."""
+    random = np.random.default_rng(seed)
+    label = labels().astype(int)
+    wrong = random.random(DIGITS) > accuracy
+    wrong[:2] = True
+    answer = np.where(wrong, (label + 1) % 10, label)
+    probabilities = np.full((DIGITS, 10), 0.01)
+    probabilities[np.arange(DIGITS), answer] = 0.91
+    return {
+        "label": label.astype(np.uint8),
+        "predicted": answer.astype(np.uint8),
+        "probabilities": probabilities.astype(np.float32),
+    }
+
+
+def write_run(
+    runs: Path,
+    model: str = "lenet5",
+    seed: int = 0,
+    protocol: str = "standard",
+    *,
+    name: str | None = None,
+    title: str | None = None,
+    epochs: int = 3,
+    accuracy: float | None = None,
+    settings: dict[str, Any] | None = None,
+    config: dict[str, Any] | None = None,
+    change: Callable[[dict[str, Any]], None] | None = None,
+    archive: dict[str, NDArray[Any]] | None = None,
+) -> Path:
+    """Write a finished run's folder.
+
+    ``settings`` and ``config`` replace single values of the identity and the config, by dotted path;
+    ``change`` has the last word on the record.
+    """
+    usual_title, target, parameters, operations, level = MODELS[model]
+    random = np.random.default_rng([seed, *model.encode()])
+    last = level + 0.002 * random.random() if accuracy is None else accuracy
+    identity: dict[str, Any] = {
+        "version": 1,
+        "model": {"target": f"mnist_exp.models.{target}"},
+        "optimizer": {"target": "torch.optim.SGD", "lr": 0.01, "momentum": 0.9, "fused": True},
+        "scheduler": {"target": "torch.optim.lr_scheduler.ConstantLR", "factor": 1, "interval": "epoch"},
+        "device": {"type": "cpu", "threads": 1},
+        "data": {"name": "mnist", "mean": 0.1307, "std": 0.30812881},
+        "protocol": dict(PROTOCOLS[protocol]),
+        "seed": seed,
+        "epochs": epochs,
+        "batch_size": 64,
+    }
+    said = copy.deepcopy(identity)
+    for tree, values in ((identity, settings or {}), (said, config or {})):
+        for path, value in values.items():
+            *groups, key = path.split(".")
+            branch = tree
+            for group in groups:
+                branch = branch[group]
+            branch[key] = value
+    folder = runs / (name or f"{model}-{protocol}-seed{seed}-{len(list(runs.glob('*'))):03}")
+    folder.mkdir(parents=True)
+    rows = ["epoch,train_loss,train_accuracy,test_loss,test_accuracy,learning_rate"]
+    times = ["epoch,train_seconds,eval_seconds,train_images_per_second"]
+    for epoch in range(1, epochs + 1):
+        value = last - 0.01 * (epochs - epoch)
+        rows.append(f"{epoch},{0.3 / epoch!r},{value - 0.005!r},{1.2 - value!r},{value!r},0.01")
+        times.append(f"{epoch},{5.0 + seed / 10!r},1.0,{60000 / (5.0 + seed / 10)!r}")
+    (folder / "metrics.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    (folder / "timing.csv").write_text("\n".join(times) + "\n", encoding="utf-8")
+    buffer = io.BytesIO()
+    np.savez(buffer, **(archive or predictions(last, seed)))  # type: ignore[arg-type]
+    (folder / "predictions.npz").write_bytes(buffer.getvalue())
+    record = {
+        "format": 1,
+        "name": folder.name,
+        "status": "finished",
+        "reason": None,
+        "title": usual_title if title is None else title,
+        "identity": identity,
+        "config": said,
+        "parameters": parameters,
+        "multiply_accumulates": operations,
+        "started": "2024-05-01T10:00:00+00:00",
+        "ended": "2024-05-01T10:01:00+00:00",
+        "resumed": 0,
+        "provenance": {"git_commit": "0" * 40, "cpu": "Some CPU", "device": "cpu", "threads": 1},
+        "files": {"metrics.csv": hashlib.sha256((folder / "metrics.csv").read_bytes()).hexdigest()},
+    }
+    if change:
+        change(record)
+    (folder / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    return folder
+
+
+def write_digits(root: Path, split: str = "t10k") -> None:
+    """Write pictures for the digits that made-up runs are evaluated on."""
+    raw = root / "MNIST" / "raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    pixels = np.arange(DIGITS * 28 * 28) % 251
+    (raw / f"{split}-images-idx3-ubyte").write_bytes(b"\0" * 16 + pixels.astype(np.uint8).tobytes())
+    (raw / f"{split}-labels-idx1-ubyte").write_bytes(b"\0" * 8 + labels().tobytes())
+
+
+def load_script() -> ModuleType:
+    """``scripts/report.py`` as a module."""
+    spec = importlib.util.spec_from_file_location("report_script", ROOT / "scripts" / "report.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+EVIL = "<script>alert('title')</script> & [b]$x_1$"
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole report, of three models and of folders that are damaged: its folder is ``report``."""
+    place = tmp_path_factory.mktemp("site")
+    runs = place / "runs"
+    for model in MODELS:
+        for seed in range(3):
+            write_run(runs, model, seed, title=EVIL if model == "mlp" else None)
+    write_run(runs, seed=9, name="empty-metrics").joinpath("metrics.csv").write_text("")
+    (runs / "stray").mkdir()
+    (runs / "note.txt").write_text("hello")
+    unfinished = "</li><img src=x onerror=alert(1)>\n\x1b[31mred"
+    write_run(runs, seed=8, name="failed", change=lambda r: r.update(status="failed", reason=unfinished))
+    write_run(runs, seed=7, name="no-timing", change=lambda r: r["identity"].update(batch_size=32))
+    (runs / "no-timing" / "timing.csv").write_bytes(b"\xff\xfe\0")
+    write_digits(place / "data")
+    arguments = ["--runs", str(runs), "--out", str(place / "report"), "--data", str(place / "data")]
+    assert load_script().main(arguments) == 0
+    return place

@@ -1,0 +1,89 @@
+"""The page in a real browser: nothing goes wrong, nothing leaves it, and everybody can use it."""
+
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+PACKAGES = ["playwright-core@1.65.1", "axe-core@4.14.1"]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+
+@pytest.fixture(scope="module")
+def seen(site: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the browser saw; the page is opened from a file, in both widths and both colour schemes."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if CHROMIUM is None:
+        pytest.skip("there is no Chromium here (Debian: apt-get install chromium)")
+    if node is None or npm is None:
+        pytest.skip("there is no Node.js with npm here")
+    folder = tmp_path_factory.mktemp("chromium")
+    (folder / "package.json").write_text("{}")
+    quiet = ["--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
+    try:
+        subprocess.run(
+            [npm, "install", *quiet, *PACKAGES],
+            cwd=folder,
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=180,
+        )
+    except (subprocess.SubprocessError, OSError) as error:
+        pytest.skip(f"npm can't install {' and '.join(PACKAGES)}: {getattr(error, 'stderr', None) or error}")
+    script = folder / "look.mjs"
+    shutil.copy(Path(__file__).with_name("look.mjs"), script)
+    page = site / "report" / "index.html"
+    arguments = [CHROMIUM, page.as_uri(), str(folder / "profile"), "root" if os.geteuid() == 0 else "user"]
+    done = subprocess.run([node, script, *arguments], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert isinstance(result, dict)
+    return result
+
+
+def test_no_errors_and_no_requests(seen: dict[str, Any]) -> None:
+    assert seen["console"] == []
+    assert seen["requests"] == []
+
+
+@pytest.mark.parametrize("view", ["360 light", "360 dark", "1440 light", "1440 dark"])
+def test_no_sideways_scrolling_and_no_barriers(seen: dict[str, Any], view: str) -> None:
+    assert seen["views"][view]["overflow"] == 0
+    assert seen["views"][view]["violations"] == []
+
+
+def test_summary_is_in_the_first_screen(seen: dict[str, Any]) -> None:
+    assert all(view["summaryBottom"] < 900 for view in seen["views"].values())
+
+
+def test_light_and_dark_differ(seen: dict[str, Any]) -> None:
+    assert seen["views"]["360 light"]["background"] != seen["views"]["360 dark"]["background"]
+
+
+def test_tables_sort_by_keyboard(seen: dict[str, Any]) -> None:
+    states = seen["sorting"]
+    assert [state["sort"] for state in states] == [None, "ascending", "descending"]
+    parameters = [[int(text.replace(",", "")) for text in state["column"]] for state in states]
+    assert parameters[1] == sorted(parameters[0])
+    assert parameters[2] == sorted(parameters[0], reverse=True)
+    assert seen["skip"] == "#main"
+
+
+def test_wide_tables_can_be_scrolled_by_keyboard(seen: dict[str, Any]) -> None:
+    assert seen["scrolled"] > 0
+
+
+def test_numbers_are_one_click_away(seen: dict[str, Any]) -> None:
+    assert seen["download"]["name"] == "comparison.csv"
+    assert seen["download"]["start"].startswith("model,section,protocol,")
+
+
+def test_without_script_the_page_makes_sense_and_it_prints(seen: dict[str, Any]) -> None:
+    assert seen["withoutScript"]["tables"] >= 6
+    assert seen["withoutScript"]["buttons"] == 0
+    assert seen["pdf"] == "%PDF-"

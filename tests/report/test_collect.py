@@ -1,0 +1,275 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mnist_exp.report.collect import Collection, clean, collect, slug
+from tests.report.conftest import write_run
+
+
+def labels(runs: Path) -> list[str]:
+    return [group.label for group in collect(runs).groups]
+
+
+def test_runs_that_differ_in_their_seed_alone_are_one_group(tmp_path: Path) -> None:
+    for seed in (2, 0, 10):
+        write_run(tmp_path, seed=seed)
+    (group,) = collect(tmp_path).groups
+    assert group.label == "LeNet5"
+    assert [run.seed for run in group.runs] == [0, 2, 10]
+    assert group.section == "mnist, standard protocol"
+
+
+@pytest.mark.parametrize(
+    ("key", "values", "words"),
+    [
+        ("optimizer.lr", [0.1, 0.001, 0.01], ["lr=0.001", "lr=0.01", "lr=0.1"]),
+        ("optimizer.target", ["torch.optim.SGD", "torch.optim.Adam"], ["optimizer=Adam", "optimizer=SGD"]),
+        ("batch_size", [128, 64], ["batch_size=64", "batch_size=128"]),
+        ("epochs", [3, 3.0], ["epochs=3"]),
+        ("model.dropout", [0.5, 0.1], ["dropout=0.1", "dropout=0.5"]),
+        ("device.type", ["cuda", "cpu"], ["device=cpu", "device=cuda"]),
+        ("version", [1, 2], ["version=1", "version=2"]),
+    ],
+)
+def test_a_sweep_gives_a_row_each_labelled_by_what_differs(
+    tmp_path: Path, key: str, values: list[Any], words: list[str]
+) -> None:
+    for value in values:
+        for seed in (0, 1):
+            write_run(tmp_path, seed=seed, settings={key: value})
+    collection = collect(tmp_path)
+    if key == "epochs":  # 3.0 epochs are no number of epochs
+        assert [g.label for g in collection.groups] == ["LeNet5"]
+        assert len(collection.problems) == 2
+        return
+    assert [group.label for group in collection.groups] == [f"LeNet5, {word}" for word in words]
+    assert all(len(group.runs) == 2 for group in collection.groups)
+    assert len({group.slug for group in collection.groups}) == len(words)
+
+
+def test_a_default_that_an_identity_leaves_out_is_told_from_the_config(tmp_path: Path) -> None:
+    write_run(tmp_path, config={"optimizer.weight_decay": 0.0, "device.name": "auto"})
+    write_run(tmp_path, settings={"optimizer.weight_decay": 0.1}, config={"device.name": "cpu"})
+    assert labels(tmp_path) == ["LeNet5, weight_decay=0", "LeNet5, weight_decay=0.1"]
+
+
+def test_what_differs_with_the_model_alone_is_said_by_its_title(tmp_path: Path) -> None:
+    write_run(tmp_path, "mlp", settings={"model.hidden": 60})
+    write_run(tmp_path, "lenet5")
+    assert labels(tmp_path) == ["LeNet5", "Custom MLP"]
+
+
+def test_two_models_of_one_title_are_told_apart(tmp_path: Path) -> None:
+    write_run(tmp_path, "mlp", title="Net")
+    write_run(tmp_path, "lenet5", title="Net")
+    assert labels(tmp_path) == ["Net, model=LeNet5", "Net, model=MLP"]
+
+
+def test_two_settings_of_one_short_name_are_written_in_full(tmp_path: Path) -> None:
+    write_run(tmp_path, settings={"optimizer.gamma": 1, "scheduler.gamma": 2})
+    write_run(tmp_path, settings={"optimizer.gamma": 3, "scheduler.gamma": 4})
+    assert labels(tmp_path) == [
+        "LeNet5, optimizer.gamma=1, scheduler.gamma=2",
+        "LeNet5, optimizer.gamma=3, scheduler.gamma=4",
+    ]
+
+
+def test_labels_and_file_names_are_never_shared(tmp_path: Path) -> None:
+    for target in ("a.Net", "b.Net"):
+        write_run(tmp_path, settings={"model.target": target}, title="<모델>")
+    groups = collect(tmp_path).groups
+    assert [group.label for group in groups] == ["<모델>, model=Net", "<모델>, model=Net (2)"]
+    assert [group.slug for group in groups] == ["model-net", "model-net-2"]
+
+
+def test_other_protocols_and_other_data_are_other_sections(tmp_path: Path) -> None:
+    write_run(tmp_path, protocol="swapped")
+    write_run(tmp_path, protocol="published")
+    write_run(tmp_path, protocol="standard")
+    write_run(tmp_path, protocol="standard", settings={"data.mean": 0.5})
+    write_run(tmp_path, protocol="standard", settings={"data.name": "fashion"})
+    collection = collect(tmp_path)
+    assert sorted(collection.sections) == [
+        "fashion, standard protocol",
+        "mnist, published protocol",
+        "mnist, standard protocol, mean=0.1307",
+        "mnist, standard protocol, mean=0.5",
+        "mnist, swapped splits only protocol",
+    ]
+    assert [group.label for group in collection.groups] == ["LeNet5"] * 5
+
+
+def overwrite(name: str, content: bytes) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_bytes(content) and None  # type: ignore[return-value]
+
+
+def cut(name: str, by: int) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:-by]) and None  # type: ignore[return-value]
+
+
+def as_folder(name: str) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        (folder / name).unlink()
+        (folder / name).mkdir()
+
+    return damage
+
+
+def record(**changes: Any) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        content = json.loads((folder / "run.json").read_text())
+        for path, value in changes.items():
+            *groups, key = path.split("__")
+            branch = content
+            for group in groups:
+                branch = branch[group]
+            if value is ...:
+                del branch[key]
+            else:
+                branch[key] = value
+        (folder / "run.json").write_text(json.dumps(content))
+
+    return damage
+
+
+def metrics(old: str, new: str) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        record(files=None)(folder)
+        path = folder / "metrics.csv"
+        path.write_text(path.read_text().replace(old, new, 1))
+
+    return damage
+
+
+def drop_last_row(folder: Path) -> None:
+    record(files=None)(folder)
+    path = folder / "metrics.csv"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+
+
+def half_a_row(folder: Path) -> None:
+    record(files=None)(folder)
+    cut("metrics.csv", 12)(folder)
+
+
+def last_digit(folder: Path) -> None:
+    record(files=None)(folder)
+    cut("metrics.csv", 2)(folder)  # 0.0 instead of 0.01: still a number
+
+
+DAMAGED = {
+    "empty metrics": (overwrite("metrics.csv", b""), "empty metrics.csv"),
+    "half-written row": (half_a_row, "half-written metrics.csv"),
+    "half-written number": (last_digit, "half-written metrics.csv"),
+    "header only": (metrics("\n1,", "\n"), "metrics.csv"),
+    "fewer epochs": (drop_last_row, "metrics.csv of 2 epochs instead of 1 to 3"),
+    "NaN": (metrics("0.3,", "nan,"), "column train_loss that is no finite number"),
+    "infinite": (metrics("0.3,", "inf,"), "column train_loss that is no finite number"),
+    "words": (metrics("0.3,", "much,"), "column train_loss that is no finite number"),
+    "no fraction": (metrics("0.965", "1.965"), "accuracy that is no fraction"),
+    "missing column": (metrics("test_loss", "x"), "without column test_loss"),
+    "binary metrics": (metrics("epoch", "\0\1"), "without column epoch"),
+    "other metrics": (overwrite("metrics.csv", b"epoch\n1\n"), "another metrics.csv"),
+    "no UTF-8 metrics": (lambda f: [record(files=None)(f), overwrite("metrics.csv", b"\xff\xfe")(f)], "damaged"),
+    "metrics is a folder": (as_folder("metrics.csv"), "no file metrics.csv"),
+    "record is a folder": (as_folder("run.json"), "no file run.json"),
+    "empty record": (overwrite("run.json", b""), "empty run.json"),
+    "half a record": (cut("run.json", 30), "damaged run.json"),
+    "no UTF-8 record": (overwrite("run.json", b'{"format": "\xff"}'), "damaged run.json"),
+    "deep record": (overwrite("run.json", b"[" * 100_000), ""),
+    "half a surrogate": (record(title="\ud800"), "damaged run.json"),
+    "NaN in record": (record(parameters=float("nan")), "damaged run.json"),
+    "list": (overwrite("run.json", b"[]"), "format None"),
+    "null": (overwrite("run.json", b"null"), "format None"),
+    "unknown format": (record(format=99), "format 99"),
+    "no status": (record(status=...), "not finished (None)"),
+    "failed": (record(status="failed", reason="out of memory"), "not finished (failed: out of memory)"),
+    "no identity": (record(identity=...), "without identity.model.target"),
+    "identity is a list": (record(identity=[]), "without identity.model.target"),
+    "no seed": (record(identity__seed=...), "without identity.seed"),
+    "seed is text": (record(identity__seed="0"), "identity.seed is '0'"),
+    "seed is true": (record(identity__seed=True), "identity.seed is True"),
+    "negative seed": (record(identity__seed=-1), "identity.seed is -1"),
+    "huge parameters": (record(parameters=10**30), "parameters is 1000"),
+    "huge epochs": (record(identity__epochs=10**15), "instead of 1 to 1000000000000000"),
+    "model is text": (record(identity__model="LeNet5"), "without identity.model.target"),
+    "protocol is null": (record(identity__protocol=None), "without identity.protocol"),
+    "data is null": (record(identity__data=None), "without identity.data.name"),
+    "title is a number": (record(title=5), "title is 5"),
+    "no title": (record(title=...), "without title"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_a_damaged_run_is_named_and_the_rest_reported(tmp_path: Path, kind: str) -> None:
+    damage, words = DAMAGED[kind]
+    write_run(tmp_path, seed=0)
+    damage(write_run(tmp_path, seed=1, name="bad", accuracy=0.97))
+    collection = collect(tmp_path)
+    assert [len(group.runs) for group in collection.groups] == [1]
+    (problem,) = collection.problems
+    assert (problem.folder, problem.left_out) == ("bad", True)
+    assert words in problem.reason
+    assert problem.reason == clean(problem.reason)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        as_folder("timing.csv"),
+        cut("timing.csv", 3),
+        overwrite("timing.csv", b"\0\xff"),
+        overwrite("timing.csv", b""),
+    ],
+)
+def test_a_run_without_its_timing_is_reported_all_the_same(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    damage(write_run(tmp_path))
+    collection = collect(tmp_path)
+    assert collection.groups[0].runs[0].timing is None
+    (problem,) = collection.problems
+    assert not problem.left_out and "timing.csv" in problem.reason
+
+
+def test_odd_values_that_a_report_does_not_need_do_no_harm(tmp_path: Path) -> None:
+    odd: dict[str, Any] = {"config": 3, "provenance": ["x"], "files": "no", "multiply_accumulates": "many"}
+    write_run(tmp_path, change=lambda r: r.update(odd, reason={"a": 1}, data=None))
+    assert labels(tmp_path) == ["LeNet5"]
+
+
+def test_two_folders_of_one_identity_are_never_both_counted(tmp_path: Path) -> None:
+    write_run(tmp_path, name="a")
+    write_run(tmp_path, name="b")
+    write_run(tmp_path, name="c", accuracy=0.5)
+    collection = collect(tmp_path)
+    assert [run.folder.name for run in collection.groups[0].runs] == ["a"]
+    assert [(p.folder, p.reason) for p in collection.problems] == [
+        ("b", "has the settings and seed of a, and the same numbers"),
+        ("c", "has the settings and seed of a, and other numbers"),
+    ]
+
+
+def test_stray_folders_and_files_are_named_and_hidden_ones_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "stray").mkdir()
+    (tmp_path / "note.txt").write_text("")
+    (tmp_path / ".x.lock").write_text("")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "odd\nname").mkdir()
+    collection = collect(tmp_path)
+    assert [p.folder for p in collection.problems] == ["loop", "note.txt", "odd name", "stray"]
+    assert collection.groups == Collection().groups
+
+
+def test_an_unreadable_folder_of_runs_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No such file"):
+        collect(tmp_path / "nowhere")
+
+
+def test_words_become_safe_names() -> None:
+    assert slug("LeNet5_regularized, lr=0.01") == "lenet5-regularized-lr-0.01"
+    assert slug("../../etc/passwd") == "etc-passwd"
+    assert slug("모델") == "unnamed"
+    assert len(slug("x" * 500)) == 80
+    assert clean("a\n b\x1b[31m") == "a b\N{REPLACEMENT CHARACTER}[31m"

@@ -1,0 +1,183 @@
+import gzip
+import io
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mnist_exp.report import tables
+from mnist_exp.report.collect import collect
+from mnist_exp.report.errors import analyse, gallery, pictures
+from tests.report.conftest import DIGITS, labels, write_digits, write_run
+
+
+def answers(label: list[int], answer: list[int], confidence: list[float]) -> dict[str, Any]:
+    """Predictions whose answer has the given probability, and whose other classes share the rest."""
+    c = np.array(confidence)
+    probabilities = np.repeat((1 - c)[:, None] / 9, 10, axis=1)
+    probabilities[np.arange(len(c)), answer] = c
+    whole = {"label": np.array(label, np.uint8), "predicted": np.array(answer, np.uint8)}
+    return {**whole, "probabilities": probabilities.astype(np.float32)}
+
+
+@pytest.fixture
+def by_hand(tmp_path: Path) -> Path:
+    """Two models of two seeds, four digits: 3, 3, 5, 5."""
+    label = [3, 3, 5, 5]
+    write_run(tmp_path, "lenet5", 0, archive=answers(label, [3, 8, 5, 6], [0.9, 0.8, 0.9, 0.7]))
+    write_run(tmp_path, "lenet5", 1, archive=answers(label, [3, 8, 5, 5], [0.9, 0.6, 0.9, 0.5]))
+    write_run(tmp_path, "mlp", 0, archive=answers(label, [3, 8, 6, 5], [0.9, 0.9, 0.5, 0.9]))
+    write_run(tmp_path, "mlp", 1, archive=answers(label, [3, 5, 6, 5], [0.9, 0.8, 0.7, 0.9]))
+    return tmp_path
+
+
+def test_confusion_matrix_by_hand(by_hand: Path) -> None:
+    (lenet5, mlp), problems = analyse(collect(by_hand))
+    assert not problems
+    expected = np.zeros((10, 10))
+    expected[3, 3], expected[3, 8], expected[5, 5], expected[5, 6] = 1, 1, 1.5, 0.5
+    assert np.array_equal(lenet5.confusion, expected)
+    assert lenet5.missed.tolist() == [0, 2, 0, 1]
+    assert mlp.mostly_missed.tolist() == [False, True, True, False]
+
+
+def test_calibration_error_by_hand(by_hand: Path) -> None:
+    (lenet5, _), _ = analyse(collect(by_hand))
+    # Seed 0: bins (12/15, 13/15], … hold 0.9 twice, both right; 0.8 and 0.7 alone, both wrong.
+    assert lenet5.calibration_errors[0] == pytest.approx((2 * 0.1 + 0.8 + 0.7) / 4, abs=1e-6)
+    assert lenet5.calibration_errors[1] == pytest.approx((2 * 0.1 + 0.6 + 0.5) / 4, abs=1e-6)
+
+
+def test_a_bin_weighs_right_and_wrong_together(tmp_path: Path) -> None:
+    write_run(tmp_path, archive=answers([1, 1, 1, 1], [1, 1, 2, 2], [0.75] * 4))
+    (m,), _ = analyse(collect(tmp_path))
+    assert m.calibration_errors == pytest.approx([0.25])
+
+
+def test_error_tables_by_hand(by_hand: Path) -> None:
+    mistakes, _ = analyse(collect(by_hand))
+    confused = tables.confused(mistakes).data
+    lenet5 = confused[confused["model"] == "LeNet5"][["label", "predicted", "digits", "share"]]
+    assert lenet5.to_numpy().tolist() == [[3, 8, 1, 0.5], [5, 6, 0.5, 0.25]]
+    classes = tables.classes(mistakes)
+    assert classes.data["class_3"].tolist() == [0.5, 0.5]
+    assert classes.data["class_5"].tolist() == [0.75, 0.5]
+    assert classes.cells["0"].tolist() == ["–", "–"]
+    assert tables.calibration(mistakes).data["n"].tolist() == [2, 2]
+
+
+def test_gallery_marks_what_all_models_miss(by_hand: Path) -> None:
+    mistakes, _ = analyse(collect(by_hand))
+    found = gallery(mistakes, 10)
+    assert [(miss.index, miss.label, miss.by_all) for miss in found] == [(1, 3, True), (2, 5, False)]
+    assert [answer for _, answer in found[0].answers] == [8, 8]
+    assert len(gallery(mistakes, 1)) == 1
+
+
+def test_runs_without_predictions_have_no_errors_and_no_problem(tmp_path: Path) -> None:
+    (write_run(tmp_path) / "predictions.npz").unlink()
+    assert analyse(collect(tmp_path)) == ([], [])
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return (pytest.fail, ("a pickle was run",))
+
+
+def npz(**arrays: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def bomb() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in ("label", "predicted", "probabilities"):
+            archive.writestr(f"{name}.npy", pickle.dumps(Bomb()))
+    return buffer.getvalue()
+
+
+def giant() -> bytes:
+    """An array that says it has 10¹³ rows."""
+    buffer, array = io.BytesIO(), io.BytesIO()
+    np.lib.format.write_array_header_1_0(array, {"descr": "|u1", "fortran_order": False, "shape": (10**13,)})
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in ("label", "predicted", "probabilities"):
+            archive.writestr(f"{name}.npy", array.getvalue())
+    return buffer.getvalue()
+
+
+GOOD = answers([1, 2], [1, 3], [0.9, 0.8])
+DAMAGED = {
+    "empty": b"",
+    "no archive": b"PK" + b"\0" * 50,
+    "a pickle": pickle.dumps(Bomb()),
+    "pickles in an archive": bomb(),
+    "objects": npz(**(GOOD | {"label": np.array([Bomb()], dtype=object)})),
+    "giant": giant(),
+    "cut off": npz(**GOOD)[:-100],
+    "lacks a part": npz(label=GOOD["label"]),
+    "one dimension too many": npz(**(GOOD | {"label": [[1, 2]]})),
+    "no digits": npz(label=np.zeros(0, int), predicted=np.zeros(0, int), probabilities=np.zeros((0, 10))),
+    "too few answers": npz(**(GOOD | {"predicted": [1]})),
+    "eleven classes": npz(**(GOOD | {"probabilities": np.zeros((2, 11))})),
+    "class 10": npz(**(GOOD | {"predicted": [1, 10]})),
+    "negative label": npz(**(GOOD | {"label": [1, -1]})),
+    "labels are fractions": npz(**(GOOD | {"label": [1.5, 2]})),
+    "NaN": npz(**(GOOD | {"probabilities": np.full((2, 10), np.nan)})),
+    "no probabilities": npz(**(GOOD | {"probabilities": np.full((2, 10), 3.0)})),
+    "text": npz(**(GOOD | {"probabilities": np.full((2, 10), "x")})),
+    "other digits": npz(**answers([5, 6], [5, 6], [0.9, 0.9])),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_damaged_predictions_are_named_and_the_rest_reported(tmp_path: Path, kind: str) -> None:
+    write_run(tmp_path, seed=0, archive=GOOD)
+    (write_run(tmp_path, seed=1, name="bad") / "predictions.npz").write_bytes(DAMAGED[kind])
+    (found,), (problem,) = analyse(collect(tmp_path))
+    assert len(found.confusions) == 1
+    assert (problem.folder, problem.left_out) == ("bad", False)
+    assert "predictions.npz" in problem.reason and "\n" not in problem.reason
+
+
+def test_predictions_that_are_not_those_of_the_run_are_named(tmp_path: Path) -> None:
+    write_run(tmp_path, name="bad", change=lambda record: record["files"].update({"predictions.npz": "0" * 64}))
+    found, (problem,) = analyse(collect(tmp_path))
+    assert not found and "another SHA-256" in problem.reason
+
+
+def test_pictures_are_those_of_the_split(tmp_path: Path) -> None:
+    write_digits(tmp_path)
+    images = pictures(tmp_path, "test", labels().astype(np.int64))
+    assert images.shape == (DIGITS, 28, 28)
+    assert images[1, 0, 0] == 784 % 251
+    raw = tmp_path / "MNIST" / "raw"
+    for path in list(raw.iterdir()):
+        (raw / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    assert np.array_equal(pictures(tmp_path, "test", labels().astype(np.int64)), images)
+
+
+@pytest.mark.parametrize("kind", ["missing", "cut off", "other labels", "folder", "bad gzip"])
+def test_without_the_digits_there_are_no_pictures(tmp_path: Path, kind: str) -> None:
+    label = labels().astype(np.int64)
+    raw = tmp_path / "MNIST" / "raw"
+    if kind != "missing":
+        write_digits(tmp_path)
+    file = raw / "t10k-images-idx3-ubyte"
+    if kind == "cut off":
+        file.write_bytes(file.read_bytes()[:-1])
+    if kind in ("folder", "bad gzip"):
+        file.unlink()
+    if kind == "folder":
+        file.mkdir()
+    if kind == "bad gzip":
+        (raw / f"{file.name}.gz").write_bytes(b"no")
+    with pytest.raises(ValueError, match=r"digits|can't be read"):
+        pictures(tmp_path, "test", label[::-1] if kind == "other labels" else label)

@@ -1,0 +1,230 @@
+"""The whole command: what it writes, says and survives."""
+
+import base64
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mnist_exp.report import figures
+from mnist_exp.report.collect import collect
+from tests.report.conftest import EVIL, ROOT, load_script, write_run
+
+
+def run(runs: Path, out: Path, data: Path) -> int:
+    code = load_script().main(["--runs", str(runs), "--out", str(out), "--data", str(data)])
+    assert isinstance(code, int)
+    return code
+
+
+def command(runs: Path, out: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """The command in a process of its own, which ends with naming every module that it has loaded."""
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['report', '--runs', {str(runs)!r}, '--out', {str(out)!r}, '--data', 'nowhere']\n"
+        f"try: runpy.run_path({str(ROOT / 'scripts' / 'report.py')!r}, run_name='__main__')\n"
+        "finally: print('torch is loaded' if 'torch' in sys.modules else 'no torch')\n"
+    )
+    outer = {key: value for key, value in os.environ.items() if key != "DISPLAY"}
+    everything = {**outer, "PYTHONPATH": str(ROOT), **environment}
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=everything, check=False, timeout=300
+    )
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def page(site: Path) -> str:
+    return (site / "report" / "index.html").read_text(encoding="utf-8")
+
+
+def test_every_figure_comes_in_every_format_with_its_numbers(site: Path) -> None:
+    folder = site / "report" / "mnist-standard-protocol"
+    names = {path.stem for path in folder.iterdir()}
+    assert {
+        "overview",
+        "cost",
+        "reliability",
+        "all-test-accuracy",
+        "lenet5-regularized-batch-size-64-confusion",
+    } <= names
+    assert {path.suffix for path in folder.iterdir()} == {".svg", ".pdf", ".png", ".csv"}
+    assert len(list(folder.iterdir())) == 4 * len(names)
+    with Image.open(folder / "all-test-loss.png") as image:
+        assert image.info["dpi"] == pytest.approx((300, 300), abs=0.1)
+    assert b"/FontType 3" not in (folder / "overview.pdf").read_bytes()
+
+
+def test_few_models_have_their_curves_alone_as_well(site: Path) -> None:
+    folder = site / "report" / "mnist-standard-protocol"
+    alone = sorted(path.stem for path in folder.glob("*-t*-loss.svg") if not path.stem.startswith("all-"))
+    assert len(alone) == 2 * 4  # four groups: three models and one of another batch size
+
+
+def test_markup_in_titles_and_reasons_is_shown_as_text(site: Path) -> None:
+    text = page(site)
+    assert "<script>alert" not in text and "<img src=x" not in text
+    assert "&lt;script&gt;alert(&#39;title&#39;)&lt;/script&gt;" in text
+    assert text.count("<script>") == 1
+
+
+def test_everything_wrong_is_named_on_the_page_and_on_one_line_each(
+    tmp_path: Path, site: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = page(site)
+    for name in ("empty-metrics", "stray", "note.txt", "failed", "no-timing"):
+        assert f"<b>{name}</b>" in text
+    problems = collect(site / "runs").problems
+    assert len(problems) == 5
+    assert run(site / "runs" / "stray", tmp_path, tmp_path) == 1
+    assert "there is no finished run" in capsys.readouterr().err
+
+
+def test_the_page_asks_nothing_of_anybody(site: Path) -> None:
+    text = page(site)
+    addresses = re.findall(r"(?:src|href|action|data|poster)=\"([^\"]*)\"", text)
+    assert addresses
+    assert all(address.startswith(("data:", "#")) for address in addresses)
+    assert "url(" not in text and "@import" not in text and "http://www.w3.org" not in text
+    assert "default-src 'none'" in text
+
+
+def test_pictures_have_text_and_numbers(site: Path) -> None:
+    images = re.findall(r"<img [^>]*>", page(site))
+    assert len(images) > 20
+    assert all(re.search(r'alt="[^"]{10,}"', image) for image in images)
+    csv = re.search(r'download="comparison.csv" href="data:text/csv;base64,([^"]*)"', page(site))
+    assert csv and base64.b64decode(csv[1]) == (site / "report" / "comparison.csv").read_bytes()
+
+
+def test_summary_and_runs_are_on_the_page(site: Path) -> None:
+    text = page(site)
+    assert "LeNet5_regularized, batch_size=64 (" in text and "3 of each are needed" in text
+    assert text.count('<details class="run">') == 10
+    assert "provenance.git_commit" in text and "identity.optimizer.lr" in text
+    assert "all miss" in text and 'alt="Digit 0 of the test split, labelled 0"' in text
+
+
+def small(runs: Path) -> None:
+    for seed in range(3):
+        write_run(runs, "lenet5", seed, "published", epochs=20, title=EVIL)
+
+
+def test_the_same_runs_give_the_same_bytes_whatever_the_surroundings(tmp_path: Path) -> None:
+    small(tmp_path / "runs")
+    assert run(tmp_path / "runs", tmp_path / "one", Path("nowhere")) == 0
+    surroundings = {
+        "MPLBACKEND": "nonsense",
+        "HOME": "/proc",
+        "PYTHONHASHSEED": "7",
+        "TZ": "Asia/Seoul",
+        "LC_ALL": "C",
+    }
+    done = command(tmp_path / "runs", tmp_path / "two", **surroundings)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert done.stdout.splitlines()[-1] == "no torch"
+    one, two = files(tmp_path / "one"), files(tmp_path / "two")
+    assert one.keys() == two.keys()
+    assert [name for name in one if one[name] != two[name]] == []
+    assert b"Produc" not in two["mnist-published-protocol/overview.pdf"]
+
+
+def test_one_processor_draws_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small(tmp_path / "runs")
+    collection = collect(tmp_path / "runs")
+    drawings = figures.of_section(collection, collection.sections[0], [], [
+        {"section": collection.sections[0], "model": EVIL, "multiply_accumulates": None, "epoch_seconds": None}
+    ])[:2]  # fmt: skip
+    figures.write(drawings, tmp_path / "many")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
+    figures.write(drawings, tmp_path / "one")
+    assert files(tmp_path / "many") == files(tmp_path / "one")
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports with empty figures: real ones take long to draw."""
+
+    def write(drawings: list[figures.Drawing], folder: Path) -> list[str]:
+        for drawing in drawings:
+            (folder / drawing.name).parent.mkdir(exist_ok=True)
+            (folder / f"{drawing.name}.svg").write_text("")
+        return [f"{drawing.name}.svg" for drawing in drawings]
+
+    monkeypatch.setattr(figures, "write", write)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_is_not_there_is_said_not_to_be(tmp_path: Path) -> None:
+    for seed in range(2):
+        write_run(tmp_path / "runs", seed=seed)
+    assert run(tmp_path / "runs", tmp_path / "out", tmp_path / "nowhere") == 0
+    text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "There are no pictures: the digits (t10k-images-idx3-ubyte) are not in the data folder." in text
+    assert "Label 0" in text and "is the only one here" in text
+    assert "There is nothing to compare" in text
+    assert "have no usable predictions.npz" not in text
+    for file in (tmp_path / "runs").glob("*/predictions.npz"):
+        file.unlink()
+    assert run(tmp_path / "runs", tmp_path / "out", tmp_path / "nowhere") == 0
+    text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "2 of 2 runs have no usable predictions.npz, so nothing can be said of what they got wrong" in text
+    assert not (tmp_path / "out" / "confused.csv").exists()
+    assert 'class="gallery"' not in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_report_takes_away_what_an_earlier_one_wrote_and_nothing_else(tmp_path: Path) -> None:
+    runs, out = tmp_path / "runs", tmp_path / "out"
+    write_run(runs, "lenet5", 0)
+    write_run(runs, "mlp", 0, "published")
+    assert run(runs, out, tmp_path) == 0
+    assert (out / "mnist-published-protocol" / "overview.svg").exists()
+    (out / "mine.txt").write_text("mine")
+    (out / "mnist-standard-protocol" / "mine.svg").write_text("mine")
+    (tmp_path / "precious").write_text("mine")
+    with (out / ".report-files").open("a") as manifest:
+        manifest.write("../precious\n")
+    for folder in list(runs.iterdir()):
+        if "published" in folder.name:
+            folder.rename(tmp_path / "gone")
+    assert run(runs, out, tmp_path) == 0
+    assert not (out / "mnist-published-protocol").exists()
+    assert not (out / "differences.csv").exists()
+    assert (out / "mine.txt").exists() and (out / "mnist-standard-protocol" / "mine.svg").exists()
+    assert (tmp_path / "precious").exists()
+
+
+def test_what_can_not_be_read_or_written_is_said_without_a_traceback(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(tmp_path / "nowhere", tmp_path / "out", tmp_path) == 1
+    assert "there is no finished run" in capsys.readouterr().err
+    write_run(tmp_path / "runs")
+    (tmp_path / "taken").write_text("")
+    assert run(tmp_path / "runs", tmp_path / "taken", tmp_path) == 1
+    assert "can't be written" in capsys.readouterr().err
+
+
+def test_a_sweep_of_many_groups_shows_the_best(tmp_path: Path) -> None:
+    for rate in range(12):
+        write_run(tmp_path, settings={"optimizer.lr": rate}, accuracy=0.9 + rate / 1000)
+    collection = collect(tmp_path)
+    groups = collection.in_section(collection.sections[0], most=figures.TOGETHER)
+    assert [group.label for group in groups] == [f"LeNet5, lr={rate}" for rate in range(4, 12)]
+
+
+def test_pictures_are_looked_for_where_the_environment_says(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MNIST_EXP_DATA", "some/digits")
+    with pytest.raises(SystemExit):
+        load_script().main(["--help"])
+    assert "some/digits" in capsys.readouterr().out

@@ -1,0 +1,125 @@
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from mnist_exp.report import cost, tables
+from mnist_exp.report.collect import collect
+from tests.report.conftest import EVIL, write_run
+
+
+def test_comparison_has_every_number_with_its_interval(tmp_path: Path) -> None:
+    for seed, accuracy in enumerate((0.97, 0.98, 0.99)):
+        write_run(tmp_path, seed=seed, accuracy=accuracy)
+    table = tables.comparison(collect(tmp_path))
+    row = table.data.iloc[0]
+    assert row["test_accuracy"] == pytest.approx(0.98)
+    assert row["test_accuracy_std"] == pytest.approx(0.01)
+    # t(0.975, 2) = 4.302653 from a printed table.
+    assert row["test_accuracy_low"] == pytest.approx(0.98 - 4.302653 * 0.01 / 3**0.5)
+    assert table.cells.iloc[0].tolist() == [
+        "LeNet5", "61,706", "0.2200 ± 0.0100", "0.9800 ± 0.0100", "0.9552 to 1.0048", "3",
+    ]  # fmt: skip
+
+
+def test_one_seed_says_that_it_needs_more(tmp_path: Path) -> None:
+    write_run(tmp_path, accuracy=0.9)
+    cells = tables.comparison(collect(tmp_path)).cells.iloc[0]
+    assert cells["Test accuracy"] == "0.9000"
+    assert cells["95 % interval of the mean accuracy"] == "needs 2 seeds"
+    assert tables.differences(collect(tmp_path)) is None
+
+
+def test_several_protocols_are_told_apart_and_never_compared(tmp_path: Path) -> None:
+    for protocol in ("standard", "published"):
+        for seed in range(3):
+            write_run(tmp_path, "lenet5", seed, protocol)
+            write_run(tmp_path, "mlp", seed, protocol)
+    collection = collect(tmp_path)
+    assert tables.comparison(collection).cells["Data and protocol"].tolist() == [
+        *["mnist, standard protocol"] * 2,
+        *["mnist, published protocol"] * 2,
+    ]
+    table = tables.differences(collection)
+    assert table is not None
+    assert table.data[["first", "second", "n"]].to_numpy().tolist() == [["LeNet5", "Custom MLP", 3]] * 2
+
+
+def test_verdict_asks_where_one_more_run_would_fall(tmp_path: Path) -> None:
+    for seed, accuracy in enumerate((0.976, 0.977, 0.978)):
+        write_run(tmp_path, "lenet5", seed, "published", epochs=20, accuracy=accuracy)
+        write_run(tmp_path, "mlp", seed, "published", epochs=20, accuracy=accuracy)
+        write_run(tmp_path, "lenet5r", seed, "published", epochs=3)  # other settings than the published run's
+    table = tables.verdict(collect(tmp_path))
+    assert table is not None
+    accuracies = table.data[table.data["metric"] == "test accuracy"].set_index("model")
+    assert accuracies["published"].to_dict() == {"LeNet5, epochs=20": 0.977, "Custom MLP, epochs=20": 0.949}
+    assert accuracies["verdict"].to_dict() == {
+        "LeNet5, epochs=20": "reproduced",
+        "Custom MLP, epochs=20": "not reproduced",
+    }
+    half = 4.302653 * 0.001 * (1 + 1 / 3) ** 0.5
+    assert accuracies["interval_low"].iloc[0] == pytest.approx(0.977 - half)
+
+
+def test_forensics_counts_deviations(tmp_path: Path) -> None:
+    assert tables.forensics(collect(tmp_path)) is None
+    for seed, accuracy in enumerate((0.98, 0.981, 0.982)):
+        write_run(tmp_path, "lenet5r", seed, "swapped", epochs=20, accuracy=accuracy)
+        write_run(tmp_path, "lenet5r", seed, "published", epochs=20, accuracy=accuracy - 0.002)
+    table = tables.forensics(collect(tmp_path))
+    assert table is not None
+    assert table.data["test_accuracy_deviations"].tolist() == pytest.approx([2, 0], abs=1e-6)
+    assert table.cells["Evaluation mode after epoch 1"].tolist() == ["yes", "no"]
+    assert table.cells["Away, test accuracy"].tolist()[0] == "+2.0 SD"
+
+
+def test_cost_is_the_median_of_the_runs_medians(tmp_path: Path) -> None:
+    for seed in (0, 1, 2):  # 6.0, 6.1 and 6.2 seconds an epoch
+        write_run(tmp_path, seed=seed)
+    (tmp_path / "untimed").mkdir()
+    (write_run(tmp_path, seed=3) / "timing.csv").unlink()
+    (row,) = cost.measure(collect(tmp_path))
+    assert (row["epoch_seconds"], row["epoch_seconds_low"], row["epoch_seconds_high"]) == pytest.approx(
+        (6.1, 6, 6.2)
+    )
+    assert row["images_per_second"] == pytest.approx(60000 / 5.1)
+    assert (row["parameters"], row["multiply_accumulates"], row["timed_runs"]) == (61_706, 416_520, 3)
+    assert row["machine"] == "Some CPU, 1 thread"
+
+
+def test_cost_of_runs_that_recorded_none(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, change=lambda r: r.update(multiply_accumulates=None, provenance=None))
+    (folder / "timing.csv").unlink()
+    cells = tables.cost(cost.measure(collect(tmp_path))).cells.iloc[0]
+    assert cells.tolist()[2:] == ["–", "–", "–", "not recorded"]
+
+
+def test_of_many_pairs_the_best_groups_are_told(tmp_path: Path) -> None:
+    for rate in range(13):
+        write_run(tmp_path, settings={"optimizer.lr": rate}, accuracy=0.9 + rate / 1000)
+    table = tables.differences(collect(tmp_path))
+    assert table is not None
+    assert len(table.data) == 13 * 12 // 2
+    assert len(table.cells) == 12
+    assert all("LeNet5, lr=12" in words for words in table.cells["What the seeds say"])
+
+
+def test_markdown_and_latex_escape_what_they_must(tmp_path: Path) -> None:
+    write_run(tmp_path, title="a|b_c & 5% <i>")
+    table = tables.comparison(collect(tmp_path))
+    assert tables.markdown(table.cells).splitlines()[2].startswith(r"| a\|b_c & 5% &lt;i> | 61,706 |")
+    assert tables.markdown(table.cells).splitlines()[1] == "| --- | ---: | ---: | ---: | --- | ---: |"
+    latex = tables.latex(table)
+    assert r"a|b\_c \& 5\% <i>" in latex
+    for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"95 \% interval", r"\usepackage{booktabs}"):
+        assert rule in latex
+
+
+def test_files_hold_what_the_table_holds(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs", title=EVIL)
+    table = tables.comparison(collect(tmp_path / "runs"))
+    assert tables.write([table], tmp_path) == ["comparison.csv", "comparison.md", "comparison.tex"]
+    back = pd.read_csv(tmp_path / "comparison.csv")
+    assert back["model"].tolist() == [EVIL]
+    assert back["test_accuracy"].tolist() == pytest.approx(table.data["test_accuracy"].tolist(), rel=1e-15)
