@@ -23,13 +23,14 @@ forensics: .venv/.ready  ## Train the two slips apart and together: 30 runs more
 	$(RUN) -m mnist_exp.run experiment=forensics
 	@echo "Next: make report"
 
-report: .venv/.ready  ## Make the table and the plots of all finished runs
+report: .venv/.ready  ## Make the tables, the figures and the page of all finished runs
 	$(RUN) scripts/report.py
 
 verify: .venv/.ready  ## Train stored runs again and compare the bytes
 	$(RUN) scripts/verify.py
 
 docs: .venv/.ready  ## Bring the tables and figures of README.md and docs/ up to date with outputs/reference
+	$(RUN) scripts/report.py --runs outputs/reference/runs --out outputs/reference/report
 	$(RUN) scripts/update_docs.py
 
 test: .venv/.ready  ## Run the tests

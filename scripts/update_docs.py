@@ -4,6 +4,7 @@ What stands between ``<!-- table: NAME -->`` and ``<!-- end -->`` is made from `
 so are the report there and the figures in ``docs/figures``. A test checks that nothing is stale.
 """
 
+import json
 import re
 import shutil
 import sys
@@ -18,6 +19,7 @@ from mnist_exp.report.statistics import Summary, summarise
 PROJECT = Path(__file__).resolve().parent.parent
 REFERENCE = PROJECT / "outputs" / "reference"
 DOCUMENTS = ("README.md", "docs/reproduction.md")
+VARIANTS = {"avx2": "AVX2 instead of AVX-512", "threads2": "two threads instead of one"}
 MARKER = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -41,13 +43,34 @@ def side_by_side(collection: Collection) -> str:
 
 def main_table(collection: Collection) -> str:
     """The comparison table's rows of the standard protocol."""
-    cells = tables.comparison(collection).cells
-    return tables.markdown(cells[cells["Protocol"] == "standard"].drop(columns="Protocol"))
+    standard = Collection(tuple(group for group in collection.groups if group.protocol == "standard"))
+    return tables.markdown(tables.comparison(standard).cells.drop(columns="Data and protocol"))
+
+
+def elsewhere(reference: Path) -> str:
+    """How far the last epoch's numbers moved under other arithmetic, largest difference of the models."""
+    rows = []
+    for variant, name in VARIANTS.items():
+        for path in sorted((reference / "elsewhere" / variant).glob("*/metrics.csv")):
+            prefix = path.parent.name.rpartition("-")[0]
+            (stored,) = (reference / "runs").glob(f"{prefix}-*/metrics.csv")
+            moved = (pd.read_csv(path) - pd.read_csv(stored)).iloc[-1].abs()
+            title = json.loads((path.parent / "run.json").read_text())["title"]
+            rows.append(
+                {
+                    "Arithmetic": name,
+                    "Model": title,
+                    "Test loss differs by": f"{moved['test_loss']:.4f}",
+                    "Test accuracy differs by": f"{moved['test_accuracy']:.4f}",
+                }
+            )
+    return tables.markdown(pd.DataFrame(rows))
 
 
 def made(collection: Collection) -> dict[str, str]:
     """Every table that a document may show, by name."""
     found = {"comparison": main_table(collection), "side-by-side": side_by_side(collection)}
+    found["elsewhere"] = elsewhere(REFERENCE)
     for make in (tables.verdict, tables.forensics, tables.differences):
         if table := make(collection):
             found[table.name] = tables.markdown(table.cells)

@@ -1,0 +1,77 @@
+"""README and docs/ say what the tracked results say, and nothing else; their links lead somewhere."""
+
+import json
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from mnist_exp.report.collect import collect
+from mnist_exp.run_folder import checksum
+from scripts.update_docs import DOCUMENTS, MARKER, PROJECT, REFERENCE, filled, made
+
+MODELS = {"LeNet5": "lenet5", "LeNet5_regularized": "lenet5r", "Custom MLP": "mlp"}
+
+
+@pytest.fixture(scope="module")
+def contents() -> dict[str, str]:
+    return made(collect(REFERENCE / "runs"))
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_no_table_is_stale(name: str, contents: dict[str, str]) -> None:
+    text = (PROJECT / name).read_text(encoding="utf-8")
+    assert MARKER.search(text)
+    assert filled(text, contents) == text, "run: make docs"
+
+
+def test_a_changed_number_is_noticed(contents: dict[str, str]) -> None:
+    text = (PROJECT / "README.md").read_text(encoding="utf-8")
+    changed = re.sub(r"0\.99(\d\d) ±", lambda match: f"0.98{match[1]} ±", text, count=1)
+    assert changed != text and filled(changed, contents) == text
+
+
+def test_the_main_table_is_the_mean_of_the_tracked_metrics() -> None:
+    """Worked out here from the CSV files alone."""
+    text = (PROJECT / "README.md").read_text(encoding="utf-8")
+    for title, model in MODELS.items():
+        finals = [
+            pd.read_csv(path).iloc[-1] for path in (REFERENCE / "runs").glob(f"{model}-standard-sgd-*/metrics.csv")
+        ]
+        assert len(finals) == 10
+        accuracy, loss = (pd.Series([row[column] for row in finals]) for column in ("test_accuracy", "test_loss"))
+        expected = f"{loss.mean():.4f} ± {loss.std():.4f} | {accuracy.mean():.4f} ± {accuracy.std():.4f}"
+        assert re.search(rf"\| {title} \| [\d,]+ \| {re.escape(expected)} \|", text)
+
+
+def test_the_reference_is_whole_clean_and_says_nothing_of_a_person() -> None:
+    folders = sorted((REFERENCE / "runs").iterdir())
+    assert len([f for f in folders if re.search("-(standard|published)-", f.name)]) == 60
+    for folder in folders:
+        text = (folder / "run.json").read_text(encoding="utf-8")
+        record = json.loads(text)
+        assert record["status"] == "finished" and record["provenance"]["git_dirty"] is False
+        assert record["files"]["metrics.csv"] == checksum(folder / "metrics.csv")
+        assert "/home/" not in text and "/root" not in text and "/tmp/" not in text
+        assert {path.suffix for path in folder.iterdir()} == {".csv", ".json"}
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_links_lead_somewhere(name: str) -> None:
+    path = PROJECT / name
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
+        assert (path.parent / target).exists(), target
+
+
+def test_the_readme_names_every_option() -> None:
+    text = (PROJECT / "README.md").read_text(encoding="utf-8")
+    for path in (PROJECT / "conf").glob("*/*.yaml"):
+        if path.parent.name != "hydra":
+            assert path.stem in text, path.stem
+
+
+def test_the_readme_names_targets_that_exist() -> None:
+    text, makefile = (Path(PROJECT / name).read_text(encoding="utf-8") for name in ("README.md", "Makefile"))
+    for target in set(re.findall(r"make ([a-z]+)", text)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE) or target in ("anything",), target
