@@ -3,7 +3,7 @@ PYTHON ?= python3
 SEEDS ?= 0,1,2
 RUN := .venv/bin/python
 
-.PHONY: help setup sweep reproduce forensics report verify docs test lint lock clean
+.PHONY: help setup sweep reproduce forensics report verify bench docs test lint lock clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -28,6 +28,9 @@ report: .venv/.ready  ## Make the tables, the figures and the page of all finish
 
 verify: .venv/.ready  ## Train stored runs again and compare the bytes
 	$(RUN) scripts/verify.py
+
+bench: .venv/.ready  ## Measure speed and memory against the usual pipeline and the floor (10 minutes, quiet machine)
+	$(RUN) scripts/benchmark.py
 
 docs: .venv/.ready  ## Bring the tables and figures of README.md and docs/ up to date with outputs/reference
 	$(RUN) scripts/report.py --runs outputs/reference/runs --out outputs/reference/report
