@@ -37,7 +37,7 @@ docs: .venv/.ready  ## Bring the tables and figures of README.md and docs/ up to
 	$(RUN) scripts/update_docs.py
 
 test: .venv/.ready  ## Run the tests
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2 --dist loadfile
 
 lint: .venv/.ready  ## Check style and types
 	.venv/bin/ruff check .

@@ -37,7 +37,7 @@ def sync_folder(folder: Path) -> None:
 
 def remove_temporary_files(folder: Path) -> None:
     """Remove what writes that were cut off left behind. Only for the one who owns the folder now."""
-    for path in folder.glob(f".*{TEMPORARY}"):
+    for path in folder.rglob(f".*{TEMPORARY}"):
         path.unlink(missing_ok=True)
 
 

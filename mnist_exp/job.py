@@ -16,7 +16,7 @@ from mnist_exp.config import Config, identity, run_name
 from mnist_exp.errors import Interrupted
 from mnist_exp.messages import about
 from mnist_exp.progress import Display
-from mnist_exp.run_folder import Progress, RunFolder, new_record
+from mnist_exp.run_folder import History, RunFolder, new_record
 from mnist_exp.training import Digits, Training, evaluate, fit
 
 GROUPS = ("model", "optimizer", "scheduler")
@@ -62,7 +62,7 @@ def execute(
             assert record is not None
             print(f"{name}: already finished; skipped (overwrite=true trains it anew)", flush=True)
             return _outcome(folder, record, start, skipped=True)
-        progress = Progress() if config.overwrite else folder.load_progress()
+        history = History() if config.overwrite else folder.load_history()
         if record is None or config.overwrite:
             title = str(config.model.get("title", choices["model"]))
             record = new_record(name, run_identity, choices, title, _recordable(config))
@@ -71,9 +71,9 @@ def execute(
         folder.begin(record, extra_files, anew=config.overwrite)
         try:
             with display(name, config.epochs) as shown:
-                _train(config, device, folder, progress, record, shown)
+                _train(config, device, folder, history, record, shown)
         except BaseException as error:
-            _record_end(folder, record, error, progress)
+            _record_end(folder, record, error, history)
             raise
     return _outcome(folder, record, start, skipped=False)
 
@@ -82,7 +82,7 @@ def _train(
     config: Config,
     device: torch.device,
     folder: RunFolder,
-    progress: Progress,
+    history: History,
     record: dict[str, Any],
     display: Display,
 ) -> None:
@@ -94,9 +94,9 @@ def _train(
     record["parameters"] = sum(parameter.numel() for parameter in training.model.parameters())
     record["multiply_accumulates"] = _multiply_accumulates(training.model, train)
     record["provenance"] = environment.describe(device)
-    if progress.training is not None:
-        training.load_state_dict(progress.training)
-        folder.write_rows(progress)
+    if history.training is not None:
+        training.load_state_dict(history.training)
+        folder.write_rows(history)
         display.resumed(training.epoch)
     folder.write_record(record)
 
@@ -110,12 +110,12 @@ def _train(
         training_mode=protocol.training_mode,
         on_step=display.step,
     ):
-        folder.save_epoch(progress, training.state_dict(), epoch, len(train))
+        folder.save_epoch(history, training.state_dict(), epoch, len(train))
         display.epoch(epoch)
         logits = epoch.logits
     if logits is None:  # stopped between its last epoch and its results
         logits = evaluate(training.model, evaluation)
-    record.update(status="finished", metrics=dataclasses.asdict(progress.metrics[-1]), ended=environment.now())
+    record.update(status="finished", metrics=dataclasses.asdict(history.metrics[-1]), ended=environment.now())
     folder.finish(record, training.model.state_dict(), logits, evaluation.labels)
 
 
@@ -145,13 +145,13 @@ def _recordable(config: Config) -> dict[str, Any]:
     return settings
 
 
-def _record_end(folder: RunFolder, record: dict[str, Any], error: BaseException, progress: Progress) -> None:
+def _record_end(folder: RunFolder, record: dict[str, Any], error: BaseException, history: History) -> None:
     stopped = isinstance(error, Interrupted | BrokenPipeError)
     reason = about(error) if isinstance(error, Exception) else str(error)
     record.update(
         status="interrupted" if stopped else "failed",
         reason=reason or f"{type(error).__name__}: {error}",
-        metrics=dataclasses.asdict(progress.metrics[-1]) if progress.metrics else None,
+        metrics=dataclasses.asdict(history.metrics[-1]) if history.metrics else None,
         ended=environment.now(),
     )
     # Where even this can't be written (a full disk), the record still says "running", and the next

@@ -5,10 +5,13 @@ PyTorch is imported only once there is something to train, so that ``--help``, `
 shell completion answer at once.
 """
 
+import functools
 import json
+import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 import warnings
@@ -50,6 +53,7 @@ def job(settings: DictConfig) -> float:
         The last epoch's test accuracy, for sweepers that want a score.
     """
     _listen_to_signals()
+    _end_with_parent()
     context = HydraConfig.get()
     sweep = context.mode == RunMode.MULTIRUN
     result: dict[str, Any] = {"overrides": " ".join(context.overrides.task)}
@@ -144,6 +148,21 @@ def _interrupt(number: int, _frame: object) -> None:
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, signal.SIG_IGN)
     raise Interrupted(number)
+
+
+@functools.cache
+def _end_with_parent() -> None:
+    """Have a joblib worker end soon after its parent, were that killed: it would wait for jobs for ever."""
+    if not multiprocessing.current_process().name.startswith("Loky"):
+        return
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)  # any instant is a safe one, as above
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _hydra_record(settings: DictConfig) -> dict[str, str]:

@@ -57,8 +57,8 @@ class Timing:
 
 
 @dataclass
-class Progress:
-    """How far a run has come: its rows so far and, unless it starts anew, its training state."""
+class History:
+    """What is known of a run so far: its rows and, unless it starts anew, its training state."""
 
     metrics: list[Metrics] = field(default_factory=list)
     timing: list[Timing] = field(default_factory=list)
@@ -154,7 +154,7 @@ class RunFolder:
         """Replace ``run.json``."""
         write_atomically(self.path / RECORD, json.dumps(record, indent=2, ensure_ascii=False).encode() + b"\n")
 
-    def load_progress(self) -> Progress:
+    def load_history(self) -> History:
         """What the newest whole checkpoint holds, or nothing where there is none.
 
         Raises:
@@ -166,7 +166,7 @@ class RunFolder:
                 continue
             try:
                 content = _read_checkpoint(path)
-                progress = Progress(
+                history = History(
                     [Metrics(**row) for row in content["metrics"]],
                     [Timing(**row) for row in content["timing"]],
                     content["training"],
@@ -176,21 +176,21 @@ class RunFolder:
                 self._set_aside(path, f"is damaged or not a checkpoint ({_first_line(error)})")
                 continue
             self._check_identity(path, recorded)
-            return progress
-        return Progress()
+            return history
+        return History()
 
-    def save_epoch(self, progress: Progress, training: dict[str, Any], epoch: Epoch, images: int) -> None:
+    def save_epoch(self, history: History, training: dict[str, Any], epoch: Epoch, images: int) -> None:
         """Add an epoch: its rows, then the checkpoint that holds them all, then the CSV files."""
-        progress.metrics.append(epoch.metrics)
-        progress.timing.append(
+        history.metrics.append(epoch.metrics)
+        history.timing.append(
             Timing(epoch.metrics.epoch, epoch.train_seconds, epoch.eval_seconds, images / epoch.train_seconds)
         )
         buffer = io.BytesIO()
         torch.save(
             {
                 "identity": json.dumps(self.identity),
-                "metrics": [dataclasses.asdict(row) for row in progress.metrics],
-                "timing": [dataclasses.asdict(row) for row in progress.timing],
+                "metrics": [dataclasses.asdict(row) for row in history.metrics],
+                "timing": [dataclasses.asdict(row) for row in history.timing],
                 "training": training,
             },
             buffer,
@@ -198,13 +198,13 @@ class RunFolder:
         if (self.path / CHECKPOINT).exists():
             (self.path / CHECKPOINT).replace(self.path / PREVIOUS_CHECKPOINT)
         write_atomically(self.path / CHECKPOINT, buffer.getvalue())
-        self.write_rows(progress)
+        self.write_rows(history)
         self._replace_old()
 
-    def write_rows(self, progress: Progress) -> None:
+    def write_rows(self, history: History) -> None:
         """Write ``metrics.csv`` and ``timing.csv`` anew."""
-        write_atomically(self.path / METRICS, _csv(progress.metrics, Metrics))
-        write_atomically(self.path / TIMING, _csv(progress.timing, Timing))
+        write_atomically(self.path / METRICS, _csv(history.metrics, Metrics))
+        write_atomically(self.path / TIMING, _csv(history.timing, Timing))
 
     def finish(
         self, record: dict[str, Any], weights: dict[str, torch.Tensor], logits: torch.Tensor, labels: torch.Tensor

@@ -71,6 +71,7 @@ def made(collection: Collection) -> dict[str, str]:
     """Every table that a document may show, by name."""
     found = {"comparison": main_table(collection), "side-by-side": side_by_side(collection)}
     found["elsewhere"] = elsewhere(REFERENCE)
+    found["benchmark"] = (REFERENCE / "benchmark" / "benchmark.md").read_text(encoding="utf-8")
     for make in (tables.verdict, tables.forensics, tables.differences):
         if table := make(collection):
             found[table.name] = tables.markdown(table.cells)

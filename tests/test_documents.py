@@ -74,4 +74,4 @@ def test_the_readme_names_every_option() -> None:
 def test_the_readme_names_targets_that_exist() -> None:
     text, makefile = (Path(PROJECT / name).read_text(encoding="utf-8") for name in ("README.md", "Makefile"))
     for target in set(re.findall(r"make ([a-z]+)", text)):
-        assert re.search(rf"^{target}:", makefile, re.MULTILINE) or target in ("anything",), target
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target

@@ -155,8 +155,18 @@ def test_one_failing_job_stops_no_other(tmp_path: Path) -> None:
     assert sorted(record["status"] for record in records) == ["failed", "finished"]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_stops_a_sweep_and_leaves_no_process(number: int, code: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("number", "code", "everybody"),
+    [
+        (signal.SIGINT, 130, True),  # Ctrl-C
+        (signal.SIGTERM, 143, True),  # a scheduler, which tells all processes of a job
+        (signal.SIGTERM, 143, False),  # kill
+        (signal.SIGKILL, -9, False),  # out of memory
+    ],
+)
+def test_a_signal_stops_a_sweep_and_leaves_no_process(
+    number: int, code: int, everybody: bool, tmp_path: Path
+) -> None:
     words = [sys.executable, "-m", "mnist_exp.run", "-m", "model=mlp", "seed=0,1", "epochs=2000"]
     process = subprocess.Popen(
         words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -164,9 +174,10 @@ def test_a_signal_stops_a_sweep_and_leaves_no_process(number: int, code: int, tm
     deadline = time.monotonic() + 120
     while len(list(tmp_path.glob("outputs/runs/*/metrics.csv"))) < 2 and time.monotonic() < deadline:
         time.sleep(0.2)
-    os.killpg(process.pid, number)
+    (os.killpg if everybody else os.kill)(process.pid, number)
     _, errors = process.communicate(timeout=30)
-    assert process.returncode == code and "Type the same command again to go on" in errors
+    assert process.returncode == code
+    assert number == signal.SIGKILL or "Type the same command again to go on" in errors
     deadline = time.monotonic() + 10
     while group_is_alive(process.pid) and time.monotonic() < deadline:
         time.sleep(0.1)
