@@ -81,9 +81,19 @@ def test_help_is_for_our_users_and_quick(tmp_path: Path) -> None:
 def test_cfg_and_completion_work_as_hydras_users_know_them(tmp_path: Path) -> None:
     shown = command("model=mlp", "--cfg", "job", cwd=tmp_path)
     assert "mnist_exp.models.MLP" in shown.stdout and shown.returncode == 0
-    environment = os.environ | {"COMP_LINE": "run.py model=", "COMP_POINT": "13"}
-    completed = command("-sc", "query=bash", cwd=tmp_path, env=environment).stdout.split()
-    assert completed == ["model=lenet5", "model=lenet5r", "model=mlp"]
+
+
+def test_bash_completes_settings(tmp_path: Path) -> None:
+    """What the tab key does: the function that Hydra installs, called as bash calls it."""
+    script = """
+        eval "$(mnist-exp -sc install=bash)"
+        COMP_LINE='mnist-exp model=' COMP_POINT=16 COMP_CWORD=1 COMP_WORDS=(mnist-exp model=)
+        hydra_bash_completion
+        echo "${COMPREPLY[@]}"
+    """
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == ["model=lenet5", "model=lenet5r", "model=mlp"], done.stderr
 
 
 @pytest.fixture(scope="module")
