@@ -13,7 +13,7 @@ import io
 import json
 import shutil
 import signal
-import warnings
+import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -261,7 +261,7 @@ class RunFolder:
     def _set_aside(self, path: Path, what: str) -> None:
         aside = path.with_name(f"{path.name}.damaged")
         path.replace(aside)
-        warnings.warn(f"{path} {what}; it was set aside as {aside.name}", stacklevel=2)
+        print(f"warning: {path} {what}; it was set aside as {aside.name}", file=sys.stderr, flush=True)
 
 
 def new_record(
