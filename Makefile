@@ -12,7 +12,7 @@ help:  ## List the targets
 setup: .venv/.ready  ## Make .venv and install the locked packages (PYTHON=python3.12 for another Python)
 
 sweep: .venv/.ready  ## Train the three models (SEEDS=0,1,2 by default)
-	$(RUN) -m mnist_exp.run -m model=lenet5,lenet5r,mlp seed=$(SEEDS)
+	$(RUN) -m mnist_exp.run -m model=lenet5,lenet5r,mlp 'seed=$(SEEDS)'
 	@echo "Next: make report"
 
 reproduce: .venv/.ready  ## Train what the published numbers need: 60 runs, then: make report

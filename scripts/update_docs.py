@@ -41,10 +41,9 @@ def side_by_side(collection: Collection) -> str:
     return tables.markdown(pd.DataFrame(rows))
 
 
-def main_table(collection: Collection) -> str:
-    """The comparison table's rows of the standard protocol."""
-    standard = Collection(tuple(group for group in collection.groups if group.protocol == "standard"))
-    return tables.markdown(tables.comparison(standard).cells.drop(columns="Data and protocol"))
+def of_standard(collection: Collection) -> Collection:
+    """The runs of the standard protocol alone, as `make sweep` gives."""
+    return Collection(tuple(group for group in collection.groups if group.protocol == "standard"))
 
 
 def elsewhere(reference: Path) -> str:
@@ -69,12 +68,13 @@ def elsewhere(reference: Path) -> str:
 
 def made(collection: Collection) -> dict[str, str]:
     """Every table that a document may show, by name."""
-    found = {"comparison": main_table(collection), "side-by-side": side_by_side(collection)}
+    standard = of_standard(collection)
+    found = {"side-by-side": side_by_side(collection)}
     found["elsewhere"] = elsewhere(REFERENCE)
     found["benchmark"] = (REFERENCE / "benchmark" / "benchmark.md").read_text(encoding="utf-8")
-    for make in (tables.verdict, tables.forensics, tables.differences):
-        if table := make(collection):
-            found[table.name] = tables.markdown(table.cells)
+    made_tables = [tables.comparison(standard), tables.differences(standard)]
+    made_tables += [tables.verdict(collection), tables.forensics(collection)]
+    found |= {table.name: tables.markdown(table.cells) for table in made_tables if table}
     return found
 
 
