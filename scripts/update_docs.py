@@ -71,7 +71,6 @@ def made(collection: Collection) -> dict[str, str]:
     standard = of_standard(collection)
     found = {"side-by-side": side_by_side(collection)}
     found["elsewhere"] = elsewhere(REFERENCE)
-    found["benchmark"] = (REFERENCE / "benchmark" / "benchmark.md").read_text(encoding="utf-8")
     made_tables = [tables.comparison(standard), tables.differences(standard)]
     made_tables += [tables.verdict(collection), tables.forensics(collection)]
     found |= {table.name: tables.markdown(table.cells) for table in made_tables if table}
