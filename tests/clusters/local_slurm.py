@@ -3,12 +3,12 @@
 import contextlib
 import os
 import shutil
-import signal
 import socket
 import subprocess
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
+
+from tests.clusters.services import free_ports, service, wait_for
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
 CONFIG = """\
@@ -18,7 +18,7 @@ SlurmctldPort={ports[0]}
 SlurmdPort={ports[1]}
 SlurmUser=root
 AuthType=auth/munge
-AuthInfo=socket={folder}/munge/socket
+AuthInfo=socket={folder}/munge/socket,cred_expire=5
 CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
@@ -30,7 +30,7 @@ ReturnToService=2
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 MpiDefault=none
-KillWait=10
+KillWait=2
 MinJobAge=3600
 SchedulerParameters=sched_interval=2,batch_sched_delay=0
 StateSaveLocation={folder}/state
@@ -40,7 +40,7 @@ SlurmdPidFile={folder}/slurmd.pid
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd.log
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory={memory} State=UNKNOWN
-PartitionName=main Nodes={host} Default=YES MaxTime=60 PriorityTier=1 GraceTime=20 State=UP
+PartitionName=main Nodes={host} Default=YES MaxTime=60 PriorityTier=1 GraceTime=2 State=UP
 PartitionName=urgent Nodes={host} Default=NO MaxTime=60 PriorityTier=2 State=UP
 """
 
@@ -49,13 +49,13 @@ def what_is_missing() -> str | None:
     """Why SLURM can't be started here, or None where it can."""
     if os.name != "posix" or os.geteuid() != 0:
         return "only root can start SLURM's daemons"
-    missing = [daemon for daemon in DAEMONS if find(daemon) is None]
+    missing = [daemon for daemon in DAEMONS if not _find(daemon)]
     return f"no {', '.join(missing)} here: apt-get install slurm-wlm munge" if missing else None
 
 
-def find(daemon: str) -> str | None:
-    """Where a daemon lies; Debian's lie outside an ordinary PATH."""
-    return shutil.which(daemon, path=f"{os.environ['PATH']}:/usr/sbin:/sbin")
+def _find(daemon: str) -> str:
+    # Debian's lie outside an ordinary PATH.
+    return shutil.which(daemon, path=f"{os.environ['PATH']}:/usr/sbin:/sbin") or ""
 
 
 @contextlib.contextmanager
@@ -76,7 +76,7 @@ def running(folder: Path, cpus: int = 2) -> Iterator[dict[str, str]]:
         shutil.chown(path, "munge", "munge")
     (folder / "munge").chmod(0o755)
     config = folder / "slurm.conf"
-    config.write_text(CONFIG.format(host=host, folder=folder, cpus=cpus, memory=memory, ports=_free_ports()))
+    config.write_text(CONFIG.format(host=host, folder=folder, cpus=cpus, memory=memory, ports=free_ports(2)))
     (folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\n")
     munge = [
         f"--key-file={key}",
@@ -85,53 +85,15 @@ def running(folder: Path, cpus: int = 2) -> Iterator[dict[str, str]]:
     ]
     environment = os.environ | {"SLURM_CONF": str(config)}
     with contextlib.ExitStack() as started:
-        started.enter_context(_service(["munged", "--foreground", *munge], folder, user="munge"))
-        _wait_for((folder / "munge" / "socket").exists, "munged", folder)
+        started.enter_context(service([_find("munged"), "--foreground", *munge], folder, user="munge"))
+        wait_for((folder / "munge" / "socket").exists, "munged is ready", folder)
         for daemon in ("slurmctld", "slurmd"):
-            started.enter_context(_service([daemon, "-D", "-f", str(config)], folder))
+            started.enter_context(service([_find(daemon), "-D", "-f", str(config)], folder))
 
         def idle() -> bool:
             words = ["sinfo", "--noheader", "--format=%T"]
             shown = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=30)
             return "idle" in shown.stdout
 
-        _wait_for(idle, "slurmctld and slurmd", folder)
+        wait_for(idle, "slurmctld and slurmd are ready", folder)
         yield environment
-
-
-@contextlib.contextmanager
-def _service(words: Sequence[str], folder: Path, user: str | None = None) -> Iterator[None]:
-    """A daemon in the foreground, ended by its process id, and its children with it."""
-    executable = find(words[0])
-    assert executable is not None
-    with (folder / f"{words[0]}.out").open("wb") as output:
-        process = subprocess.Popen(
-            [executable, *words[1:]], stdout=output, stderr=output, user=user, start_new_session=True
-        )
-    try:
-        yield
-    finally:
-        process.terminate()
-        try:
-            process.wait(timeout=15)
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-
-
-def _wait_for(ready: object, what: str, folder: Path, seconds: float = 60) -> None:
-    assert callable(ready)
-    deadline = time.monotonic() + seconds
-    while not ready():
-        if time.monotonic() > deadline:
-            logs = "\n".join(path.read_text(errors="replace")[-2000:] for path in folder.glob("*.[ol][uo][tg]"))
-            raise TimeoutError(f"{what} did not get ready:\n{logs}")
-        time.sleep(0.2)
-
-
-def _free_ports() -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(2)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
