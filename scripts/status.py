@@ -4,6 +4,7 @@ Reads the run folders and Hydra's notes of sweeps, and nothing else: no engine i
 """
 
 import argparse
+import contextlib
 import csv
 import functools
 import json
@@ -190,44 +191,38 @@ def _planned_or_none(sweep: Path) -> Iterable[tuple[str, ...]]:
 def _duration(seconds: float | None) -> str:
     if seconds is None:
         return ""
-    return (
-        f"{seconds:.0f} s"
-        if seconds < 100
-        else f"{seconds / 60:.0f} min"
-        if seconds < 6000
-        else f"{seconds / 3600:.0f} h"
-    )
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
 
 
 def main() -> int:
     """Show the runs once, or again and again."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--runs", type=Path, default=Path("outputs/runs"), metavar="DIR", help="(default: %(default)s)"
-    )
+    default = Path("outputs/runs")
+    parser.add_argument("--runs", type=Path, default=default, metavar="DIR", help="their folder (%(default)s)")
     parser.add_argument("--all", action="store_true", help="list finished runs too")
-    parser.add_argument(
-        "--watch", action="store_true", help=f"again every {REFRESH_SECONDS} seconds, until Ctrl-C"
-    )
+    parser.add_argument("--watch", action="store_true", help="again and again, until Ctrl-C")
     arguments = parser.parse_args()
     lines = read_all(arguments.runs)
     if not lines and not arguments.watch:
-        print(
-            f"status: there is no run in {arguments.runs}; make sweep trains some, --runs DIR names others",
-            file=sys.stderr,
-        )
+        hint = "make sweep trains some, --runs DIR names others"
+        print(f"status: there is no run in {arguments.runs}; {hint}", file=sys.stderr)
         return 1
     console = Console(width=None if sys.stdout.isatty() else 140)
     if not arguments.watch:
         console.print(view(lines, everything=arguments.all))
         return 0
-    try:
-        with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
-            while True:
-                live.update(view(read_all(arguments.runs), everything=arguments.all), refresh=True)
-                time.sleep(REFRESH_SECONDS)
-    except KeyboardInterrupt:
-        return 0
+    with contextlib.suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False) as live:
+        while True:
+            shown = view(read_all(arguments.runs), everything=arguments.all)
+            if console.is_terminal:
+                live.update(shown, refresh=True)
+            else:
+                console.print(shown, "")
+            time.sleep(REFRESH_SECONDS)
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """A SLURM of one node on this machine's loopback, started and stopped by its user."""
 
 import contextlib
+import importlib.util
 import os
 import shutil
 import socket
@@ -49,6 +50,8 @@ def what_is_missing() -> str | None:
     """Why SLURM can't be started here, or None where it can."""
     if os.name != "posix" or os.geteuid() != 0:
         return "only root can start SLURM's daemons"
+    if importlib.util.find_spec("submitit") is None:
+        return "no submitit here: pip install -e '.[slurm]'"
     missing = [daemon for daemon in DAEMONS if not _find(daemon)]
     return f"no {', '.join(missing)} here: apt-get install slurm-wlm munge" if missing else None
 

@@ -12,13 +12,12 @@ from tests.clusters import local_ray
 from tests.clusters.conftest import SWEEP, RunningSweep
 from tests.conftest import results
 
-pytestmark = [pytest.mark.ray]
+MISSING = local_ray.what_is_missing()
+pytestmark = [pytest.mark.ray, pytest.mark.skipif(bool(MISSING), reason=str(MISSING))]
 
 
 @pytest.fixture(scope="module")
 def ray(service_folder: Path) -> Iterator[dict[str, str]]:
-    if missing := local_ray.what_is_missing():
-        pytest.skip(missing)
     with local_ray.running(service_folder) as environment:
         yield environment
 

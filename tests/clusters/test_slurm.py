@@ -11,15 +11,13 @@ from tests.clusters import local_slurm
 from tests.clusters.conftest import SWEEP, RunningSweep
 from tests.conftest import command, results
 
-pytestmark = [pytest.mark.slurm]
+MISSING = local_slurm.what_is_missing()
+pytestmark = [pytest.mark.slurm, pytest.mark.skipif(bool(MISSING), reason=str(MISSING))]
 Start = Callable[..., RunningSweep]
 
 
 @pytest.fixture(scope="module")
 def slurm(service_folder: Path) -> Iterator[dict[str, str]]:
-    pytest.importorskip("submitit", reason="no submitit here: pip install -e '.[slurm]'")
-    if missing := local_slurm.what_is_missing():
-        pytest.skip(missing)
     with local_slurm.running(service_folder) as environment:
         yield environment
 
