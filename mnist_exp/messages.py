@@ -29,6 +29,7 @@ LAUNCHERS = {
     "Unknown plugin class.*submitit|No module named 'submitit": "an extra is needed: pip install -e '.[slurm]'",
     'Could not detect "srun"': "no srun command here: type this on a login node of a SLURM cluster",
     "Could not find any running Ray|.*Failed to connect to Ray|Ran into .*ray": "{0}; first: ray start --head",
+    "sbatch: ": "SLURM refused the jobs ({0}); what hydra.launcher says goes to sbatch",
     "Job .* has not produced any output": "{0}; the other jobs go on. Type the same command again for this one",
 }
 LIBRARIES = (Path(hydra.__file__).parent, Path(omegaconf.__file__).parent)

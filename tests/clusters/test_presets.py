@@ -68,6 +68,7 @@ def test_a_launcher_whose_extra_is_missing_names_it(name: str, extra: str, tmp_p
         ),
         (ModuleNotFoundError("No module named 'submitit'"), "'.[slurm]'"),
         (RuntimeError('Could not detect "srun", are you indeed on a slurm cluster?'), "on a login node"),
+        (RuntimeError("sbatch: error: invalid partition\nsbatch: fatal"), "sbatch: error: invalid partition)"),
         (ConnectionError("Could not find any running Ray instance."), "ray start --head"),
         (
             RuntimeError("Job 1_0 (task: 0) has not produced any output (state: CANCELLED)\nlog"),
