@@ -3,7 +3,7 @@ PYTHON ?= python3
 SEEDS ?= 0,1,2
 RUN := .venv/bin/python
 
-.PHONY: help setup sweep reproduce forensics report verify bench docs test lint lock clean
+.PHONY: help setup clusters sweep status reproduce forensics report verify bench docs test lint lock clean
 .DEFAULT_GOAL := help
 
 help:  ## List the targets
@@ -11,9 +11,15 @@ help:  ## List the targets
 
 setup: .venv/.ready  ## Make .venv and install the locked packages (PYTHON=python3.12 for another Python)
 
+clusters: .venv/.ready  ## Add what sweeps on SLURM and Ray need: docs/clusters.md
+	.venv/bin/python -m pip install --disable-pip-version-check -r requirements-clusters.lock
+
 sweep: .venv/.ready  ## Train the three models (SEEDS=0,1,2 by default)
 	$(RUN) -m mnist_exp.run -m model=lenet5,lenet5r,mlp 'seed=$(SEEDS)'
 	@echo "Next: make report"
+
+status: .venv/.ready  ## Show what is done, running, waiting and failed (python scripts/status.py --watch)
+	@$(RUN) scripts/status.py
 
 reproduce: .venv/.ready  ## Train what the published numbers need: 60 runs, then: make report
 	$(RUN) -m mnist_exp.run experiment=reproduce
@@ -49,6 +55,12 @@ lock: .venv/.ready  ## Choose the newest versions that pyproject.toml allows, fo
 	@echo "# Exact versions behind the published numbers, for every platform. Made by: make lock" > requirements.lock
 	.venv/bin/uv pip compile -q --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
 		--extra dev pyproject.toml >> requirements.lock
+	@# The extras' file starts as a copy, so that versions stay the same wherever the extras allow them.
+	cp requirements.lock requirements-clusters.lock
+	.venv/bin/uv pip compile -q --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
+		--extra slurm --extra ray --output-file requirements-clusters.lock pyproject.toml
+	@echo "# What launchers for clusters add to requirements.lock, or hold back. Made by: make lock" | \
+		cat - requirements-clusters.lock > .venv/clusters.lock && mv .venv/clusters.lock requirements-clusters.lock
 
 clean:  ## Remove .venv and caches; results and digits stay
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis mnist_exp.egg-info

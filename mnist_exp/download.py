@@ -50,6 +50,11 @@ def ensure_mnist(root: Path) -> dict[str, bytes]:
     return {name: content for name, content in files.items() if content is not None}
 
 
+def is_there(root: Path) -> bool:
+    """Whether the four files lie there, whatever they hold."""
+    return all(any((root / FOLDER / f"{name}{end}").exists() for end in ("", ".gz")) for name in SHA256)
+
+
 def _read(folder: Path, name: str) -> bytes | None:
     """The file's checked content, or None where there is no such file."""
     for path in (folder / name, folder / f"{name}.gz"):

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mnist_exp import datasets, environment, factory
 from mnist_exp.config import Config, identity, run_name
 from mnist_exp.errors import Interrupted
-from mnist_exp.messages import about
+from mnist_exp.messages import reason
 from mnist_exp.progress import Display
 from mnist_exp.run_folder import History, RunFolder, new_record
 from mnist_exp.training import Digits, Training, evaluate, fit
@@ -146,11 +146,10 @@ def _recordable(config: Config) -> dict[str, Any]:
 
 
 def _record_end(folder: RunFolder, record: dict[str, Any], error: BaseException, history: History) -> None:
-    stopped = isinstance(error, Interrupted | BrokenPipeError)
-    reason = about(error) if isinstance(error, Exception) else str(error)
+    stopped = isinstance(error, Interrupted | SystemExit | BrokenPipeError)
     record.update(
         status="interrupted" if stopped else "failed",
-        reason=reason or f"{type(error).__name__}: {error}",
+        reason=reason(error),
         metrics=dataclasses.asdict(history.metrics[-1]) if history.metrics else None,
         ended=environment.now(),
     )

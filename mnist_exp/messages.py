@@ -23,6 +23,15 @@ DISK_ADVICE = {
     errno.EPERM: "make the folder yours to write",
     errno.EROFS: "choose a disk that can be written",
 }
+# What the launchers' plugins raise, none of which need be installed: how it starts → what to say.
+LAUNCHERS = {
+    "Unknown plugin class.*hydra_ray|No module named 'ray": "an extra is needed: pip install -e '.[ray]'",
+    "Unknown plugin class.*submitit|No module named 'submitit": "an extra is needed: pip install -e '.[slurm]'",
+    'Could not detect "srun"': "no srun command here: type this on a login node of a SLURM cluster",
+    "Could not find any running Ray|.*Failed to connect to Ray|Ran into .*ray": "{0}; first: ray start --head",
+    "sbatch: ": "SLURM refused the jobs ({0}); what hydra.launcher says goes to sbatch",
+    "Job .* has not produced any output": "{0}; the other jobs go on. Type the same command again for this one",
+}
 LIBRARIES = (Path(hydra.__file__).parent, Path(omegaconf.__file__).parent)
 
 
@@ -49,12 +58,23 @@ def about(error: Exception) -> str | None:
         return "the process of a job was killed (out of memory, perhaps); type the same command again to go on"
     if isinstance(error, BrokenPipeError):
         return "stopped, since nobody reads the output any more; type the same command again to go on"
+    for pattern, sentence in LAUNCHERS.items():
+        if re.match(pattern, _lines(error)[0]):
+            return sentence.format(_lines(error)[0])
     if isinstance(error, OSError):
         return about_disk(error)
     innermost = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
     if isinstance(error, HydraException) or any(library in innermost.parents for library in LIBRARIES):
         return _about_settings(error)
     return None
+
+
+def reason(error: BaseException) -> str:
+    """What the record of a run says of the error that ended it."""
+    if isinstance(error, SystemExit):
+        return "stopped by its launcher"
+    sentence = about(error) if isinstance(error, Exception) else str(error)
+    return sentence or f"{type(error).__name__}: {error}"
 
 
 def _about_settings(error: Exception) -> str:

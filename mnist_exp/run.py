@@ -9,6 +9,7 @@ import functools
 import json
 import multiprocessing
 import os
+import platform
 import signal
 import sys
 import threading
@@ -20,8 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -30,17 +34,20 @@ from rich.table import Table
 from rich.text import Text
 
 from mnist_exp.config import Config
-from mnist_exp.errors import Interrupted
+from mnist_exp.download import ensure_mnist, is_there
+from mnist_exp.errors import DataError, Interrupted
 from mnist_exp.files import write_atomically
-from mnist_exp.messages import about
+from mnist_exp.messages import about, reason
 
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "conf"
 GROUPS = ("model", "optimizer", "scheduler", "device", "data", "protocol")
 JOBS = "jobs"
-STATUSES = ("finished", "skipped", "stopped", "failed")
+UNKNOWN = "without a result (make status says more)"
+STATUSES = ("finished", "skipped", "stopped", "failed", UNKNOWN)
 GO_ON = "finished epochs are kept. Type the same command again to go on"
 
 ConfigStore.instance().store(name="schema", node=Config)
+OmegaConf.register_new_resolver("gpus", lambda device: 1 if device == "cuda" else None, replace=True)
 # Our launchers' presets have the names of the plugins' own, as their users expect; each is complete,
 # so that it makes no difference whether Hydra still checks it against the plugin's.
 warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/.* is validated against ConfigStore")
@@ -60,6 +67,8 @@ def job(settings: DictConfig) -> float:
     start = time.perf_counter()
     try:
         config = plain(settings)
+        if sweep:
+            _enter(Path(context.runtime.cwd), config)
         from mnist_exp.job import execute
         from mnist_exp.progress import Lines, LiveBar
 
@@ -73,10 +82,8 @@ def job(settings: DictConfig) -> float:
             )
         return outcome.test_accuracy
     except BaseException as error:
-        reason = about(error) if isinstance(error, Exception) else str(error)
-        reason = reason or f"{type(error).__name__}: {error}"
-        status = "stopped" if isinstance(error, Interrupted) else "failed"
-        result.update(status=status, reason=reason, seconds=time.perf_counter() - start)
+        status = "stopped" if isinstance(error, Interrupted | SystemExit) else "failed"
+        result.update(status=status, reason=reason(error), seconds=time.perf_counter() - start)
         if not sweep and isinstance(error, Exception):
             raise _Failed(error) from error
         raise
@@ -106,9 +113,9 @@ class Sweep(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """Before any job starts."""
-        from mnist_exp.download import ensure_mnist
-
-        Sweep.folder = Path(config.hydra.sweep.dir)
+        Sweep.folder = Path(config.hydra.sweep.dir).absolute()
+        # Jobs on another machine compose the settings anew, or start in another folder.
+        config.hydra.overrides.hydra.append(f"hydra.sweep.dir={json.dumps(str(Sweep.folder))}")
         ensure_mnist(Path(config.data.root))
 
 
@@ -133,13 +140,41 @@ def main() -> None:
             print(f"mnist_exp: {sentence}", file=sys.stderr)
         code = 1
     if Sweep.folder is not None:
-        _print_summary(_results(Sweep.folder))
+        _print_summary(_results(Sweep.folder), len(planned(Sweep.folder)))
     sys.exit(code)
+
+
+def planned(folder: Path) -> list[list[str]]:
+    """The settings of each job of a sweep, from Hydra's record of it; none where that doesn't say."""
+    noted = OmegaConf.load(path).hydra if (path := folder / "multirun.yaml").exists() else None
+    if noted is None or not noted.sweeper["_target_"].endswith(".BasicSweeper"):
+        return []
+    words = [f"{key}={value}" for key, value in (noted.sweeper.params or {}).items()] + list(noted.overrides.task)
+    with hydra.initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
+        parser = OverridesParser.create(GlobalHydra.instance().config_loader())  # for glob(*)
+        jobs: list[list[str]] = BasicSweeper.split_arguments(parser.parse_overrides(words), None)[0]
+    return jobs
+
+
+def _enter(folder: Path, config: Config) -> None:
+    """See that a sweep's job finds what the sweep's command saw, on whatever machine it is."""
+    root = folder / config.data.root
+    if not (folder.is_dir() and is_there(root)):
+        raise DataError(
+            f"{platform.node()} finds no MNIST in {root}, as the sweep's command did: every machine must see "
+            f"{folder} under one path. To fetch it there: python scripts/download.py {root}"
+        )
+    os.chdir(folder)
 
 
 def _listen_to_signals() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupt)
+        # What a cluster's launcher has set stays. SLURM sends SIGTERM to a job that it preempts, and queues
+        # it again only if it then has to kill it: so submitit ignores SIGTERM, and SIGKILL is safe. Before
+        # a time limit, SIGUSR2 has submitit queue the job again and end it by SystemExit; so do Ray's workers.
+        theirs = signal.getsignal(number)
+        if not callable(theirs) or theirs in (signal.default_int_handler, _interrupt):
+            signal.signal(number, _interrupt)
 
 
 def _interrupt(number: int, _frame: object) -> None:
@@ -188,7 +223,7 @@ def _results(folder: Path) -> list[dict[str, Any]]:
     return [{"job": int(path.stem), **json.loads(path.read_text())} for path in paths]
 
 
-def _print_summary(results: list[dict[str, Any]]) -> None:
+def _print_summary(results: list[dict[str, Any]], jobs: int) -> None:
     table = Table("job", "settings", "result", "folder", "time", title="Sweep", title_justify="left")
     for result in results:
         accuracy = f", test accuracy {result['test_accuracy']:.4f}" if "test_accuracy" in result else ""
@@ -207,7 +242,8 @@ def _print_summary(results: list[dict[str, Any]]) -> None:
         if result["status"] == "failed":
             print(f"job {result['job']} failed: {result['reason']}")
     counts = Counter(result["status"] for result in results)
-    counted = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])
+    counts[UNKNOWN] = jobs - len(results)
+    counted = ", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status] > 0)
     folders = {str(Path(result["folder"]).parent) for result in results if "folder" in result}
     where = f"; results lie in {', '.join(sorted(folders))}" if folders else ""
     print(f"Jobs: {counted or 'none ran'}{where}")

@@ -90,7 +90,8 @@ class RunFolder:
             self._lock_path,
             lease_duration=LEASE_SECONDS,
             # Another process took this run over, so this one must stop writing: as if told to.
-            on_compromise=lambda _: _thread.interrupt_main(signal.SIGTERM),
+            # Not by SIGTERM, which a cluster's launcher may have taken for itself.
+            on_compromise=lambda _: _thread.interrupt_main(signal.SIGINT),
         )
         try:
             lock.acquire(timeout=0)

@@ -1,0 +1,178 @@
+"""``make status`` on folders in every state that a run and a sweep can be in."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from filelock import SoftFileLease
+
+from mnist_exp import run_folder
+from scripts import status
+from tests.conftest import command
+
+SCRIPT = Path(status.__file__)
+HEAD = "epoch,train_seconds,eval_seconds,train_images_per_second\n"
+TIMING = HEAD + "1,99,99,1\n" + "".join(f"{epoch},8,2,1\n" for epoch in range(2, 7))
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """Where ``python scripts/status.py`` looks for runs in ``tmp_path``."""
+    folder = tmp_path / "outputs" / "runs"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def make(runs: Path, name: str, state: str, epoch: int = 6, reason: str | None = None, *overrides: str) -> Path:
+    """A run's folder after so many of twenty epochs."""
+    folder = runs / name
+    (folder / ".hydra").mkdir(parents=True)
+    metrics = {"test_accuracy": 0.98764}
+    record = {"status": state, "reason": reason, "config": {"epochs": 20}, "metrics": metrics}
+    (folder / "run.json").write_text(json.dumps(record))
+    (folder / "metrics.csv").write_text("epoch,test_accuracy\n" + "".join(f"{n + 1},0.9\n" for n in range(epoch)))
+    (folder / "timing.csv").write_text(TIMING)
+    (folder / ".hydra" / "overrides.yaml").write_text("".join(f"- {word}\n" for word in overrides) or "[]\n")
+    return folder
+
+
+def plan(runs: Path, time_of_it: str, *overrides: str, results: dict[int, dict[str, str]] | None = None) -> None:
+    """A sweep's folder, with the results of some of its jobs."""
+    folder = runs.parent / "sweeps" / time_of_it
+    (folder / "jobs").mkdir(parents=True)
+    target = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
+    noted = {"hydra": {"sweeper": {"_target_": target, "params": None}, "overrides": {"task": list(overrides)}}}
+    (folder / "multirun.yaml").write_text(json.dumps(noted))  # JSON is YAML
+    for number, result in (results or {}).items():
+        (folder / "jobs" / f"{number}.json").write_text(json.dumps(result))
+
+
+def shown(tmp_path: Path, *arguments: str) -> list[str]:
+    words = [sys.executable, str(SCRIPT), *arguments]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return [line.rstrip() for line in done.stdout.splitlines()]
+
+
+def row(lines: list[str], name: str) -> list[str]:
+    (line,) = [line for line in lines if line.startswith(name)]
+    return line[len(name) :].split(maxsplit=3)
+
+
+def test_each_state_is_told_apart(runs: Path, tmp_path: Path) -> None:
+    make(runs, "done", "finished", 20)
+    make(runs, "alive", "running")
+    make(runs, "killed", "running")
+    make(runs, "stopped", "interrupted", 3, "stopped by SIGINT")
+    make(runs, "bad", "failed", 0, "the training loss became nan")
+    with SoftFileLease(runs / ".alive.lock", lease_duration=run_folder.LEASE_SECONDS):
+        lines = shown(tmp_path)
+    assert lines[0] == "1 running, 1 failed, 2 interrupted, 1 finished"
+    # Fourteen epochs are left, of ten seconds each as the last five were.
+    assert row(lines, "alive") == ["running", "6/20", "2", "min"]
+    assert row(lines, "killed")[:2] == ["interrupted", "6/20"] and status.GONE in " ".join(lines)
+    assert row(lines, "stopped") == ["interrupted", "3/20", "stopped", "by SIGINT"]
+    assert row(lines, "bad")[0] == "failed" and "the training loss became nan" in " ".join(lines)
+    assert not any(line.startswith("done") for line in lines)
+    assert row(shown(tmp_path, "--all"), "done") == ["finished", "20/20", "test", "accuracy 0.9876"]
+
+
+@pytest.mark.parametrize(
+    ("host", "process", "age", "alive"),
+    [
+        (socket.gethostname(), os.getpid(), 0, True),
+        (socket.gethostname(), 2**22 + 1, 0, False),  # more than Linux ever counts to
+        ("elsewhere", 1, 0, True),
+        ("elsewhere", 1, 61, False),
+    ],
+)
+def test_a_holder_is_alive_here_by_its_process_and_elsewhere_by_its_heartbeat(
+    host: str, process: int, age: float, alive: bool, tmp_path: Path
+) -> None:
+    lock = tmp_path / ".run.lock"
+    with SoftFileLease(lock, lease_duration=run_folder.LEASE_SECONDS):
+        text = lock.read_text()
+    fields = dict(line.split("=", 1) for line in text.splitlines()[1:])
+    fields |= {"host": host, "pid": str(process)}
+    lock.write_text("\n".join([text.splitlines()[0], *(f"{key}={value}" for key, value in fields.items())]) + "\n")
+    os.utime(lock, (time.time() - age,) * 2)
+    assert status.is_live(lock) is alive
+    assert status.LEASE_SECONDS == run_folder.LEASE_SECONDS
+    assert not status.is_live(tmp_path / "none")
+
+
+def test_jobs_without_a_folder_wait_or_failed_before_they_had_one(runs: Path, tmp_path: Path) -> None:
+    make(runs, "first", "finished", 20, None, "model=mlp", "seed=0")
+    make(runs, "second", "interrupted", 2, "stopped by its launcher", "model=mlp", "seed=1")
+    failed = {"status": "failed", "reason": "out of luck"}
+    skipped = {"status": "skipped"}  # of a run that was started by other words
+    plan(runs, "2", "model=mlp", "seed=range(0,6)", results={1: {"status": "stopped"}, 2: failed, 3: skipped})
+    plan(runs, "1", "model=lenet5", "seed=0,1")  # was given up
+    lines = shown(tmp_path)
+    assert lines[0] == "1 failed, 1 interrupted, 2 waiting, 1 finished"
+    assert row(lines, "model=mlp seed=2") == ["failed", "out", "of", "luck"]
+    assert row(lines, "model=mlp seed=4") == row(lines, "model=mlp seed=5") == ["waiting"]
+    assert lines[-1] == status.QUIET
+
+
+def test_an_older_sweep_that_is_still_running_has_jobs_that_wait(runs: Path, tmp_path: Path) -> None:
+    make(runs, "alive", "running", 1, None, "model=lenet5", "seed=0")
+    plan(runs, "1", "model=lenet5", "seed=0,1")
+    plan(runs, "2", "model=mlp")
+    with SoftFileLease(runs / ".alive.lock", lease_duration=run_folder.LEASE_SECONDS):
+        lines = shown(tmp_path)
+    assert lines[0] == "1 running, 2 waiting"
+    assert row(lines, "model=lenet5 seed=1") == row(lines, "model=mlp") == ["waiting"]
+
+
+def test_damaged_folders_are_named_and_hide_nothing(runs: Path, tmp_path: Path) -> None:
+    make(runs, "good", "interrupted", 1, "stopped by SIGINT")
+    (runs / "empty").mkdir()
+    (make(runs, "torn", "running") / "run.json").write_text('{"status": "run')
+    (make(runs, "odd", "running") / "run.json").write_text('["status"]')
+    (make(runs, "binary", "finished") / "metrics.csv").write_bytes(b"\xff\x00\xfe")
+    make(runs, "other", "asleep")
+    (make(runs, "bare", "interrupted") / ".hydra" / "overrides.yaml").write_text("{")
+    plan(runs, "1", "model=mlp")
+    (runs.parent / "sweeps" / "1" / "multirun.yaml").write_text("{hydra: 3")
+    lines = shown(tmp_path)
+    assert lines[0] == "6 damaged, 2 interrupted"
+    assert row(lines, "empty")[:1] == ["damaged"] and "there is no run.json" in " ".join(lines)
+    for name in ("torn", "odd", "binary", "other", "sweeps/1"):
+        assert row(lines, name)[0] == "damaged", name
+
+
+def test_a_long_list_is_cut_short(runs: Path, tmp_path: Path) -> None:
+    plan(runs, "1", "seed=range(0,100)")
+    lines = shown(tmp_path)
+    assert lines[0] == "100 waiting" and any(line.startswith("… and 80 more") for line in lines)
+    assert len(shown(tmp_path, "--all")) > 100
+
+
+def test_no_run_at_all_says_what_to_type(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, str(SCRIPT)], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and "make sweep" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_it_starts_without_pytorch() -> None:
+    probe = "import sys, scripts.status; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", probe], cwd=SCRIPT.parent.parent).returncode == 0
+
+
+def test_watching_follows_a_real_sweep(tmp_path: Path) -> None:
+    words = [sys.executable, str(SCRIPT), "--watch"]
+    watch = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    try:
+        arguments = ("-m", "model=mlp", "protocol=published", "epochs=2", "seed=0,1", "hydra/launcher=basic")
+        assert command(*arguments, cwd=tmp_path).returncode == 0
+        time.sleep(2 * status.REFRESH_SECONDS)
+    finally:
+        watch.send_signal(2)
+        output, _ = watch.communicate(timeout=30)
+    assert watch.returncode == 0
+    assert "1 waiting" in output and "1 running" in output and "2 finished" in output
