@@ -90,6 +90,7 @@ def test_each_state_is_told_apart(runs: Path, tmp_path: Path) -> None:
         ("elsewhere", 1, 0, True),
         ("elsewhere", 1, 61, False),
     ],
+    ids=["here and alive", "here and dead", "elsewhere and heard of", "elsewhere and silent"],
 )
 def test_a_holder_is_alive_here_by_its_process_and_elsewhere_by_its_heartbeat(
     host: str, process: int, age: float, alive: bool, tmp_path: Path
