@@ -28,7 +28,7 @@ LAUNCHERS = {
     "Unknown plugin class.*hydra_ray|No module named 'ray": "an extra is needed: pip install -e '.[ray]'",
     "Unknown plugin class.*submitit|No module named 'submitit": "an extra is needed: pip install -e '.[slurm]'",
     'Could not detect "srun"': "no srun command here: type this on a login node of a SLURM cluster",
-    "Could not find any running Ray|.*Failed to connect to Ray|Ran into .*ray": "{0}; first: ray start --head",
+    "Could not find any running Ray": "{0}; first: ray start --head",
     "sbatch: ": "SLURM refused the jobs ({0}); what hydra.launcher says goes to sbatch",
     "Job .* has not produced any output": "{0}; the other jobs go on. Type the same command again for this one",
 }
@@ -73,8 +73,7 @@ def reason(error: BaseException) -> str:
     """What the record of a run says of the error that ended it."""
     if isinstance(error, SystemExit):
         return "stopped by its launcher"
-    sentence = about(error) if isinstance(error, Exception) else str(error)
-    return sentence or f"{type(error).__name__}: {error}"
+    return (about(error) if isinstance(error, Exception) else str(error)) or f"{type(error).__name__}: {error}"
 
 
 def _about_settings(error: Exception) -> str:

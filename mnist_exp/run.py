@@ -152,8 +152,7 @@ def planned(folder: Path) -> list[list[str]]:
     words = [f"{key}={value}" for key, value in (noted.sweeper.params or {}).items()] + list(noted.overrides.task)
     with hydra.initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
         parser = OverridesParser.create(GlobalHydra.instance().config_loader())  # for glob(*)
-        jobs: list[list[str]] = BasicSweeper.split_arguments(parser.parse_overrides(words), None)[0]
-    return jobs
+        return BasicSweeper.split_arguments(parser.parse_overrides(words), None)[0]
 
 
 def _enter(folder: Path, config: Config) -> None:

@@ -16,7 +16,7 @@ import pytest
 from tests.clusters.services import wait_for
 from tests.conftest import command, results
 
-SWEEP = ("-m", "model=lenet5,lenet5r,mlp", "protocol=published", "epochs=4")
+SWEEP = ("-m", "model=lenet5,lenet5r,mlp", "protocol=published", "epochs=6")
 """An epoch before a job is disturbed, and more after; the published protocol's are short."""
 STATUS = Path(__file__).parents[2] / "scripts" / "status.py"
 
