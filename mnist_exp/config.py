@@ -20,6 +20,7 @@ IDENTITY_VERSION = 1
 """Raised whenever the same settings would no longer give the same numbers."""
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("fp32", "bf16")
 SPLITS = ("train", "test")
 ABSENT = "(absent)"
 TRAINING_MODES = ("every_epoch", "first_epoch")
@@ -34,9 +35,14 @@ class DeviceConfig:
     """``cpu``, ``cuda``, ``mps``, or ``auto``: the fastest of them that is there."""
     threads: int = 1
     """CPU threads of one run. Results depend on it in the last bits, so it is part of the identity."""
+    precision: str = "fp32"
+    """``fp32``; or ``bf16``: matrix products and convolutions in bfloat16, by autocast."""
+    compile: bool = False
+    """Have ``torch.compile`` fuse the model's operations; it takes a while, and a C++ compiler."""
 
     def __post_init__(self) -> None:
         _one_of("device.name", self.name, DEVICES)
+        _one_of("device.precision", self.precision, PRECISIONS)
         _at_least("device.threads", self.threads, 1)
 
 
@@ -124,11 +130,13 @@ def identity(config: Config, components: dict[str, dict[str, Any]], device: str)
         A tree of JSON values. Numbers are written one way (``1.0`` is ``1``), so that equal settings
         are equal however they were spelled.
     """
+    arithmetic = {"precision": config.device.precision, "compile": config.device.compile}
     canonical = _canonical(
         {
             "version": IDENTITY_VERSION,
             **components,
-            "device": {"type": device, "threads": config.device.threads},
+            # Keys that came later are there only when they are set, so that older runs keep their names.
+            "device": {"type": device, "threads": config.device.threads, **_changed(arithmetic, DeviceConfig)},
             "data": {"name": config.data.name, "mean": config.data.mean, "std": config.data.std},
             "protocol": dataclasses.asdict(config.protocol),
             "seed": config.seed,
@@ -171,6 +179,11 @@ def differences(ours: Any, theirs: Any, path: str = "") -> list[str]:
             )
         ]
     return [] if ours == theirs else [f"{path}: {theirs!r} → {ours!r}"]
+
+
+def _changed(settings: dict[str, Any], schema: type) -> dict[str, Any]:
+    """Those settings that differ from the schema's defaults."""
+    return {key: value for key, value in settings.items() if value != getattr(schema, key)}
 
 
 def _canonical(value: Any) -> Any:

@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+import shutil
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ from mnist_exp.config import DeviceConfig
 from mnist_exp.errors import ConfigError
 
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "mnist-exp")
+COMPILERS = ("c++", "g++", "clang++")
 PROJECT = Path(__file__).resolve().parent.parent
 # What can change a number; a changed README does not make a run's code uncertain.
 CODE = ("mnist_exp", "conf", "requirements.lock", "pyproject.toml")
@@ -23,9 +25,11 @@ def prepare(config: DeviceConfig) -> torch.device:
     """Fix what makes results vary (threads, the choice of algorithms), and find the device.
 
     Raises:
-        ConfigError: this machine has no such device.
+        ConfigError: this machine has no such device, or no C++ compiler where ``torch.compile`` needs one.
     """
     device = _find_device(config.name)
+    if config.compile:
+        _require_compiler()
     # cuBLAS is deterministic only with a fixed workspace, and reads this when it starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.set_num_threads(config.threads)
@@ -68,6 +72,15 @@ def _find_device(name: str) -> torch.device:
         usable = ", ".join(kind for kind, there in available.items() if there)
         raise ConfigError(f"device={name}: PyTorch sees no such device on this machine; usable here: {usable}")
     return torch.device(name)
+
+
+def _require_compiler() -> None:
+    named = os.environ.get("CXX")
+    if not any(shutil.which(compiler) for compiler in ([named] if named else COMPILERS)):
+        raise ConfigError(
+            f"device.compile=true: torch.compile needs a C++ compiler, and there is none here "
+            f"({named or ', '.join(COMPILERS)}); install one, or name yours in the environment variable CXX"
+        )
 
 
 def _git_state() -> tuple[str | None, bool | None]:

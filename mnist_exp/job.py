@@ -12,6 +12,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from mnist_exp import datasets, environment, factory
+from mnist_exp.acceleration import accelerate
 from mnist_exp.config import Config, identity, run_name
 from mnist_exp.errors import Interrupted
 from mnist_exp.messages import reason
@@ -94,6 +95,7 @@ def _train(
     record["parameters"] = sum(parameter.numel() for parameter in training.model.parameters())
     record["multiply_accumulates"] = _multiply_accumulates(training.model, train)
     record["provenance"] = environment.describe(device)
+    accelerate(training.model, config.device, device)
     if history.training is not None:
         training.load_state_dict(history.training)
         folder.write_rows(history)

@@ -73,12 +73,14 @@ SETTINGS = {
     "optimizer.nesterov": ["false", "true"],
     "protocol": ["standard", "published"],
     "device.threads": ["1", "2"],
+    "device.precision": ["fp32", "bf16"],
+    "device.compile": ["false", "true"],
     "scheduler": ["constant", "cosine"],
 }
 MATTERS_NOT = {"output_root": ["outputs", "elsewhere"], "overwrite": ["true", "false"], "data.root": ["d", "e"]}
 DEFAULTS = {"seed": 0, "epochs": 20, "batch_size": 64, "model": "lenet5", "optimizer.lr": 0.01}
 DEFAULTS |= {"optimizer.momentum": 0.9, "optimizer.nesterov": "false", "protocol": "standard"}
-DEFAULTS |= {"device.threads": 1, "scheduler": "constant"}
+DEFAULTS |= {"device.threads": 1, "device.precision": "fp32", "device.compile": "false", "scheduler": "constant"}
 
 
 def pick(choices: dict[str, list[str]]) -> st.SearchStrategy[dict[str, str]]:

@@ -42,6 +42,8 @@ MODELS = "model=lenet5,lenet5r,mlp"
         ("model=lenet5r model.dropout=2", "dropout probability has to be between 0 and 1"),
         ("device=cuda", "device=cuda: PyTorch sees no such device"),
         ("device.threads=0", "device.threads=0: must be at least 1"),
+        ("device.precision=fp16", "device.precision=fp16: must be one of fp32, bf16"),
+        ("device.compile=true", "device.compile=true: torch.compile needs a C++ compiler"),
         ("protocol.train_split=test", "must be evaluated on digits that it was not trained on"),
         ("output_root=FILE", "FILE"),
         ("data.root=FILE", "FILE"),
@@ -56,6 +58,7 @@ def test_a_mistake_gets_one_sentence(
 ) -> None:
     if "cuda" in arguments:
         monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setenv("CXX", "no-such-compiler")
     (tmp_path / "FILE").write_text("")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["run", *arguments.split()])
