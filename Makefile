@@ -1,6 +1,7 @@
 # What people do here. The first target that needs it makes .venv; later ones find it made.
 PYTHON ?= python3
 SEEDS ?= 0,1,2
+DEVICE ?= cpu
 RUN := .venv/bin/python
 
 .PHONY: help setup clusters sweep status reproduce forensics report verify bench docs test lint lock clean
@@ -36,7 +37,7 @@ verify: .venv/.ready  ## Train stored runs again and compare the bytes
 	$(RUN) scripts/verify.py
 
 bench: .venv/.ready  ## Measure speed and memory against the usual pipeline and the floor (10 minutes, quiet machine)
-	$(RUN) scripts/benchmark.py
+	$(RUN) scripts/benchmark.py --device $(DEVICE)
 
 docs: .venv/.ready  ## Bring the tables and figures of README.md and docs/ up to date with outputs/reference
 	$(RUN) scripts/report.py --runs outputs/reference/runs --out outputs/reference/report

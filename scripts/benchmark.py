@@ -1,8 +1,10 @@
 """How fast is it? Everything measured in one run on one machine: ``make bench``.
 
 Baseline: the usual pipeline (digits as PNG files, a Dataset that opens, resizes and normalises each
-image, a DataLoader with 4 workers). Floor: the same model's forward, backward and optimizer step on one
-batch that is already there, nothing else. The table goes to ``outputs/reference/benchmark``.
+image, a DataLoader with 4 workers; the same models, optimizer and batch size), with as many threads as
+PyTorch takes by itself, and with one. Floor: the same model's forward, backward and optimizer step on
+one batch that is already there, nothing else. With ``--options``: what bf16 and torch.compile change.
+The tables go to ``outputs/reference/benchmark``.
 """
 
 import argparse
@@ -27,6 +29,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import Compose, Normalize, Resize, ToTensor
 
 from mnist_exp import datasets, environment, factory
+from mnist_exp.acceleration import accelerate
 from mnist_exp.config import DataConfig, DeviceConfig
 from mnist_exp.datasets import PREFIX
 from mnist_exp.download import ensure_mnist
@@ -37,13 +40,23 @@ MODELS = {"LeNet5": "lenet5", "LeNet5Regularized": "lenet5r", "MLP": "mlp"}
 SGD = {"_target_": "torch.optim.SGD", "lr": 0.01, "momentum": 0.9, "fused": True}
 CONSTANT = {"_target_": "torch.optim.lr_scheduler.ConstantLR", "factor": 1.0}
 BATCH = 64
+EPOCHS = 20
 REPEATS = 3
-FLOOR_STEPS = 150
+FLOOR_STEPS = 300
+# In a process of its own: the memory of one that starts another counts as the other's, too.
+MEASURE = """
+import resource, subprocess, sys, time
+start = time.perf_counter()
+code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
+print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
+sys.exit(code)
+"""
+OPTIONS = {"bf16": DeviceConfig(precision="bf16"), "torch.compile": DeviceConfig(compile=True)}
 
 
 @dataclass
 class Row:
-    """One line of the table: a quantity's repeats, and what it should be."""
+    """One line of a table: a quantity's repeats, and what it should be."""
 
     what: str
     unit: str
@@ -54,6 +67,17 @@ class Row:
     def median(self) -> float:
         """The figure to quote."""
         return statistics.median(self.values)
+
+
+class Rows(list[Row]):
+    """A table that says each line as it comes."""
+
+    def add(self, what: str, unit: str, values: list[float], target: str = "") -> Row:
+        """Take a measurement down."""
+        row = Row(what, unit, values, target)
+        print(f"  {what}: {row.median:.4g} {unit}", flush=True)
+        self.append(row)
+        return row
 
 
 class PngDigits(Dataset[tuple[Tensor, int]]):
@@ -76,17 +100,17 @@ def write_png(root: Path, folder: Path) -> None:
     """All digits as ``{number}_{label}.png``, a folder for each split."""
     files = ensure_mnist(root)
     for split, prefix in PREFIX.items():
-        (folder / split).mkdir()
+        (folder / split).mkdir(parents=True)
         images = torch.frombuffer(bytearray(files[f"{prefix}-images-idx3-ubyte"]), dtype=torch.uint8, offset=16)
         labels = files[f"{prefix}-labels-idx1-ubyte"][8:]
         for number, (image, label) in enumerate(zip(images.view(-1, 28, 28).numpy(), labels, strict=True)):
             Image.fromarray(image).save(folder / split / f"{number}_{label}.png")
 
 
-def usual_epoch(name: str, folder: Path) -> float:
+def usual_epoch(name: str, folder: Path, device: torch.device) -> float:
     """Seconds of one epoch, training and evaluation, of the usual pipeline."""
     torch.manual_seed(0)
-    model = factory.build_model({"_target_": f"mnist_exp.models.{name}"})
+    model = factory.build_model({"_target_": f"mnist_exp.models.{name}"}).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
     train = DataLoader(PngDigits(folder / "train"), batch_size=BATCH, shuffle=True, num_workers=4)
     test = DataLoader(PngDigits(folder / "test"), batch_size=BATCH, num_workers=4)
@@ -94,6 +118,7 @@ def usual_epoch(name: str, folder: Path) -> float:
     model.train()
     loss_sum = hits = 0.0
     for images, labels in train:
+        images, labels = images.to(device), labels.to(device)
         optimizer.zero_grad()
         logits = model(images)
         loss = cross_entropy(logits, labels)
@@ -104,141 +129,190 @@ def usual_epoch(name: str, folder: Path) -> float:
     model.eval()
     with torch.no_grad():
         for images, labels in test:
+            images, labels = images.to(device), labels.to(device)
             logits = model(images)
             loss_sum += cross_entropy(logits, labels).item()
             hits += (logits.argmax(1) == labels).sum().item()
     return time.perf_counter() - start
 
 
-def new_training(name: str) -> Training:
+def new_training(name: str, device: torch.device, options: DeviceConfig) -> Training:
     """A model at its start, with what trains it."""
     torch.manual_seed(0)
-    model = factory.build_model({"_target_": f"mnist_exp.models.{name}"})
+    model = factory.build_model({"_target_": f"mnist_exp.models.{name}"}).to(device)
     optimizer = factory.build_optimizer(SGD, model)
     scheduler, each_batch = factory.build_scheduler(CONSTANT, optimizer, 938)
+    accelerate(model, options, device)
     return Training(model, optimizer, scheduler, each_batch, torch.Generator().manual_seed(0))
 
 
-def floor_step(name: str, digits: Digits) -> float:
+def floor_step(name: str, digits: Digits, options: DeviceConfig) -> float:
     """Seconds of a training step on one batch that is already there."""
-    training = new_training(name)
+    training = new_training(name, digits.images.device, options)
     images, labels = digits.normalised(slice(0, BATCH)), digits.labels[:BATCH]
     start = 0.0
     for step in range(FLOOR_STEPS + 20):
         if step == 20:
+            synchronize(images.device)
             start = time.perf_counter()
         loss = cross_entropy(training.model(images), labels)
         training.optimizer.zero_grad()
         torch.autograd.backward(loss)
         training.optimizer.step()
+    synchronize(images.device)
     return (time.perf_counter() - start) / FLOOR_STEPS
 
 
-def our_epoch(name: str, train: Digits, test: Digits) -> tuple[float, float]:
-    """Seconds of one epoch's training and of its evaluation."""
-    (epoch,) = fit(new_training(name), train, test, epochs=1, batch_size=BATCH, training_mode="every_epoch")
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was told."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def our_epoch(training: Training, train: Digits, test: Digits) -> tuple[float, float]:
+    """Seconds of the next epoch's training and of its evaluation."""
+    epochs = training.epoch + 1
+    (epoch,) = fit(training, train, test, epochs=epochs, batch_size=BATCH, training_mode="every_epoch")
     return epoch.train_seconds, epoch.eval_seconds
 
 
-def command(root: Path, *arguments: str) -> tuple[float, float]:
-    """Wall seconds and peak memory (GiB, of the largest process) of a command, from a cold process."""
-    words = [sys.executable, *arguments, *([f"output_root={root}"] if "mnist_exp.run" in arguments else [])]
-    start = time.perf_counter()
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"benchmark: {' '.join(words)} failed")
-    return time.perf_counter() - start, usage.ru_maxrss / 2**20
+@dataclass
+class Bench:
+    """What is measured, where."""
+
+    scratch: Path
+    """Takes runs and PNG files."""
+    data_root: Path
+    device: torch.device
+
+    def command(self, place: str, *arguments: str) -> tuple[float, float]:
+        """Wall seconds and peak memory (GiB, of the largest process) of a command, from a cold process."""
+        words = [sys.executable, *arguments]
+        if "mnist_exp.run" in arguments:
+            words += [f"output_root={self.scratch / place}", f"device={self.device.type}"]
+            words += [f"data.root={self.data_root}"]
+        measured = subprocess.run([sys.executable, "-c", MEASURE, *words], stdout=subprocess.PIPE, text=True)
+        if measured.returncode:
+            raise SystemExit(f"benchmark: {' '.join(words)} failed")
+        seconds, kilobytes = measured.stdout.split()
+        return float(seconds), float(kilobytes) / 2**20
+
+    def run(self, place: str, *overrides: str) -> tuple[float, float]:
+        """Wall seconds and peak memory of one run, or of a sweep with ``-m`` among the overrides."""
+        return self.command(place, "-m", "mnist_exp.run", *overrides)
+
+    def report(self, place: str) -> float:
+        """Wall seconds of the report of the runs in that place."""
+        script, folder = Path(__file__).parent / "report.py", self.scratch / place
+        return self.command(place, str(script), "--runs", f"{folder}/runs", "--out", f"{folder}/report")[0]
+
+    def timing(self, place: str) -> pd.DataFrame:
+        """``timing.csv`` of the only run in that place."""
+        (path,) = (self.scratch / place).glob("runs/*/timing.csv")
+        return pd.read_csv(path)
 
 
-def sweep(root: Path, *overrides: str) -> float:
-    """Wall seconds of a sweep."""
-    return command(root, "-m", "mnist_exp.run", "-m", *overrides)[0]
-
-
-def measure(scratch: Path, data_root: Path) -> list[Row]:
-    """All rows; the scratch folder takes runs and PNG files."""
-    (train, test), _ = datasets.load(DataConfig(root=str(data_root)), ("train", "test"), torch.device("cpu"))
-    rows: list[Row] = []
-
-    def add(what: str, unit: str, values: list[float], target: str = "") -> Row:
-        rows.append(Row(what, unit, values, target))
-        print(f"  {what}: {rows[-1].median:.3g} {unit}", flush=True)
-        return rows[-1]
-
+def measure(bench: Bench) -> Rows:
+    """All that ``make bench`` prints."""
+    rows = Rows()
     print("the usual pipeline", flush=True)
-    png = scratch / "png"
-    png.mkdir()
-    write_png(data_root, png)
-    usual = {name: add(f"usual pipeline: an epoch of {name}", "s", [usual_epoch(name, png)]) for name in MODELS}
+    png = bench.scratch / "png"
+    write_png(bench.data_root, png)
+    usual, usual_alone = {}, {}
+    threads = torch.get_num_threads()
+    for name in MODELS:
+        what = f"usual pipeline: an epoch of {name}"
+        torch.set_num_threads(threads)
+        usual[name] = rows.add(what, "s", [usual_epoch(name, png, bench.device)]).median
+        torch.set_num_threads(1)
+        usual_alone[name] = rows.add(f"{what}, one thread", "s", [usual_epoch(name, png, bench.device)]).median
 
+    environment.prepare(DeviceConfig(name=bench.device.type))
+    data = DataConfig(root=str(bench.data_root))
+    (train, test), _ = datasets.load(data, ("train", "test"), bench.device)
     print("the floor, and our epochs in turn with it", flush=True)
+    our_epoch(new_training("MLP", bench.device, DeviceConfig()), train, test)  # warms caches and clocks up
     ours = {}
     for name in MODELS:
-        pairs = [(floor_step(name, train), our_epoch(name, train, test)) for _ in range(REPEATS)]
-        add(f"floor: a step of {name}", "ms", [1e3 * floor for floor, _ in pairs])
-        ours[name] = add(f"ours: an epoch of {name}", "s", [sum(epoch) for _, epoch in pairs])
-        ratios = [epoch[0] / (floor * -(-len(train) // BATCH)) for floor, epoch in pairs]
-        add(f"ratio: training epoch of {name} / floor × its steps", "×", ratios, "≤ 1.10")
-    add("ratio: usual / ours, an epoch of MLP", "×", [usual["MLP"].median / v for v in ours["MLP"].values], "≥ 25")
+        floors, epochs, ratios = [], [], []
+        for _ in range(REPEATS):
+            before = floor_step(name, train, DeviceConfig())
+            epochs.append(our_epoch(new_training(name, bench.device, DeviceConfig()), train, test))
+            floors.append((before + floor_step(name, train, DeviceConfig())) / 2)
+            ratios.append(epochs[-1][0] / (floors[-1] * -(-len(train) // BATCH)))
+        rows.add(f"floor: a step of {name}", "ms", [1e3 * floor for floor in floors])
+        ours[name] = rows.add(f"ours: an epoch of {name}", "s", [sum(epoch) for epoch in epochs])
+        rows.add(f"an epoch's training of {name} / its steps at the floor", "×", ratios, "≤ 1.10")
+    rows.add("usual / ours, an epoch of MLP", "×", [usual["MLP"] / v for v in ours["MLP"].values], "≥ 25")
+    rows.add("… usual with one thread", "×", [usual_alone["MLP"] / v for v in ours["MLP"].values])
 
     print("whole commands", flush=True)
-    whole = [sweep(scratch / "whole", f"model={','.join(MODELS.values())}", "seed=0")]
-    script = Path(__file__).parent / "report.py"
-    runs = ("--runs", str(scratch / "whole/runs"), "--out", str(scratch / "report"))
-    whole[0] += command(scratch, str(script), *runs)[0]
-    add("ours: make sweep SEEDS=0 and make report, cold", "s", whole)
-    work = 20 * sum(row.median for row in usual.values())
-    add("usual pipeline: the same work (20 × one epoch of each)", "s", [work])
-    add("ratio: usual / ours, the whole sweep", "×", [work / whole[0]], "≥ 8")
+    whole = bench.run("whole", "-m", f"model={','.join(MODELS.values())}", "seed=0", f"epochs={EPOCHS}")[0]
+    whole += bench.report("whole")
+    rows.add("ours: make sweep SEEDS=0 and make report, cold", "s", [whole])
+    work, alone = (EPOCHS * sum(seconds.values()) for seconds in (usual, usual_alone))
+    rows.add(f"usual pipeline: the same work ({EPOCHS} × one epoch of each)", "s", [work])
+    rows.add("usual / ours, the whole sweep", "×", [work / whole], "≥ 8")
+    rows.add("… usual with one thread", "×", [alone / whole])
 
-    starts = []
-    memory = []
-    for repeat in range(REPEATS):
-        place = scratch / f"start-{repeat}"
-        wall, peak = command(place, "-m", "mnist_exp.run", "model=lenet5r", "epochs=1")
-        (timing,) = place.glob("runs/*/timing.csv")
-        starts.append(wall - float(pd.read_csv(timing)[["train_seconds", "eval_seconds"]].to_numpy().sum()))
-        memory.append(peak)
-    add("a command without its epochs (start, digits, results)", "s", starts, "≤ 5")
-    imports = "import mnist_exp.run, mnist_exp.job"
-    add("… of which imports", "s", [command(scratch, "-c", imports)[0] for _ in range(REPEATS)], "≤ 3.5")
-    add("peak memory of a job", "GiB", memory, "≤ 1.0")
-    make_nine_runs(scratch)
-    nine = ("--runs", str(scratch / "nine/runs"), "--out", str(scratch / "nine/report"))
-    add("report of nine runs", "s", [command(scratch, str(script), *nine)[0] for _ in range(REPEATS)], "≤ 5")
+    # Trains on 10,000 digits, so that little of the time is the epoch's.
+    short = [bench.run(f"start{i}", "model=lenet5r", "epochs=1", "protocol=published") for i in range(REPEATS)]
+    trained = [
+        bench.timing(f"start{i}")[["train_seconds", "eval_seconds"]].to_numpy().sum() for i in range(REPEATS)
+    ]
+    rows.add(
+        "a command without its epochs: start, digits, results",
+        "s",
+        [wall - float(seconds) for (wall, _), seconds in zip(short, trained, strict=True)],
+        "≤ 5",
+    )
+    imports = ("-c", "import mnist_exp.run, mnist_exp.job")
+    rows.add("… of which imports", "s", [bench.command("", *imports)[0] for _ in range(REPEATS)], "≤ 3.5")
+    rows.add("peak memory of a job", "GiB", [peak for _, peak in short], "≤ 1.0")
+    bench.run("nine", "-m", f"model={','.join(MODELS.values())}", "seed=0,1,2", "epochs=1", "protocol=published")
+    rows.add("the report of nine runs", "s", [bench.report("nine") for _ in range(REPEATS)], "≤ 5")
 
     print("how it grows", flush=True)
-    pair = ("model=lenet5", "seed=0,1", "epochs=3")
-    alone = sweep(scratch / "jobs1", *pair, "hydra.launcher.n_jobs=1")
-    both = sweep(scratch / "jobs2", *pair, "hydra.launcher.n_jobs=2")
-    add("two jobs of LeNet5, one after the other / side by side", "×", [alone / both], "≥ 1.8")
+    pair = ("-m", "model=lenet5", "seed=0,1", "epochs=3")
+    walls = [bench.run(f"jobs{jobs}", *pair, f"hydra.launcher.n_jobs={jobs}")[0] for jobs in (1, 2)]
+    rows.add("two jobs of LeNet5, one after the other / side by side", "×", [walls[0] / walls[1]], "≥ 1.8")
     for seeds in (1, 2, 4, 8):
-        overrides = ("model=mlp", f"seed=range(0,{seeds})", "epochs=5")
-        add(f"sweep of MLP, {seeds} seeds, 5 epochs", "s", [sweep(scratch / f"seeds{seeds}", *overrides)])
+        wall, peak = bench.run(f"seeds{seeds}", "-m", "model=mlp", f"seed=range(0,{seeds})", "epochs=5")
+        rows.add(f"sweep of MLP, 5 epochs, seeds: {seeds}", "s", [wall])
+        rows.add("… peak memory of the largest process", "GiB", [peak])
     for batch in (16, 64, 256, 1024, 4096):
-        place = scratch / f"batch{batch}"
-        _, peak = command(place, "-m", "mnist_exp.run", "model=lenet5", "epochs=1", f"batch_size={batch}")
-        (timing,) = place.glob("runs/*/timing.csv")
-        add(f"LeNet5, batches of {batch}: training", "images/s", list(rate(timing)))
-        add(f"LeNet5, batches of {batch}: peak memory", "GiB", [peak])
+        _, peak = bench.run(f"batch{batch}", "model=lenet5", "epochs=1", f"batch_size={batch}")
+        speed = float(bench.timing(f"batch{batch}")["train_images_per_second"].iloc[0])
+        rows.add(f"training LeNet5, batches of {batch}", "images/s", [speed])
+        rows.add("… peak memory", "GiB", [peak])
     return rows
 
 
-def rate(timing: Path) -> list[float]:
-    """Images per second of each epoch."""
-    values: list[float] = pd.read_csv(timing)["train_images_per_second"].tolist()
-    return values
+def measure_options(bench: Bench) -> Rows:
+    """What each option does to an epoch's time, in turn with the default."""
+    environment.prepare(DeviceConfig(name=bench.device.type))
+    data = DataConfig(root=str(bench.data_root))
+    (train, test), _ = datasets.load(data, ("train", "test"), bench.device)
+    rows = Rows()
+    for name in MODELS:
+        settings = {"fp32": DeviceConfig()} | OPTIONS
+        trainings = {option: new_training(name, bench.device, config) for option, config in settings.items()}
+        first = {option: sum(our_epoch(training, train, test)) for option, training in trainings.items()}
+        laps = [
+            {option: sum(our_epoch(training, train, test)) for option, training in trainings.items()}
+            for _ in range(REPEATS)
+        ]
+        for option in OPTIONS:
+            ratios = [lap[option] / lap["fp32"] for lap in laps]
+            rows.add(f"an epoch of {name}, {option} / default", "×", ratios)
+        later = statistics.median(lap["torch.compile"] for lap in laps)
+        rows.add(f"… compiling {name}, once a run", "s", [first["torch.compile"] - later])
+    return rows
 
 
-def make_nine_runs(scratch: Path) -> None:
-    """Three runs of each model; what the report takes does not depend on how well they are trained."""
-    sweep(scratch / "nine", "model=lenet5,lenet5r,mlp", "seed=0,1,2", "epochs=1", "protocol=published")
-
-
-def write(rows: list[Row], folder: Path, described: dict[str, Any]) -> None:
+def write(rows: list[Row], path: Path, described: dict[str, Any]) -> None:
     """The table as CSV and Markdown, and the machine it was measured on."""
-    folder.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     data = pd.DataFrame(
         {
             "what": [row.what for row in rows],
@@ -250,13 +324,13 @@ def write(rows: list[Row], folder: Path, described: dict[str, Any]) -> None:
             "target": [row.target for row in rows],
         }
     )
-    data.to_csv(folder / "benchmark.csv", index=False)
-    (folder / "machine.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
-    (folder / "benchmark.md").write_text(table(data, described), encoding="utf-8")
+    data.to_csv(path.with_suffix(".csv"), index=False, float_format="%.5g")
+    path.with_suffix(".json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+    path.with_suffix(".md").write_text(f"{table(data)}\n{machine(described)}\n", encoding="utf-8")
 
 
-def table(data: pd.DataFrame, described: dict[str, Any]) -> str:
-    """The table for a person, with the machine below it."""
+def table(data: pd.DataFrame) -> str:
+    """The table for a person."""
     records: list[dict[str, Any]] = [dict(row) for _, row in data.fillna("").iterrows()]
     cells = pd.DataFrame(
         {
@@ -267,26 +341,36 @@ def table(data: pd.DataFrame, described: dict[str, Any]) -> str:
         }
         for row in records
     )
-    packages = described["packages"]
-    machine = f"{described['cpu']}, {described['cores']} cores, {described['cpu_capability']}; Python "
-    machine += f"{described['python']}, PyTorch {packages['torch']}, {described['system']}."
-    return f"{markdown(cells)}\n{machine}\n"
+    return markdown(cells if any(cells["Target"]) else cells.drop(columns="Target"))
+
+
+def machine(described: dict[str, Any]) -> str:
+    """What it was measured on."""
+    return (
+        f"{described['cpu']}, {described['cores']} cores, {described['cpu_capability']}; {described['device']}; "
+        f"Python {described['python']}, PyTorch {described['packages']['torch']}, {described['system']}."
+    )
 
 
 def main() -> int:
     """Measure, print, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = environment.PROJECT / "outputs" / "reference" / "benchmark"
-    parser.add_argument("--out", type=Path, default=default, help="where the table goes")
+    parser.add_argument("--out", type=Path, default=default, help="where the tables go")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--options", action="store_true", help="measure bf16 and torch.compile instead")
     arguments = parser.parse_args()
-    device = environment.prepare(DeviceConfig(name="cpu"))
-    described = environment.describe(device) | {"cores": os.cpu_count(), "system": platform.system()}
+    name = "options" if arguments.options else "benchmark"
+    path = arguments.out / (name if arguments.device == "cpu" else f"{name}-{arguments.device}")
+    data_root = Path(os.environ.get("MNIST_EXP_DATA", "data")).absolute()
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as temporary:
-        rows = measure(Path(temporary), Path(os.environ.get("MNIST_EXP_DATA", "data")))
-    write(rows, arguments.out, described)
-    print((arguments.out / "benchmark.md").read_text(encoding="utf-8"))
-    print(f"measured in {(time.perf_counter() - start) / 60:.1f} minutes")
+        bench = Bench(Path(temporary), data_root, torch.device(arguments.device))
+        rows = measure_options(bench) if arguments.options else measure(bench)
+    described = environment.describe(bench.device) | {"cores": os.cpu_count(), "system": platform.system()}
+    write(rows, path, described)
+    print(path.with_suffix(".md").read_text(encoding="utf-8"))
+    print(f"measured in {(time.perf_counter() - start) / 60:.1f} minutes; the table lies in {path}.*")
     return 0
 
 
