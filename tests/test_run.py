@@ -45,6 +45,8 @@ MODELS = "model=lenet5,lenet5r,mlp"
         ("device.precision=fp16", "device.precision=fp16: must be one of fp32, bf16"),
         ("device.compile=true", "device.compile=true: torch.compile needs a C++ compiler"),
         ("protocol.train_split=test", "must be evaluated on digits that it was not trained on"),
+        ("data.validation_size=-1", "data.validation_size=-1: must be at least 0"),
+        ("data.validation_size=0.1", "data.validation_size=0.1: Value '0.1' of type 'float' could not be conv"),
         ("output_root=FILE", "FILE"),
         ("data.root=FILE", "FILE"),
     ],
