@@ -122,7 +122,8 @@ def overview(section: str, groups: list[Group], looks: Looks) -> Drawing:
             axes.plot(ends[group], [place + 0.22] * len(ends[group]), "|", color="0.55", ms=6, mew=0.8)
             axes.errorbar(xerr=_bar(group), y=place, x=np.mean(ends[group]), **_marker(looks, group))
             axes.plot(values.get(group, np.nan), place, "x", color="black", ms=6, mew=1.2)
-        axes.set(xlabel="test accuracy (fraction)", ylim=(len(groups) - 0.5, -0.5), title=section)
+        axes.set(xlabel="test accuracy (fraction)", ylim=(len(groups) - 0.5, -0.5))
+        axes.set_title(section, wrap=True)
         axes.set_yticks(range(len(groups)), [group.label for group in groups])
         return figure
 
