@@ -54,8 +54,9 @@ def summary(collection: Collection, shown: Sequence[tables.Table]) -> list[tuple
     verdicts = next((table.data for table in shown if table.name == "verdict"), None)
     for section in collection.sections:
         groups = collection.in_section(section)
-        values = {group.label: group.final("test_accuracy") for group in groups}
-        sentences.append((section, winner(values, tables.compare_in(collection, section))))
+        values = {group.label: group.final(group.score) for group in groups}
+        by = "" if groups[0].score == "test_accuracy" else "By validation accuracy: "
+        sentences.append((section, by + winner(values, tables.compare_in(collection, section))))
         if verdicts is not None and (verdicts["protocol"] == groups[0].protocol).any():
             answers = verdicts["verdict"][verdicts["protocol"] == groups[0].protocol]
             hits = int((answers == "reproduced").sum())
