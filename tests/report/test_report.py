@@ -202,6 +202,16 @@ def test_a_validated_sweep_is_ranked_by_validation_accuracy_everywhere(tmp_path:
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_the_verdict_is_told_of_the_runs_that_it_is_about_alone(tmp_path: Path) -> None:
+    for seed in range(2):
+        write_run(tmp_path / "runs", seed=seed, epochs=20)
+        write_run(tmp_path / "runs", seed=seed, epochs=20, validation=0.9)
+        write_run(tmp_path / "runs", seed=seed, protocol="swapped", epochs=20)
+    assert run(tmp_path / "runs", tmp_path / "out", tmp_path) == 0
+    assert (tmp_path / "out" / "index.html").read_text(encoding="utf-8").count("published result is") == 1
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_a_report_takes_away_what_an_earlier_one_wrote_and_nothing_else(tmp_path: Path) -> None:
     runs, out = tmp_path / "runs", tmp_path / "out"
     write_run(runs, "lenet5", 0)
