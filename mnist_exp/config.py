@@ -57,6 +57,8 @@ class DataConfig:
     """Subtracted from pixels scaled to [0, 1]."""
     std: float = 0.30812881
     """Divides what is left."""
+    validation_size: int = 0
+    """So many digits are held out of training, for a person or a sweeper to choose settings by."""
 
     def __post_init__(self) -> None:
         _one_of("data.name", self.name, ("mnist",))
@@ -66,6 +68,7 @@ class DataConfig:
             raise ConfigError(f"data.std={self.std}: the deviation must be greater than 0")
         if not math.isfinite(self.mean):
             raise ConfigError(f"data.mean={self.mean}: the mean must be a finite number")
+        _at_least("data.validation_size", self.validation_size, 0)
 
 
 @dataclass
@@ -130,14 +133,16 @@ def identity(config: Config, components: dict[str, dict[str, Any]], device: str)
         A tree of JSON values. Numbers are written one way (``1.0`` is ``1``), so that equal settings
         are equal however they were spelled.
     """
+    # Keys that came later are there only when they are set, so that older runs keep their names.
     arithmetic = {"precision": config.device.precision, "compile": config.device.compile}
+    data = {"name": config.data.name, "mean": config.data.mean, "std": config.data.std}
+    data |= _changed({"validation_size": config.data.validation_size}, DataConfig)
     canonical = _canonical(
         {
             "version": IDENTITY_VERSION,
             **components,
-            # Keys that came later are there only when they are set, so that older runs keep their names.
             "device": {"type": device, "threads": config.device.threads, **_changed(arithmetic, DeviceConfig)},
-            "data": {"name": config.data.name, "mean": config.data.mean, "std": config.data.std},
+            "data": data,
             "protocol": dataclasses.asdict(config.protocol),
             "seed": config.seed,
             "epochs": config.epochs,

@@ -1,13 +1,16 @@
 """Digits as tensors: read, checked, resized; normalised later, batch by batch."""
 
+import dataclasses
 from pathlib import Path
 
+import numpy as np
 import torch
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
 from mnist_exp.config import DataConfig
 from mnist_exp.download import SHA256, ensure_mnist
+from mnist_exp.errors import ConfigError
 from mnist_exp.training import Digits
 
 SIZE = 32
@@ -37,6 +40,33 @@ def load(
     return digits, dict(SHA256)
 
 
+def hold_out(digits: Digits, size: int, seed: int) -> tuple[Digits, Digits]:
+    """Divide a split into a rest to train on and ``size`` digits to validate on, each in its old order.
+
+    Stratified: a class has the same share of both, as near as whole digits allow (largest remainders
+    first, then the lower label). Which digits of a class are held out is drawn from ``seed``.
+
+    Raises:
+        ConfigError: a class would have no digit in one of the two.
+    """
+    labels = digits.labels.cpu().numpy()
+    counts = np.bincount(labels)
+    shares, remainders = np.divmod(counts * size, len(labels))
+    shares[np.argsort(-remainders, kind="stable")[: size - shares.sum()]] += 1
+    if ((counts > 0) & ((shares < 1) | (shares >= counts))).any():
+        raise ConfigError(
+            f"data.validation_size={size}: of {len(labels):,} digits, that leaves some class none to train on, "
+            "or none to validate on"
+        )
+    # NumPy's generator, not torch's: that would draw the numbers that shuffle the digits once more.
+    order = np.random.default_rng(seed).permutation(len(labels))
+    held = np.zeros(len(labels), dtype=bool)
+    for label, share in enumerate(shares):
+        held[order[labels[order] == label][:share]] = True
+    held_out, rest = (torch.from_numpy(part).to(digits.labels.device) for part in (held, ~held))
+    return _select(digits, rest), _select(digits, held_out)
+
+
 def resized(images: torch.Tensor) -> torch.Tensor:
     """Digits of any size at 32×32: uint8, ``[N, 1, H, W]`` → ``[N, 1, 32, 32]``.
 
@@ -47,6 +77,10 @@ def resized(images: torch.Tensor) -> torch.Tensor:
         block = slice(start, start + RESIZE_BLOCK)
         result[block] = resize(images[block], [SIZE, SIZE], InterpolationMode.BILINEAR, antialias=True)
     return result
+
+
+def _select(digits: Digits, where: torch.Tensor) -> Digits:
+    return dataclasses.replace(digits, images=digits.images[where], labels=digits.labels[where])
 
 
 def _images(content: bytes) -> torch.Tensor:

@@ -31,8 +31,14 @@ class Outcome:
     folder: str
     test_loss: float
     test_accuracy: float
+    validation_accuracy: float | None
     seconds: float
     skipped: bool
+
+    @property
+    def score(self) -> float:
+        """What settings are to be chosen by: the validation accuracy, where digits were held out for it."""
+        return self.test_accuracy if self.validation_accuracy is None else self.validation_accuracy
 
 
 def execute(
@@ -91,6 +97,9 @@ def _train(
     (train, evaluation), record["data"] = datasets.load(
         config.data, (protocol.train_split, protocol.eval_split), device
     )
+    validation = None
+    if config.data.validation_size:
+        train, validation = datasets.hold_out(train, config.data.validation_size, config.seed)
     training = _start(config, device, len(train))
     record["parameters"] = sum(parameter.numel() for parameter in training.model.parameters())
     record["multiply_accumulates"] = _multiply_accumulates(training.model, train)
@@ -107,6 +116,7 @@ def _train(
         training,
         train,
         evaluation,
+        validation,
         epochs=config.epochs,
         batch_size=config.batch_size,
         training_mode=protocol.training_mode,
@@ -117,7 +127,7 @@ def _train(
         logits = epoch.logits
     if logits is None:  # stopped between its last epoch and its results
         logits = evaluate(training.model, evaluation)
-    record.update(status="finished", metrics=dataclasses.asdict(history.metrics[-1]), ended=environment.now())
+    record.update(status="finished", metrics=history.metrics[-1].measured(), ended=environment.now())
     folder.finish(record, training.model.state_dict(), logits, evaluation.labels)
 
 
@@ -152,7 +162,7 @@ def _record_end(folder: RunFolder, record: dict[str, Any], error: BaseException,
     record.update(
         status="interrupted" if stopped else "failed",
         reason=reason(error),
-        metrics=dataclasses.asdict(history.metrics[-1]) if history.metrics else None,
+        metrics=history.metrics[-1].measured() if history.metrics else None,
         ended=environment.now(),
     )
     # Where even this can't be written (a full disk), the record still says "running", and the next
@@ -167,6 +177,7 @@ def _outcome(folder: RunFolder, record: dict[str, Any], start: float, *, skipped
         folder=str(folder.final_path),
         test_loss=record["metrics"]["test_loss"],
         test_accuracy=record["metrics"]["test_accuracy"],
+        validation_accuracy=record["metrics"].get("validation_accuracy"),
         seconds=time.perf_counter() - start,
         skipped=skipped,
     )

@@ -5,8 +5,10 @@ import difflib
 import errno
 import re
 import traceback
+from collections.abc import Mapping
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
 import hydra
 import omegaconf
@@ -74,6 +76,12 @@ def reason(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         return "stopped by its launcher"
     return (about(error) if isinstance(error, Exception) else str(error)) or f"{type(error).__name__}: {error}"
+
+
+def score(metrics: Mapping[str, Any]) -> str:
+    """The one accuracy to tell of a run: that of the validation digits, where any were held out."""
+    digits = "test" if metrics.get("validation_accuracy") is None else "validation"
+    return f"{digits} accuracy {metrics[f'{digits}_accuracy']:.4f}"
 
 
 def _about_settings(error: Exception) -> str:

@@ -6,6 +6,7 @@ from typing import Protocol, Self
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from mnist_exp.messages import score
 from mnist_exp.training import Epoch
 
 REFRESH_SECONDS = 0.1
@@ -43,11 +44,13 @@ class Lines:
     def step(self, done: int, steps: int, loss: Tensor) -> None: ...
 
     def epoch(self, epoch: Epoch) -> None:
-        m = epoch.metrics
+        m, validation = epoch.metrics, ""
+        if m.validation_loss is not None:
+            validation = f"validation loss {m.validation_loss:.4f} accuracy {m.validation_accuracy:.4f}  "
         self._print(
             f"epoch {m.epoch:>{len(str(self._epochs))}}/{self._epochs}  "
             f"train loss {m.train_loss:.4f} accuracy {m.train_accuracy:.4f}  "
-            f"test loss {m.test_loss:.4f} accuracy {m.test_accuracy:.4f}  "
+            f"{validation}test loss {m.test_loss:.4f} accuracy {m.test_accuracy:.4f}  "
             f"{epoch.train_seconds + epoch.eval_seconds:.1f} s"
         )
 
@@ -90,6 +93,6 @@ class LiveBar:
     def epoch(self, epoch: Epoch) -> None:
         m = epoch.metrics
         self._finished = m.epoch
-        self._accuracy = f"  test accuracy {m.test_accuracy:.4f}"
+        self._accuracy = f"  {score(m.measured())}"
         status = f"epoch {m.epoch}/{self._epochs}  train loss {m.train_loss:.4f}{self._accuracy}"
         self._bar.update(self._task, completed=m.epoch, status=status)

@@ -37,7 +37,7 @@ from mnist_exp.config import Config
 from mnist_exp.download import ensure_mnist, is_there
 from mnist_exp.errors import DataError, Interrupted
 from mnist_exp.files import write_atomically
-from mnist_exp.messages import about, reason
+from mnist_exp.messages import about, reason, score
 
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "conf"
 GROUPS = ("model", "optimizer", "scheduler", "device", "data", "protocol")
@@ -57,7 +57,8 @@ def job(settings: DictConfig) -> float:
     """One run: alone, or as a job of a sweep, in whatever process the launcher chose.
 
     Returns:
-        The last epoch's test accuracy, for sweepers that want a score.
+        A score for sweepers to maximise: the last epoch's validation accuracy, or its test accuracy
+        where `data.validation_size` is 0.
     """
     _listen_to_signals()
     _end_with_parent()
@@ -77,10 +78,9 @@ def job(settings: DictConfig) -> float:
         outcome = execute(config, choices, _hydra_record(settings), display)
         result.update(status="skipped" if outcome.skipped else "finished", **vars(outcome))
         if not sweep:
-            print(
-                f"test accuracy {outcome.test_accuracy:.4f}, test loss {outcome.test_loss:.4f}; {outcome.folder}"
-            )
-        return outcome.test_accuracy
+            accuracies = dict.fromkeys((score(vars(outcome)), f"test accuracy {outcome.test_accuracy:.4f}"))
+            print(f"{', '.join(accuracies)}, test loss {outcome.test_loss:.4f}; {outcome.folder}")
+        return outcome.score
     except BaseException as error:
         status = "stopped" if isinstance(error, Interrupted | SystemExit) else "failed"
         result.update(status=status, reason=reason(error), seconds=time.perf_counter() - start)
@@ -225,7 +225,7 @@ def _results(folder: Path) -> list[dict[str, Any]]:
 def _print_summary(results: list[dict[str, Any]], jobs: int) -> None:
     table = Table("job", "settings", "result", "folder", "time", title="Sweep", title_justify="left")
     for result in results:
-        accuracy = f", test accuracy {result['test_accuracy']:.4f}" if "test_accuracy" in result else ""
+        accuracy = f", {score(result)}" if "test_accuracy" in result else ""
         folder = Path(result["folder"]).name if "folder" in result else ""
         cells = (
             result["job"],

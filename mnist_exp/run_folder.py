@@ -190,7 +190,7 @@ class RunFolder:
         torch.save(
             {
                 "identity": json.dumps(self.identity),
-                "metrics": [dataclasses.asdict(row) for row in history.metrics],
+                "metrics": [row.measured() for row in history.metrics],
                 "timing": [dataclasses.asdict(row) for row in history.timing],
                 "training": training,
             },
@@ -204,8 +204,8 @@ class RunFolder:
 
     def write_rows(self, history: History) -> None:
         """Write ``metrics.csv`` and ``timing.csv`` anew."""
-        write_atomically(self.path / METRICS, _csv(history.metrics, Metrics))
-        write_atomically(self.path / TIMING, _csv(history.timing, Timing))
+        write_atomically(self.path / METRICS, _csv([row.measured() for row in history.metrics]))
+        write_atomically(self.path / TIMING, _csv([dataclasses.asdict(row) for row in history.timing]))
 
     def finish(
         self, record: dict[str, Any], weights: dict[str, torch.Tensor], logits: torch.Tensor, labels: torch.Tensor
@@ -304,11 +304,11 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def _csv(rows: list[Any], kind: type) -> bytes:
+def _csv(rows: list[dict[str, Any]]) -> bytes:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([f.name for f in dataclasses.fields(kind)])
-    writer.writerows(dataclasses.astuple(row) for row in rows)  # floats by repr, which loses nothing
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)  # floats by repr, which loses nothing
     return text.getvalue().encode()
 
 

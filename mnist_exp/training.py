@@ -64,6 +64,13 @@ class Metrics:
     test_accuracy: float
     learning_rate: float
     """Of the epoch's last step."""
+    validation_loss: float | None = None
+    """Over the digits held out of training, after the epoch; None where there are none."""
+    validation_accuracy: float | None = None
+
+    def measured(self) -> dict[str, float]:
+        """The metrics that there are, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -119,6 +126,7 @@ def fit(
     training: Training,
     train: Digits,
     evaluation: Digits,
+    validation: Digits | None = None,
     *,
     epochs: int,
     batch_size: int,
@@ -131,6 +139,7 @@ def fit(
         training: where to start from; changed in place.
         train: the digits to train on, shuffled anew each epoch; the last, smaller batch is kept.
         evaluation: the digits to evaluate on after each epoch.
+        validation: digits held out of training, evaluated likewise; only `Metrics` tells of them.
         epochs: the number of epochs at which to stop, those already done included.
         batch_size: digits a training step.
         training_mode: ``every_epoch``, or ``first_epoch`` to leave the model in evaluation mode from
@@ -138,7 +147,7 @@ def fit(
         on_step: called after each training step.
 
     Raises:
-        DivergedError: a batch's loss, or the evaluation's, is NaN or infinite.
+        DivergedError: a batch's loss, or an evaluation's, is NaN or infinite.
     """
     while training.epoch < epochs:
         training.epoch += 1
@@ -146,17 +155,17 @@ def fit(
         training.model.train(training_mode == "every_epoch" or training.epoch == 1)
         train_loss, train_accuracy, learning_rate = _train_epoch(training, train, batch_size, on_step)
         middle = time.perf_counter()
-        logits = evaluate(training.model, evaluation)
-        test_loss = float(cross_entropy(logits.double(), evaluation.labels))
-        if not math.isfinite(test_loss):
-            raise DivergedError(f"the evaluation loss became {test_loss} after epoch {training.epoch}; {ADVICE}")
+        logits, test_loss, test_accuracy = _measure(training, evaluation)
+        held_out = (None, None) if validation is None else _measure(training, validation)[1:]
         metrics = Metrics(
             epoch=training.epoch,
             train_loss=train_loss,
             train_accuracy=train_accuracy,
             test_loss=test_loss,
-            test_accuracy=_accuracy(logits, evaluation.labels),
+            test_accuracy=test_accuracy,
             learning_rate=learning_rate,
+            validation_loss=held_out[0],
+            validation_accuracy=held_out[1],
         )
         yield Epoch(metrics, middle - start, time.perf_counter() - middle, logits)
 
@@ -172,6 +181,14 @@ def evaluate(model: nn.Module, digits: Digits) -> Tensor:
             batch = slice(start, start + EVALUATION_BATCH)
             logits[batch] = model(digits.normalised(batch))
         return logits
+
+
+def _measure(training: Training, digits: Digits) -> tuple[Tensor, float, float]:
+    logits = evaluate(training.model, digits)
+    loss = float(cross_entropy(logits.double(), digits.labels))
+    if not math.isfinite(loss):
+        raise DivergedError(f"the evaluation loss became {loss} after epoch {training.epoch}; {ADVICE}")
+    return logits, loss, _accuracy(logits, digits.labels)
 
 
 def _train_epoch(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from mnist_exp.report import cost, errors, figures, page, tables
 from mnist_exp.report.collect import collect, why
@@ -82,7 +83,7 @@ def _remove_stale(out: Path, files: list[str]) -> None:
 def _print(table: tables.Table, console: Console) -> None:
     shown = Table(*table.cells.columns, title=table.title, title_justify="left", caption=table.note)
     for row in table.cells.itertuples(index=False):
-        shown.add_row(*row)
+        shown.add_row(*(Text(cell, overflow="fold") for cell in row))
     console.print(shown)
 
 

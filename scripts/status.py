@@ -24,6 +24,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from mnist_exp.messages import score
 from mnist_exp.run import JOBS, planned
 
 STATUSES = ("running", "failed", "damaged", "interrupted", "waiting", "finished")
@@ -60,7 +61,7 @@ def read_run(folder: Path) -> Line:
             status, reason = "interrupted", GONE
         left = _seconds_left(folder, total - done) if status == "running" else None
         if status == "finished":
-            reason = f"test accuracy {record['metrics']['test_accuracy']:.4f}"
+            reason = score(record["metrics"])
         overrides = _overrides(folder)
         if status not in STATUSES:
             raise ValueError(f"status {status!r} is none of ours")

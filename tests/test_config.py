@@ -76,11 +76,13 @@ SETTINGS = {
     "device.precision": ["fp32", "bf16"],
     "device.compile": ["false", "true"],
     "scheduler": ["constant", "cosine"],
+    "data.validation_size": ["0", "5000", "10000"],
 }
 MATTERS_NOT = {"output_root": ["outputs", "elsewhere"], "overwrite": ["true", "false"], "data.root": ["d", "e"]}
 DEFAULTS = {"seed": 0, "epochs": 20, "batch_size": 64, "model": "lenet5", "optimizer.lr": 0.01}
 DEFAULTS |= {"optimizer.momentum": 0.9, "optimizer.nesterov": "false", "protocol": "standard"}
 DEFAULTS |= {"device.threads": 1, "device.precision": "fp32", "device.compile": "false", "scheduler": "constant"}
+DEFAULTS |= {"data.validation_size": 0}
 
 
 def pick(choices: dict[str, list[str]]) -> st.SearchStrategy[dict[str, str]]:
@@ -119,6 +121,14 @@ def test_identity_knows_where_it_runs_but_not_under_which_launcher() -> None:
     config = settings()
     assert identity_hash(identify(config, "cpu")) != identity_hash(identify(config, "cuda"))
     assert hash_of("device=auto") == hash_of("device=cpu") == hash_of("hydra/launcher=basic")
+
+
+def test_runs_of_before_validation_splits_keep_their_identity() -> None:
+    for path in (CONFIG_FOLDER.parent / "outputs" / "reference" / "runs").glob("*-standard-sgd-seed0-*/run.json"):
+        model, known = path.parent.name.partition("-")[0], json.loads(path.read_text())["identity"]
+        assert identify(settings(f"model={model}", "data.validation_size=0")) == known
+        validated = identify(settings(f"model={model}", "data.validation_size=5000"))
+        assert differences(validated, known) == ["data.validation_size: '(absent)' → 5000"]
 
 
 JSON = st.recursive(

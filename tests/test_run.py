@@ -12,6 +12,8 @@ import pandas as pd
 import pytest
 
 from mnist_exp import run
+from mnist_exp.report import tables
+from mnist_exp.report.collect import collect
 from tests.conftest import command, results
 
 MODELS = "model=lenet5,lenet5r,mlp"
@@ -45,6 +47,8 @@ MODELS = "model=lenet5,lenet5r,mlp"
         ("device.precision=fp16", "device.precision=fp16: must be one of fp32, bf16"),
         ("device.compile=true", "device.compile=true: torch.compile needs a C++ compiler"),
         ("protocol.train_split=test", "must be evaluated on digits that it was not trained on"),
+        ("data.validation_size=-1", "data.validation_size=-1: must be at least 0"),
+        ("data.validation_size=0.1", "data.validation_size=0.1: Value '0.1' of type 'float' could not be conv"),
         ("output_root=FILE", "FILE"),
         ("data.root=FILE", "FILE"),
     ],
@@ -206,6 +210,26 @@ def group_is_alive(group: int) -> bool:
         return False
     states = subprocess.run(["ps", "-o", "stat=", "-g", str(group)], capture_output=True, text=True).stdout.split()
     return any(not state.startswith("Z") for state in states)
+
+
+def test_a_sweep_with_a_validation_split_scores_and_is_ranked_by_it(tmp_path: Path) -> None:
+    log = "+hydra.callbacks.log={_target_: hydra.experimental.callbacks.LogJobReturnCallback}"
+    words = ("model=mlp", "data.validation_size=5000", "epochs=1", "optimizer.lr=0.0003,0.03")
+    done = command("-m", *words, "hydra/launcher=basic", log, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    finals = {}
+    for path in tmp_path.glob("outputs/runs/*/metrics.csv"):
+        rate = json.loads((path.parent / "run.json").read_text())["identity"]["optimizer"]["lr"]
+        finals[rate] = pd.read_csv(path).iloc[-1]
+        accuracy = finals[rate]["validation_accuracy"]
+        assert accuracy != finals[rate]["test_accuracy"] and accuracy == round(accuracy * 5000) / 5000
+        assert f"return value: {accuracy}" in done.stdout
+        assert f"finished, validation accuracy {accuracy:.4f}" in done.stdout
+    table = tables.comparison(collect(tmp_path / "outputs" / "runs")).cells
+    assert table["Model"].tolist() == ["Custom MLP, lr=0.03", "Custom MLP, lr=0.0003"]
+    assert table["Validation accuracy"].tolist() == [
+        f"{finals[r]['validation_accuracy']:.4f}" for r in (0.03, 0.0003)
+    ]
 
 
 def test_the_report_of_a_real_sweep(sweep: tuple[Path, str]) -> None:

@@ -10,14 +10,19 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from mnist_exp import files, run_folder
-from mnist_exp.errors import DivergedError, RunFolderError
+from mnist_exp import files, models, run_folder
+from mnist_exp.datasets import hold_out
+from mnist_exp.errors import ConfigError, DivergedError, RunFolderError
+from mnist_exp.training import Digits, evaluate
 from tests.conftest import Execute, results
 
 MLP = ("model=mlp", "epochs=3")
+VALIDATED = (*MLP, "data.validation_size=100")
 
 
 def only_run(root: Path) -> Path:
@@ -31,13 +36,20 @@ def record(root: Path) -> dict[str, object]:
 
 
 @pytest.fixture
+def words(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """The settings of the run that `stopped` stops and that `expected` lets be."""
+    given: tuple[str, ...] = getattr(request, "param", MLP)
+    return given
+
+
+@pytest.fixture
 def finished(execute: Execute, tmp_path: Path) -> Path:
     execute(*MLP)
     return tmp_path
 
 
 @pytest.fixture
-def stopped(execute: Execute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def stopped(execute: Execute, words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run that was killed after two of its three epochs."""
     save, epochs = run_folder.RunFolder.save_epoch, iter(range(3))
 
@@ -51,13 +63,13 @@ def stopped(execute: Execute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with monkeypatch.context() as patch, pytest.raises(KilledError):
         patch.setattr(run_folder.RunFolder, "save_epoch", save_two)
         patch.setattr(run_folder.RunFolder, "write_record", lambda *_: None)
-        execute(*MLP)
+        execute(*words)
     return tmp_path
 
 
 @pytest.fixture
-def expected(execute: Execute, tmp_path: Path) -> dict[str, bytes]:
-    execute(*MLP, root=tmp_path / "undisturbed")
+def expected(execute: Execute, words: tuple[str, ...], tmp_path: Path) -> dict[str, bytes]:
+    execute(*words, root=tmp_path / "undisturbed")
     return results(tmp_path / "undisturbed")
 
 
@@ -88,15 +100,21 @@ def test_record_says_what_the_run_was_and_no_path(finished: Path) -> None:
     assert str(Path.home()) not in json.dumps(content) and str(finished) not in json.dumps(content)
 
 
+@pytest.mark.parametrize("words", [MLP, VALIDATED], indirect=True)
 @pytest.mark.parametrize("epochs", [2, 1])
 def test_a_stopped_run_goes_on_from_its_last_epoch_to_the_same_bytes(
-    epochs: int, expected: dict[str, bytes], stopped: Path, execute: Execute, capsys: pytest.CaptureFixture[str]
+    epochs: int,
+    words: tuple[str, ...],
+    expected: dict[str, bytes],
+    stopped: Path,
+    execute: Execute,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = only_run(stopped)
     if epochs == 1:
         (folder / "checkpoint.pt").unlink()  # as if killed between the two renames
     capsys.readouterr()
-    assert not execute(*MLP).skipped
+    assert not execute(*words).skipped
     assert f"goes on after epoch {epochs}" in capsys.readouterr().out
     assert results(stopped) == expected
     assert not (folder / "checkpoint.previous.pt").exists()
@@ -189,6 +207,42 @@ def test_a_folder_of_other_settings_is_refused_with_the_difference(
     shutil.copy(only_run(tmp_path / "other") / source, ours / source)
     with pytest.raises(RunFolderError, match=r"optimizer\.lr: 0\.01 → 0\.02|optimizer\.lr: 0\.02 → 0\.01"):
         execute("model=mlp", "epochs=1")
+
+
+def test_a_validation_split_adds_two_columns_and_is_what_a_run_scores(execute: Execute, tmp_path: Path) -> None:
+    """Of 600 digits, 100 are held out; predictions stay those of the test digits."""
+    outcome = execute(*VALIDATED)
+    header, *rows = (only_run(tmp_path) / "metrics.csv").read_text().splitlines()
+    plain = "epoch,train_loss,train_accuracy,test_loss,test_accuracy,learning_rate"
+    assert header == f"{plain},validation_loss,validation_accuracy"
+    last = dict(zip(header.split(","), map(float, rows[-1].split(",")), strict=True))
+    assert record(tmp_path)["metrics"] == last
+    assert outcome.score == outcome.validation_accuracy == last["validation_accuracy"] != outcome.test_accuracy
+    for name, digits in (("validation_accuracy", 100), ("train_accuracy", 500)):
+        assert last[name] == round(last[name] * digits) / digits
+    saved = np.load(only_run(tmp_path) / "predictions.npz", allow_pickle=False)
+    assert (saved["label"] == saved["predicted"]).mean() == last["test_accuracy"]
+    unvalidated = execute(*MLP)
+    assert unvalidated.score == unvalidated.test_accuracy and unvalidated.validation_accuracy is None
+    assert (Path(unvalidated.folder) / "metrics.csv").read_text().startswith(f"{plain}\n1,")
+    assert "validation_loss" not in (Path(unvalidated.folder) / "run.json").read_text()
+
+
+def test_the_validation_accuracy_is_that_of_the_final_weights_on_the_digits_of_the_seed(
+    execute: Execute, few_digits: tuple[Digits, Digits]
+) -> None:
+    outcome = execute(*VALIDATED, "seed=7")
+    model = models.MLP()
+    model.load_state_dict(load_file(Path(outcome.folder) / "model.safetensors"))
+    _, held = hold_out(few_digits[0], 100, seed=7)
+    right = evaluate(model, held).argmax(1) == held.labels
+    assert outcome.validation_accuracy == right.sum().item() / 100
+
+
+def test_a_validation_split_that_cannot_be_is_told_in_a_sentence(execute: Execute, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="validation_size=600: of 600 digits, that leaves some class none to"):
+        execute("model=mlp", "data.validation_size=600")
+    assert str(record(tmp_path)["reason"]).startswith("data.validation_size=600: of 600 digits")
 
 
 def test_more_epochs_are_another_run(finished: Path, execute: Execute) -> None:

@@ -66,13 +66,16 @@ def row(lines: list[str], name: str) -> list[str]:
 
 def test_each_state_is_told_apart(runs: Path, tmp_path: Path) -> None:
     make(runs, "done", "finished", 20)
+    path = make(runs, "held-out", "finished", 20) / "run.json"
+    metrics = {"test_accuracy": 0.98, "validation_accuracy": 0.97}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"metrics": metrics}))
     make(runs, "alive", "running")
     make(runs, "killed", "running")
     make(runs, "stopped", "interrupted", 3, "stopped by SIGINT")
     make(runs, "bad", "failed", 0, "the training loss became nan")
     with SoftFileLease(runs / ".alive.lock", lease_duration=run_folder.LEASE_SECONDS):
         lines = shown(tmp_path)
-    assert lines[0] == "1 running, 1 failed, 2 interrupted, 1 finished"
+    assert lines[0] == "1 running, 1 failed, 2 interrupted, 2 finished"
     # Fourteen epochs are left, of ten seconds each as the last five were.
     assert row(lines, "alive") == ["running", "6/20", "2", "min"]
     assert row(lines, "killed")[:2] == ["interrupted", "6/20"] and status.GONE in " ".join(lines)
@@ -80,6 +83,7 @@ def test_each_state_is_told_apart(runs: Path, tmp_path: Path) -> None:
     assert row(lines, "bad")[0] == "failed" and "the training loss became nan" in " ".join(lines)
     assert not any(line.startswith("done") for line in lines)
     assert row(shown(tmp_path, "--all"), "done") == ["finished", "20/20", "test", "accuracy 0.9876"]
+    assert row(shown(tmp_path, "--all"), "held-out") == ["finished", "20/20", "validation", "accuracy 0.9700"]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """The training loop against a plain one, and what it promises beside."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -61,6 +62,22 @@ def test_two_epochs_equal_a_plain_loop(model: str, few_digits: Pair) -> None:
         assert metrics.test_accuracy == pytest.approx(
             int((logits.argmax(1) == test.labels).sum()) / 600, abs=2.1 / 600
         )
+
+
+def test_a_validation_split_is_measured_and_disturbs_nothing(few_digits: Pair) -> None:
+    """Accuracies and losses of a validation split are those of the same digits as the evaluated split."""
+    train, test = few_digits
+    validation = Digits(test.images[:250], test.labels[:250], test.mean, test.std)
+    settings: Any = {"epochs": 2, "batch_size": 64, "training_mode": "every_epoch"}
+    with_it = list(fit(start("LeNet5Regularized"), train, test, validation, **settings))
+    as_test = list(fit(start("LeNet5Regularized"), train, validation, **settings))
+    without = list(fit(start("LeNet5Regularized"), train, test, **settings))
+    for epoch, other, plain in zip(with_it, as_test, without, strict=True):
+        metrics = epoch.metrics.measured()
+        assert metrics.pop("validation_loss") == other.metrics.test_loss
+        assert metrics.pop("validation_accuracy") == other.metrics.test_accuracy
+        assert metrics == plain.metrics.measured()
+        assert torch.equal(epoch.logits, plain.logits)
 
 
 def test_each_epoch_sees_every_digit_once_in_a_new_order(few_digits: Pair) -> None:

@@ -34,6 +34,10 @@ def test_an_untouched_run_is_equal(run: Path) -> None:
     assert verify(run, "data").verdict == EQUAL
 
 
+def test_a_run_with_a_validation_split_is_equal(execute: Execute) -> None:
+    assert verify(Path(execute("model=mlp", "data.validation_size=50").folder), "data").verdict == EQUAL
+
+
 def test_a_run_without_its_large_files_is_compared_by_their_checksums(run: Path) -> None:
     (run / "predictions.npz").unlink()
     (run / "model.safetensors").unlink()

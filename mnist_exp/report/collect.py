@@ -12,6 +12,8 @@ from typing import Any
 import pandas as pd
 
 METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
+VALIDATION = ("validation_loss", "validation_accuracy")
+"""Metrics of the runs that held digits out of training."""
 TIMES = ("train_seconds", "eval_seconds", "train_images_per_second")
 SWITCHES = ("train_split", "eval_split", "training_mode")
 PROTOCOLS: dict[tuple[str, ...], str] = {
@@ -68,9 +70,19 @@ class Group:
     record: dict[str, Any]
     """The first run's; but for the seed, it stands for all."""
 
+    @property
+    def score(self) -> str:
+        """The metric to rank the group by: not the test accuracy, where there is a validation accuracy."""
+        return "validation_accuracy" if "validation_accuracy" in self.runs[0].epochs else "test_accuracy"
+
+    @property
+    def level(self) -> float:
+        """The mean of the last epoch's score."""
+        return sum(self.final(self.score)) / len(self.runs)
+
     def final(self, metric: str) -> list[float]:
-        """The last epoch's values of a metric, a seed each."""
-        return [float(run.epochs[metric].iloc[-1]) for run in self.runs]
+        """The last epoch's values of a metric, a seed each; none where it was not measured."""
+        return [float(run.epochs[metric].iloc[-1]) for run in self.runs if metric in run.epochs]
 
 
 @dataclass(frozen=True)
@@ -86,9 +98,9 @@ class Collection:
         return tuple(dict.fromkeys(group.section for group in self.groups))
 
     def in_section(self, section: str, most: int | None = None) -> list[Group]:
-        """The groups of one section, or only so many of them: the most accurate."""
+        """The groups of one section, or only so many of them: the best by their score."""
         groups = [group for group in self.groups if group.section == section]
-        best = sorted(groups, key=lambda group: -sum(group.final("test_accuracy")) / len(group.runs))[:most]
+        best = sorted(groups, key=lambda group: -group.level)[:most]
         return [group for group in groups if group in best]
 
 
@@ -166,7 +178,8 @@ def _read(folder: Path) -> tuple[Run, list[str]]:
         if type(value) is not kind or (isinstance(value, int) and not 0 <= value < 2**63):
             raise ValueError(f"has a run.json whose {path} is {value!r:.40}")
     record["title"] = clean(record["title"]) or "untitled"
-    epochs = _table(folder, record, "metrics.csv", ["epoch", *METRICS, "learning_rate"])
+    measured = [*METRICS, *(VALIDATION if record["identity"]["data"].get("validation_size") else ())]
+    epochs = _table(folder, record, "metrics.csv", ["epoch", *measured, "learning_rate"])
     expected = record["identity"]["epochs"]
     if len(epochs) != expected or list(epochs["epoch"]) != list(range(1, expected + 1)):
         raise ValueError(f"has a metrics.csv of {len(epochs)} epochs instead of 1 to {expected}")
@@ -213,16 +226,20 @@ def _group(runs: list[Run]) -> list[Group]:
     firsts = [next(iter(members.values()))[0] for members in sections.values()]
     names = [f"{run.identity['data']['name']}, {_protocol(run)} protocol" for run in firsts]
     names = _labels(names, [flatten(run.identity["data"]) for run in firsts], "")
-    groups = []
+    for place, size in enumerate(run.identity["data"].get("validation_size") for run in firsts):
+        if size and "validation_size=" not in names[place]:  # it is said even where all sections share it
+            names[place] = clean(f"{names[place]}, validation_size={size}")
+    groups: list[Group] = []
     for name, members in zip(names, sections.values(), strict=True):
         contents = sorted(members.values(), key=lambda group: _order(group[0]))
         titles = [group[0].record["title"] for group in contents]
         labels = _labels(titles, [_settings(group[0]) for group in contents], "model.")
         slugs = _unique([slug(label) for label in labels], "-{}")
-        groups += [
+        made = [
             Group(label, file_name, name, _protocol(group[0]), tuple(group), group[0].record)
             for label, file_name, group in zip(labels, slugs, contents, strict=True)
         ]
+        groups += sorted(made, key=lambda group: -group.level) if made[0].score in VALIDATION else made
     known = [*PROTOCOLS.values()]
     return sorted(groups, key=lambda g: (known.index(g.protocol) if g.protocol in known else 9, g.section))
 

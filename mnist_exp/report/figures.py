@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from mnist_exp.report import published
-from mnist_exp.report.collect import METRICS, Collection, Group, slug
+from mnist_exp.report.collect import METRICS, VALIDATION, Collection, Group, slug
 from mnist_exp.report.errors import BINS, Mistakes
 from mnist_exp.report.statistics import summarise
 
@@ -98,8 +98,9 @@ def of_section(
     palette = zip(sns.color_palette("colorblind"), MARKERS, DASHES, strict=False)
     looks = {g.label: {"color": c, "marker": m, "ls": d} for g, (c, m, d) in zip(groups, palette, strict=False)}
     few = groups if len(collection.in_section(section)) <= ALONE else []
-    drawings = [overview(section, groups, looks), *(curves(section, groups, metric, looks) for metric in METRICS)]
-    drawings += [curves(section, [group], metric, looks, alone=True) for metric in METRICS for group in few]
+    metrics = [metric for metric in (*METRICS, *VALIDATION) if groups[0].final(metric)]
+    drawings = [overview(section, groups, looks), *(curves(section, groups, metric, looks) for metric in metrics)]
+    drawings += [curves(section, [group], metric, looks, alone=True) for metric in metrics for group in few]
     best = collection.in_section(section, most=ALONE)
     drawings += [confusion(section, m) for m in mistakes if m.group in best]
     drawings += [reliability(section, [m for m in mistakes if m.group in groups], looks)] if mistakes else []
@@ -110,8 +111,9 @@ def of_section(
 
 
 def overview(section: str, groups: list[Group], looks: Looks) -> Drawing:
-    """The final test accuracy of every seed, with each group's mean and its interval."""
-    ends = {group: group.final("test_accuracy") for group in groups}
+    """The final score of every seed, with each group's mean and its interval."""
+    score, name = groups[0].score, groups[0].score.replace("_", " ")
+    ends = {group: group.final(score) for group in groups}
     data = [(g.label, run.seed, value) for g in groups for run, value in zip(g.runs, ends[g], strict=True)]
     values = {g: published.table()[m]["test_accuracy"] for g in groups if (m := _published(g))}
 
@@ -122,14 +124,16 @@ def overview(section: str, groups: list[Group], looks: Looks) -> Drawing:
             axes.plot(ends[group], [place + 0.22] * len(ends[group]), "|", color="0.55", ms=6, mew=0.8)
             axes.errorbar(xerr=_bar(group), y=place, x=np.mean(ends[group]), **_marker(looks, group))
             axes.plot(values.get(group, np.nan), place, "x", color="black", ms=6, mew=1.2)
-        axes.set(xlabel="test accuracy (fraction)", ylim=(len(groups) - 0.5, -0.5), title=section)
+        axes.set(xlabel=f"{name} (fraction)", ylim=(len(groups) - 0.5, -0.5))
+        axes.set_title(section, wrap=True)
         axes.set_yticks(range(len(groups)), [group.label for group in groups])
         return figure
 
     text = "Points are means with their 95 % interval, ticks are seeds"
     text += f"{'; crosses are the published values' if values else ''}. {_means(groups)}."
-    frame = pd.DataFrame(data, columns=["label", "seed", "test_accuracy"])
-    return Drawing("overview", section, "overview", "Test accuracy after the last epoch", text, frame, draw)
+    frame = pd.DataFrame(data, columns=["label", "seed", score])
+    title = f"{name.capitalize()} after the last epoch"
+    return Drawing("overview", section, "overview", title, text, frame, draw)
 
 
 def curves(section: str, groups: list[Group], metric: str, looks: Looks, *, alone: bool = False) -> Drawing:
@@ -246,18 +250,17 @@ def cost(section: str, groups: list[Group], measured: dict[str, dict[str, Any]],
         for axes, (key, label) in zip(figure.subplots(1, 2, sharey=True), sides.items(), strict=True):
             for group in groups:
                 x = np.nan if measured[group.label][key] is None else measured[group.label][key]
-                mean = np.mean(group.final("test_accuracy"))
-                axes.errorbar(x, mean, _bar(group), label=group.label, **_marker(looks, group))
+                axes.errorbar(x, group.level, _bar(group), label=group.label, **_marker(looks, group))
             axes.set(xlabel=label, xscale="log")
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.xaxis.set_major_formatter(PLAIN)
             axes.xaxis.set_minor_formatter(NullFormatter())
         axes.legend()
-        figure.axes[0].set_ylabel("test accuracy (fraction)")
+        figure.axes[0].set_ylabel(f"{groups[0].score.replace('_', ' ')} (fraction)")
         figure.suptitle(f"Accuracy against cost ({section})", size=10)
         return figure
 
-    data = pd.DataFrame([{"test_accuracy": np.mean(g.final("test_accuracy"))} | measured[g.label] for g in groups])
+    data = pd.DataFrame([{g.score: np.mean(g.final(g.score))} | measured[g.label] for g in groups])
     text = f"Bars are 95 % intervals of the mean. {_means(groups)}."
     return Drawing("cost", section, "cost", "Accuracy against cost", text, data, draw)
 
@@ -267,13 +270,13 @@ def _marker(looks: Looks, group: Group) -> dict[str, Any]:
 
 
 def _bar(group: Group) -> list[list[float]] | None:
-    """The way from the mean test accuracy to the ends of its interval."""
-    s = summarise(group.final("test_accuracy"))
+    """The way from the mean score to the ends of its interval."""
+    s = summarise(group.final(group.score))
     return None if s.mean_low is None or s.mean_high is None else [[s.mean - s.mean_low], [s.mean_high - s.mean]]
 
 
 def _means(groups: list[Group]) -> str:
-    summaries = [summarise(group.final("test_accuracy")) for group in groups]
+    summaries = [summarise(group.final(group.score)) for group in groups]
     spans = ["" if s.mean_low is None else f" ({s.mean_low:.4f} to {s.mean_high:.4f})" for s in summaries]
     return "; ".join(f"{g.label} {s.mean:.4f}{i}" for g, s, i in zip(groups, summaries, spans, strict=True))
 

@@ -54,9 +54,11 @@ def summary(collection: Collection, shown: Sequence[tables.Table]) -> list[tuple
     verdicts = next((table.data for table in shown if table.name == "verdict"), None)
     for section in collection.sections:
         groups = collection.in_section(section)
-        values = {group.label: group.final("test_accuracy") for group in groups}
-        sentences.append((section, winner(values, tables.compare_in(collection, section))))
-        if verdicts is not None and (verdicts["protocol"] == groups[0].protocol).any():
+        values = {group.label: group.final(group.score) for group in groups}
+        by = "" if groups[0].score == "test_accuracy" else "By validation accuracy: "
+        sentences.append((section, by + winner(values, tables.compare_in(collection, section))))
+        repeats = any(published.counterpart(group.record["identity"]) for group in groups)
+        if verdicts is not None and repeats and (verdicts["protocol"] == groups[0].protocol).any():
             answers = verdicts["verdict"][verdicts["protocol"] == groups[0].protocol]
             hits = int((answers == "reproduced").sum())
             said = "reproduced" if hits == len(answers) else "reproduced in part" if hits else "not reproduced"

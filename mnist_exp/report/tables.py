@@ -4,6 +4,7 @@ A function here makes a table's rows. Its words, and how its cells are written f
 ``tables.csv`` and ``columns.csv``.
 """
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ FINAL = {"test_loss": "test loss", "test_accuracy": "test accuracy"}
 FORENSIC_ORDER = ("published", "swapped splits only", "evaluation mode after epoch 1 only", "standard")
 PAIRS_IN_WORDS = 66
 """More pairs than those of 12 groups are not all put into words."""
+NOT_CHOSEN = ("version", "device", "data", "protocol", "seed")
+"""Of an identity, what nobody chooses for the sake of accuracy."""
 CONFUSED = 5
 """Pairs of classes told of each model."""
 
@@ -61,10 +64,14 @@ def write(tables: Sequence[Table], folder: Path) -> list[str]:
 def comparison(collection: Collection) -> Table:
     """The comparison table: a row for each group of runs."""
     rows = []
+    by_test = _chosen_by_test_digits(collection)
     for group in collection.groups:
         row = {"model": group.label, "section": group.section, "protocol": group.protocol, "n": len(group.runs)}
         row |= {"parameters": group.record["parameters"]} | _over_seeds("test_loss", group.final("test_loss"))
-        rows.append(row | _over_seeds("test_accuracy", group.final("test_accuracy")))
+        row |= _over_seeds("test_accuracy", group.final("test_accuracy"))
+        if any(other.score == "validation_accuracy" for other in collection.groups):
+            row |= _over_seeds("validation_accuracy", group.final("validation_accuracy"))
+        rows.append(row | ({"chosen_by": "test digits" if group in by_test else None} if by_test else {}))
     return _table("comparison", rows)
 
 
@@ -98,23 +105,24 @@ def forensics(collection: Collection) -> Table | None:
 
 
 def differences(collection: Collection) -> Table | None:
-    """Every pair of groups within a section, compared by test accuracy; None where there is no pair."""
+    """Every pair of groups within a section, compared by their score; None where there is no pair."""
     rows = []
+    scores = {group.score for group in collection.groups}
     for section in collection.sections:
         pairs = compare_in(collection, section)
-        best = collection.in_section(section, most=1)[0].label
+        (best,) = collection.in_section(section, most=1)
         for c in pairs:
-            told = len(pairs) <= PAIRS_IN_WORDS or best in (c.first, c.second)
+            told = len(pairs) <= PAIRS_IN_WORDS or best.label in (c.first, c.second)
             row = {"section": section, "first": c.first, "second": c.second, "n": c.n, "difference": c.difference}
             row |= {"low": c.low, "high": c.high, "p_holm": c.p_value, "words": in_words(c) if told else ""}
-            rows.append(row)
+            rows.append(row | ({} if scores == {"test_accuracy"} else {"score": best.score}))
     return _table("differences", rows, [row for row in rows if row["words"]]) if rows else None
 
 
 def compare_in(collection: Collection, section: str) -> list[Comparison]:
-    """The groups of a section, every pair compared by test accuracy."""
+    """The groups of a section, every pair compared by their score."""
     values = {
-        group.label: dict(zip((run.seed for run in group.runs), group.final("test_accuracy"), strict=True))
+        group.label: dict(zip((run.seed for run in group.runs), group.final(group.score), strict=True))
         for group in collection.in_section(section)
     }
     return compare(values)
@@ -184,15 +192,43 @@ def numeric(cells: pd.DataFrame) -> list[bool]:
 
 
 def _table(name: str, rows: Rows, shown: Rows | None = None) -> Table:
-    """A table with its cells filled in. What all rows share, their section, needs no column."""
+    """A table with its cells filled in. What all rows share, their section, needs no column.
+
+    ``tables.csv`` may have a note of its own on a key, as TABLE.KEY: some tables' rows do without it.
+    """
     shown = rows if shown is None else shown
-    words = pd.read_csv(published.file("tables.csv"), dtype=str).set_index("table").loc[name]
+    words = pd.read_csv(published.file("tables.csv"), dtype=str).set_index("table")
     columns = pd.read_csv(published.file("columns.csv"), dtype=str).query("table == @name")
     if len({row.get("section") for row in shown}) < 2:
         columns = columns[columns["pattern"] != "{section}"]
+    note = str(words["note"][name])
+    for key in (full.removeprefix(f"{name}.") for full in words.index if full.startswith(f"{name}.")):
+        if any(key in row for row in shown):
+            note += f" {words['note'][f'{name}.{key}']}"
+        else:
+            columns = columns[~columns["pattern"].str.startswith(f"{{{key}")]
     cells = [[_fill(pattern, row) for pattern in columns["pattern"]] for row in shown]
     filled = pd.DataFrame(cells, columns=[*columns["column"]], dtype=object)
-    return Table(name, str(words["title"]), str(words["note"]), pd.DataFrame(rows), filled)
+    return Table(name, str(words["title"][name]), note, pd.DataFrame(rows), filled)
+
+
+def _chosen_by_test_digits(collection: Collection) -> list[Group]:
+    """The groups beside which there are other settings of their model, not all of them validated anywhere."""
+    choices = {group: _choice(group) for group in collection.groups}
+    validated = {choice for group, choice in choices.items() if group.score == "validation_accuracy"}
+    rivals: dict[tuple[str, str], set[tuple[str, str]]] = {}
+    for group, choice in choices.items():
+        rivals.setdefault((group.section, choice[0]), set()).add(choice)
+    here = {group: rivals[group.section, choice[0]] for group, choice in choices.items()}
+    return [group for group in here if len(here[group]) > 1 and not here[group] <= validated]
+
+
+def _choice(group: Group) -> tuple[str, str]:
+    """What a choice of settings is made for (a model, its data and protocol), and the settings."""
+    known = group.record["identity"]
+    given = [known["model"]["target"], known["data"] | {"validation_size": 0}, known["protocol"]]
+    settings = {key: value for key, value in known.items() if key not in NOT_CHOSEN}
+    return json.dumps(given, sort_keys=True), json.dumps(settings, sort_keys=True)
 
 
 def _fill(pattern: str, row: dict[str, Any]) -> str:

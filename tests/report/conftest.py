@@ -59,6 +59,7 @@ def write_run(
     title: str | None = None,
     epochs: int = 3,
     accuracy: float | None = None,
+    validation: float | None = None,
     settings: dict[str, Any] | None = None,
     config: dict[str, Any] | None = None,
     change: Callable[[dict[str, Any]], None] | None = None,
@@ -66,8 +67,9 @@ def write_run(
 ) -> Path:
     """Write a finished run's folder.
 
-    ``settings`` and ``config`` replace single values of the identity and the config, by dotted path;
-    ``change`` has the last word on the record.
+    ``validation`` is the last accuracy on 5,000 digits that are then held out. ``settings`` and
+    ``config`` replace single values of the identity and the config, by dotted path; ``change`` has the
+    last word on the record.
     """
     usual_title, target, parameters, operations, level = MODELS[model]
     random = np.random.default_rng([seed, *model.encode()])
@@ -84,6 +86,8 @@ def write_run(
         "epochs": epochs,
         "batch_size": 64,
     }
+    if validation is not None:
+        identity["data"]["validation_size"] = 5000
     said = copy.deepcopy(identity)
     for tree, values in ((identity, settings or {}), (said, config or {})):
         for path, value in values.items():
@@ -95,10 +99,13 @@ def write_run(
     folder = runs / (name or f"{model}-{protocol}-seed{seed}-{len(list(runs.glob('*'))):03}")
     folder.mkdir(parents=True)
     rows = ["epoch,train_loss,train_accuracy,test_loss,test_accuracy,learning_rate"]
+    rows[0] += ",validation_loss,validation_accuracy" if validation is not None else ""
     times = ["epoch,train_seconds,eval_seconds,train_images_per_second"]
     for epoch in range(1, epochs + 1):
         value = last - 0.01 * (epochs - epoch)
         rows.append(f"{epoch},{0.3 / epoch!r},{value - 0.005!r},{1.2 - value!r},{value!r},0.01")
+        if validation is not None:
+            rows[-1] += f",{1.3 - value!r},{validation - 0.02 * (epochs - epoch)!r}"
         times.append(f"{epoch},{5.0 + seed / 10!r},1.0,{60000 / (5.0 + seed / 10)!r}")
     (folder / "metrics.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
     (folder / "timing.csv").write_text("\n".join(times) + "\n", encoding="utf-8")

@@ -102,6 +102,27 @@ def test_other_protocols_and_other_data_are_other_sections(tmp_path: Path) -> No
     assert [group.label for group in collection.groups] == ["LeNet5"] * 5
 
 
+def test_a_validation_split_is_told_whatever_else_there_is(tmp_path: Path) -> None:
+    write_run(tmp_path, validation=0.9)
+    assert collect(tmp_path).sections == ("mnist, standard protocol, validation_size=5000",)
+    write_run(tmp_path, validation=0.9, settings={"data.mean": 0.5})
+    write_run(tmp_path, settings={"data.mean": 0.5})
+    assert set(collect(tmp_path).sections) == {
+        "mnist, standard protocol, mean=0.1307, validation_size=5000",
+        "mnist, standard protocol, mean=0.5, validation_size=5000",
+        "mnist, standard protocol, mean=0.5",
+    }
+
+
+def test_the_best_of_a_section_are_those_of_the_highest_validation_accuracy(tmp_path: Path) -> None:
+    for rate, validation in enumerate((0.95, 0.97, 0.96), 1):
+        settings = {"optimizer.lr": rate}
+        write_run(tmp_path, accuracy=0.9 - rate / 100, validation=validation, settings=settings)
+    collection = collect(tmp_path)
+    best = collection.in_section(collection.sections[0], most=2)
+    assert [group.label for group in best] == ["LeNet5, lr=2", "LeNet5, lr=3"]
+
+
 def overwrite(name: str, content: bytes) -> Callable[[Path], None]:
     return lambda folder: (folder / name).write_bytes(content) and None  # type: ignore[return-value]
 
@@ -171,6 +192,7 @@ DAMAGED = {
     "words": (metrics("0.3,", "much,"), "column train_loss that is no finite number"),
     "no fraction": (metrics("0.965", "1.965"), "accuracy that is no fraction"),
     "missing column": (metrics("test_loss", "x"), "without column test_loss"),
+    "no validation": (record(identity__data__validation_size=50), "without column validation_loss, validation_ac"),
     "binary metrics": (metrics("epoch", "\0\1"), "without column epoch"),
     "other metrics": (overwrite("metrics.csv", b"epoch\n1\n"), "another metrics.csv"),
     "no UTF-8 metrics": (lambda f: [record(files=None)(f), overwrite("metrics.csv", b"\xff\xfe")(f)], "damaged"),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from mnist_exp.report import figures
+from mnist_exp.report import cost, figures
 from mnist_exp.report.collect import collect
 from tests.report.conftest import EVIL, ROOT, load_script, write_run
 
@@ -178,6 +178,37 @@ def test_what_is_not_there_is_said_not_to_be(tmp_path: Path) -> None:
     assert "2 of 2 runs have no usable predictions.npz, so nothing can be said of what they got wrong" in text
     assert not (tmp_path / "out" / "confused.csv").exists()
     assert 'class="gallery"' not in text
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_validated_sweep_is_ranked_by_validation_accuracy_everywhere(tmp_path: Path) -> None:
+    for rate, accuracy, validation in ((1, 0.99, 0.961), (2, 0.98, 0.972)):
+        for seed in range(2):
+            settings = {"optimizer.lr": rate}
+            write_run(tmp_path / "runs", seed=seed, accuracy=accuracy, validation=validation, settings=settings)
+    assert run(tmp_path / "runs", tmp_path / "out", tmp_path) == 0
+    text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "By validation accuracy: LeNet5, lr=2 (97.20 %) comes first" in text
+    assert "rows are ranked by validation accuracy, best first" in text
+    assert text.count("<b>Validation accuracy after the last epoch.</b>") == 1
+    assert "LeNet5, lr=2 0.9720 (0.9720 to 0.9720); LeNet5, lr=1 0.9610" in text
+    assert text.count("<span>0.9720</span>") == text.count("<span>0.9610</span>") == 2
+    folder = tmp_path / "out" / "mnist-standard-protocol-validation-size-5000"
+    assert {"all-validation-accuracy.svg", "lenet5-lr-2-validation-loss.svg"} <= {p.name for p in folder.iterdir()}
+    collection = collect(tmp_path / "runs")
+    drawings = figures.of_section(collection, collection.sections[0], [], cost.measure(collection))
+    for drawing in drawings[0], drawings[-1]:  # the overview and the cost
+        assert drawing.data["validation_accuracy"].unique().tolist() == pytest.approx([0.972, 0.961])
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_verdict_is_told_of_the_runs_that_it_is_about_alone(tmp_path: Path) -> None:
+    for seed in range(2):
+        write_run(tmp_path / "runs", seed=seed, epochs=20)
+        write_run(tmp_path / "runs", seed=seed, epochs=20, validation=0.9)
+        write_run(tmp_path / "runs", seed=seed, protocol="swapped", epochs=20)
+    assert run(tmp_path / "runs", tmp_path / "out", tmp_path) == 0
+    assert (tmp_path / "out" / "index.html").read_text(encoding="utf-8").count("published result is") == 1
 
 
 @pytest.mark.usefixtures("undrawn")

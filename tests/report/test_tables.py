@@ -45,6 +45,73 @@ def test_several_protocols_are_told_apart_and_never_compared(tmp_path: Path) -> 
     assert table.data[["first", "second", "n"]].to_numpy().tolist() == [["LeNet5", "Custom MLP", 3]] * 2
 
 
+def sweep(runs: Path, *accuracies: float, validation: tuple[float, ...] = (), model: str = "lenet5") -> None:
+    """Runs of the learning rates 1, 2, …, with these test accuracies."""
+    for rate, accuracy in enumerate(accuracies, 1):
+        held_out = validation[rate - 1] if validation else None
+        write_run(runs, model, accuracy=accuracy, validation=held_out, settings={"optimizer.lr": rate})
+
+
+def test_validated_groups_are_ranked_by_validation_accuracy_and_the_table_says_so(tmp_path: Path) -> None:
+    sweep(tmp_path, 0.99, 0.98, validation=(0.96, 0.97))
+    sweep(tmp_path, 0.97, validation=(0.965,), model="mlp")
+    write_run(tmp_path, seed=1, accuracy=0.98, validation=0.98, settings={"optimizer.lr": 2})
+    table = tables.comparison(collect(tmp_path))
+    assert table.cells.iloc[:, :5].to_numpy().tolist() == [
+        # Of 0.97 and 0.98, the mean is 0.975, and the deviation 0.005 √2.
+        ["LeNet5, lr=2", "61,706", "0.9750 ± 0.0071", "0.2200 ± 0.0000", "0.9800 ± 0.0000"],
+        ["Custom MLP, lr=1", "62,930", "0.9650", "0.2300", "0.9700"],
+        ["LeNet5, lr=1", "61,706", "0.9600", "0.2100", "0.9900"],
+    ]
+    assert "rows are ranked by validation accuracy, best first" in table.note
+    assert "Settings chosen by" not in table.cells and "chosen_by" not in table.data
+
+
+def test_differences_are_of_validation_accuracy_where_there_is_one(tmp_path: Path) -> None:
+    for seed in range(3):
+        for rate, accuracy, validation in ((1, 0.99, 0.96), (2, 0.98, 0.97)):
+            settings = {"optimizer.lr": rate}
+            write_run(tmp_path, seed=seed, accuracy=accuracy, validation=validation, settings=settings)
+            write_run(tmp_path, seed=seed, accuracy=accuracy, settings=settings)
+    table = tables.differences(collect(tmp_path))
+    assert table is not None and "validation accuracy is compared in its place" in table.note
+    assert table.data[["first", "score"]].to_numpy().tolist() == [
+        ["LeNet5, lr=1", "test_accuracy"],
+        ["LeNet5, lr=2", "validation_accuracy"],
+    ]
+    assert table.data["difference"].tolist() == pytest.approx([0.01, 0.01])
+
+
+def test_settings_that_only_test_digits_tell_apart_are_marked(tmp_path: Path) -> None:
+    sweep(tmp_path, 0.99, 0.98)
+    sweep(tmp_path, 0.97, model="mlp")
+    table = tables.comparison(collect(tmp_path))
+    assert table.cells["Settings chosen by"].tolist() == ["test digits", "test digits", "–"]
+    assert "to choose fairly, run them all with data.validation_size=5000" in table.note
+    assert "Validation accuracy" not in table.cells and "ranked by validation" not in table.note
+
+
+def test_settings_validated_elsewhere_are_not_marked_unless_one_was_not(tmp_path: Path) -> None:
+    """The chosen settings, trained on all digits beside the default ones, were chosen fairly."""
+    sweep(tmp_path, 0.99, 0.98)
+    sweep(tmp_path, 0.97, 0.96, 0.95, validation=(0.96, 0.97, 0.95))
+    assert "Settings chosen by" not in tables.comparison(collect(tmp_path)).cells
+    write_run(tmp_path, settings={"optimizer.lr": 4})
+    write_run(tmp_path, protocol="published", validation=0.9, settings={"optimizer.lr": 4})  # another question
+    cells = tables.comparison(collect(tmp_path)).cells
+    assert cells["Settings chosen by"].tolist() == ["test digits"] * 3 + ["–"] * 4
+    assert cells["Validation accuracy"].tolist() == ["–", "–", "–", "0.9700", "0.9600", "0.9500", "0.9000"]
+
+
+def test_other_seeds_devices_and_protocols_are_no_choice(tmp_path: Path) -> None:
+    for change in ({"seed": 1}, {"device.type": "cuda"}, {"device.threads": 2}, {"version": 2}):
+        write_run(tmp_path, settings=change)
+    write_run(tmp_path, protocol="published", settings={"optimizer.lr": 0.1})
+    write_run(tmp_path, "mlp", settings={"optimizer.lr": 0.1})
+    table = tables.comparison(collect(tmp_path))
+    assert len(table.cells) == 6 and "Settings chosen by" not in table.cells
+
+
 def test_verdict_asks_where_one_more_run_would_fall(tmp_path: Path) -> None:
     for seed, accuracy in enumerate((0.976, 0.977, 0.978)):
         write_run(tmp_path, "lenet5", seed, "published", epochs=20, accuracy=accuracy)
