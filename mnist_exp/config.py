@@ -21,6 +21,7 @@ IDENTITY_VERSION = 1
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 PRECISIONS = ("fp32", "bf16")
+DATASETS = ("mnist", "fashion_mnist", "kmnist", "qmnist", "png_folder")
 SPLITS = ("train", "test")
 ABSENT = "(absent)"
 TRAINING_MODES = ("every_epoch", "first_epoch")
@@ -57,11 +58,20 @@ class DataConfig:
     """Subtracted from pixels scaled to [0, 1]."""
     std: float = 0.30812881
     """Divides what is left."""
+    train_dir: str | None = None
+    """With ``png_folder``: the folder of PNG files to train on (`mnist_exp.folders`)."""
+    test_dir: str | None = None
+    """With ``png_folder``: the folder of PNG files to evaluate on."""
     validation_size: int = 0
     """So many digits are held out of training, for a person or a sweeper to choose settings by."""
 
     def __post_init__(self) -> None:
-        _one_of("data.name", self.name, ("mnist",))
+        _one_of("data.name", self.name, DATASETS)
+        for key, folder in (("train_dir", self.train_dir), ("test_dir", self.test_dir)):
+            if self.name == "png_folder" and not (folder or "").strip():
+                raise ConfigError(f"data=png_folder needs data.{key}=…: a folder of PNG files")
+            if self.name != "png_folder" and folder is not None:
+                raise ConfigError(f"data.{key}={folder}: only data=png_folder reads folders")
         if not self.root.strip():
             raise ConfigError("data.root is empty: name the folder that holds the digits")
         if not (math.isfinite(self.std) and self.std > 0):
@@ -120,7 +130,9 @@ class Config:
             raise ConfigError("output_root is empty: name the folder that results go to")
 
 
-def identity(config: Config, components: dict[str, dict[str, Any]], device: str) -> dict[str, Any]:
+def identity(
+    config: Config, components: dict[str, dict[str, Any]], device: str, contents: dict[str, str]
+) -> dict[str, Any]:
     """Every setting that can change a run's numbers, in one canonical form, and nothing else.
 
     Args:
@@ -128,6 +140,7 @@ def identity(config: Config, components: dict[str, dict[str, Any]], device: str)
         components: for ``model``, ``optimizer`` and ``scheduler``, the class and those of its
             arguments that differ from its defaults (`mnist_exp.factory.describe`).
         device: the kind of device that ``device.name`` resolved to.
+        contents: checksums of data that its name doesn't tell, as a folder's.
 
     Returns:
         A tree of JSON values. Numbers are written one way (``1.0`` is ``1``), so that equal settings
@@ -135,7 +148,7 @@ def identity(config: Config, components: dict[str, dict[str, Any]], device: str)
     """
     # Keys that came later are there only when they are set, so that older runs keep their names.
     arithmetic = {"precision": config.device.precision, "compile": config.device.compile}
-    data = {"name": config.data.name, "mean": config.data.mean, "std": config.data.std}
+    data = {"name": config.data.name, "mean": config.data.mean, "std": config.data.std, **contents}
     data |= _changed({"validation_size": config.data.validation_size}, DataConfig)
     canonical = _canonical(
         {

@@ -1,43 +1,90 @@
-"""Digits as tensors: read, checked, resized; normalised later, batch by batch."""
+"""Digits, or other images, as tensors: read, checked, resized; normalised later, batch by batch."""
 
 import dataclasses
+import gzip
+import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
+from mnist_exp import folders, siblings
 from mnist_exp.config import DataConfig
 from mnist_exp.download import SHA256, ensure_mnist
 from mnist_exp.errors import ConfigError
+from mnist_exp.folders import SIZE, Folders
 from mnist_exp.training import Digits
 
-SIZE = 32
-"""Pixels a side that the models expect (LeCun et al., 1998)."""
 PREFIX = {"train": "train", "test": "t10k"}
 RESIZE_BLOCK = 5000  # digits; bounds the memory that resizing takes
 
 
+def scan(config: DataConfig) -> Folders:
+    """The scanned folders of ``data=png_folder``; none for datasets that their names tell all about."""
+    if config.name != "png_folder":
+        return {}
+    return folders.scan_both(Path(str(config.train_dir)), Path(str(config.test_dir)))
+
+
 def load(
-    config: DataConfig, splits: tuple[str, ...], device: torch.device
+    config: DataConfig, scanned: Folders, splits: tuple[str, ...], device: torch.device
 ) -> tuple[tuple[Digits, ...], dict[str, str]]:
-    """The named splits of the dataset, on the device, and the SHA-256 of each file behind them.
+    """The named splits of the dataset, on the device, and the SHA-256 of each file or folder behind them.
+
+    Args:
+        config: which dataset, and where its files lie.
+        scanned: what `scan` found for it.
+        splits: ``train`` or ``test``, in the order in which they are wanted.
+        device: where the tensors go.
 
     Raises:
         DataError: files are damaged, or missing and not to be fetched.
     """
-    files = ensure_mnist(Path(config.root))
-    digits = tuple(
-        Digits(
-            images=resized(_images(files[f"{PREFIX[split]}-images-idx3-ubyte"])).to(device),
-            labels=_labels(files[f"{PREFIX[split]}-labels-idx1-ubyte"]).to(device),
-            mean=config.mean,
-            std=config.std,
+    root = Path(config.root)
+    digits: list[Digits] = []
+    checksums: dict[str, str] = {}
+    for split in splits:
+        if folder := scanned.get(split):
+            images, labels = folders.load(folder, root / folders.CACHE), folder.labels
+            sums = {f"{split}_dir": folder.sha256}
+        else:
+            images, labels, sums = originals(config.name, split, root)
+        checksums |= sums
+        digits.append(
+            Digits(
+                images=resized(torch.from_numpy(images)[:, None]).to(device),
+                labels=torch.from_numpy(labels).to(device),
+                mean=config.mean,
+                std=config.std,
+            )
         )
-        for split in splits
-    )
-    return digits, dict(SHA256)
+    return tuple(digits), checksums
+
+
+def originals(name: str, split: str, root: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64], dict[str, str]]:
+    """MNIST or a sibling as it was published: images ``[N, 28, 28]``, labels ``[N]``, and files' SHA-256.
+
+    Raises:
+        DataError: files are damaged, or missing and not to be fetched.
+    """
+    if name == "mnist":
+        files, checksums = ensure_mnist(root), dict(SHA256)
+        images, labels = (_idx(files[f"{PREFIX[split]}-{kind}-ubyte"]) for kind in ("images-idx3", "labels-idx1"))
+    else:
+        files = siblings.ensure(name, split, root)
+        checksums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+        images, labels = (_idx(gzip.decompress(content)) for content in files.values())
+    labels = labels if labels.ndim == 1 else labels[:, 0]  # QMNIST's other columns tell of the writer
+    return images, labels.astype(np.int64), checksums
+
+
+def classes(name: str) -> list[str] | None:
+    """The names of a dataset's classes in the order of the labels; None where they are the digits."""
+    return list(siblings.SIBLINGS[name].classes) if name in ("fashion_mnist", "kmnist") else None
 
 
 def hold_out(digits: Digits, size: int, seed: int) -> tuple[Digits, Digits]:
@@ -83,11 +130,8 @@ def _select(digits: Digits, where: torch.Tensor) -> Digits:
     return dataclasses.replace(digits, images=digits.images[where], labels=digits.labels[where])
 
 
-def _images(content: bytes) -> torch.Tensor:
-    # The IDX format: a header of 16 bytes for images, 8 for labels; then a byte a pixel, or a label.
-    # The checksum has been checked, so header and length are known.
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=16).view(-1, 1, 28, 28)
-
-
-def _labels(content: bytes) -> torch.Tensor:
-    return torch.frombuffer(bytearray(content), dtype=torch.uint8, offset=8).long()
+def _idx(content: bytes) -> NDArray[Any]:
+    """The array in a file of the IDX format. Its checksum has been checked, so its header is known to be right."""
+    dtype, dimensions = {8: ">u1", 12: ">i4"}[content[2]], content[3]
+    shape = np.frombuffer(content, ">i4", dimensions, offset=4)
+    return np.frombuffer(bytearray(content), dtype, offset=4 + 4 * dimensions).reshape(shape)

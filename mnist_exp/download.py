@@ -121,18 +121,22 @@ def _torchvision_mirrors() -> list[str]:
     return list(MNIST.mirrors)
 
 
+def fetched(url: str) -> bytes:
+    """What lies at a URL, with a bar on a terminal; one of `UNREADABLE` where it can't be had."""
+    with urllib.request.urlopen(url, timeout=TIMEOUT) as response, _progress() as progress:
+        length = response.headers.get("Content-Length")
+        task = progress.add_task(url.rpartition("/")[2], total=int(length) if length else None)
+        chunks = []
+        while chunk := response.read(1 << 16):
+            chunks.append(chunk)
+            progress.advance(task, len(chunk))
+    return b"".join(chunks)
+
+
 def _from_mirror(mirror: str) -> Callable[[Path, list[str]], None]:
     def fetch(folder: Path, missing: list[str]) -> None:
         for name in missing:
-            url = f"{mirror.rstrip('/')}/{name}.gz"
-            with urllib.request.urlopen(url, timeout=TIMEOUT) as response, _progress() as progress:
-                length = response.headers.get("Content-Length")
-                task = progress.add_task(name, total=int(length) if length else None)
-                chunks = []
-                while chunk := response.read(1 << 16):
-                    chunks.append(chunk)
-                    progress.advance(task, len(chunk))
-            _store(folder, name, gzip.decompress(b"".join(chunks)))
+            _store(folder, name, gzip.decompress(fetched(f"{mirror.rstrip('/')}/{name}.gz")))
 
     return fetch
 

@@ -15,6 +15,7 @@ from mnist_exp import datasets, environment, factory
 from mnist_exp.acceleration import accelerate
 from mnist_exp.config import Config, identity, run_name
 from mnist_exp.errors import Interrupted
+from mnist_exp.folders import Folders
 from mnist_exp.messages import reason
 from mnist_exp.progress import Display
 from mnist_exp.run_folder import History, RunFolder, new_record
@@ -60,7 +61,9 @@ def execute(
     device = environment.prepare(config.device)
     components = {kind: factory.describe(kind, getattr(config, kind)) for kind in GROUPS}
     factory.check(config.model, config.optimizer, config.scheduler)
-    run_identity = identity(config, components, device.type)
+    scanned = datasets.scan(config.data)
+    contents = {f"{split}_sha256": folder.sha256 for split, folder in scanned.items()}
+    run_identity = identity(config, components, device.type, contents)
     name = run_name(choices, run_identity)
     folder = RunFolder(Path(config.output_root) / "runs", name, run_identity)
     with folder.locked():
@@ -78,7 +81,7 @@ def execute(
         folder.begin(record, extra_files, anew=config.overwrite)
         try:
             with display(name, config.epochs) as shown:
-                _train(config, device, folder, history, record, shown)
+                _train(config, scanned, device, folder, history, record, shown)
         except BaseException as error:
             _record_end(folder, record, error, history)
             raise
@@ -87,6 +90,7 @@ def execute(
 
 def _train(
     config: Config,
+    scanned: Folders,
     device: torch.device,
     folder: RunFolder,
     history: History,
@@ -95,8 +99,10 @@ def _train(
 ) -> None:
     protocol = config.protocol
     (train, evaluation), record["data"] = datasets.load(
-        config.data, (protocol.train_split, protocol.eval_split), device
+        config.data, scanned, (protocol.train_split, protocol.eval_split), device
     )
+    if names := datasets.classes(config.data.name):
+        record["classes"] = names
     validation = None
     if config.data.validation_size:
         train, validation = datasets.hold_out(train, config.data.validation_size, config.seed)
@@ -153,7 +159,9 @@ def _multiply_accumulates(model: torch.nn.Module, digits: Digits) -> int:
 def _recordable(config: Config) -> dict[str, Any]:
     """The settings without paths, which say nothing about numbers but may name a person."""
     settings = dataclasses.asdict(config)
-    del settings["output_root"], settings["overwrite"], settings["data"]["root"]
+    del settings["output_root"], settings["overwrite"]
+    for key in ("root", "train_dir", "test_dir"):
+        del settings["data"][key]
     return settings
 
 

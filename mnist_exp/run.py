@@ -33,6 +33,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mnist_exp import folders
 from mnist_exp.config import Config
 from mnist_exp.download import ensure_mnist, is_there
 from mnist_exp.errors import DataError, Interrupted
@@ -116,7 +117,7 @@ class Sweep(Callback):
         Sweep.folder = Path(config.hydra.sweep.dir).absolute()
         # Jobs on another machine compose the settings anew, or start in another folder.
         config.hydra.overrides.hydra.append(f"hydra.sweep.dir={json.dumps(str(Sweep.folder))}")
-        ensure_mnist(Path(config.data.root))
+        _ensure_data(config.data)
 
 
 def main() -> None:
@@ -155,10 +156,25 @@ def planned(folder: Path) -> list[list[str]]:
         return BasicSweeper.split_arguments(parser.parse_overrides(words), None)[0]
 
 
+def _ensure_data(config: DictConfig) -> None:
+    """Have the data fetched, or decoded, or found wanting, before any job starts."""
+    if config.name == "mnist":
+        ensure_mnist(Path(config.root))
+    elif config.name == "png_folder":
+        if config.train_dir and config.test_dir:  # else they are swept over, or a job will say what is missing
+            for folder in folders.scan_both(Path(config.train_dir), Path(config.test_dir)).values():
+                folders.load(folder, Path(config.root) / folders.CACHE)
+    else:
+        from mnist_exp import siblings
+
+        for split in ("train", "test"):
+            siblings.ensure(config.name, split, Path(config.root))
+
+
 def _enter(folder: Path, config: Config) -> None:
     """See that a sweep's job finds what the sweep's command saw, on whatever machine it is."""
     root = folder / config.data.root
-    if not (folder.is_dir() and is_there(root)):
+    if not folder.is_dir() or (config.data.name == "mnist" and not is_there(root)):
         raise DataError(
             f"{platform.node()} finds no MNIST in {root}, as the sweep's command did: every machine must see "
             f"{folder} under one path. To fetch it there: python scripts/download.py {root}"

@@ -31,8 +31,6 @@ from torchvision.transforms import Compose, Normalize, Resize, ToTensor
 from mnist_exp import datasets, environment, factory
 from mnist_exp.acceleration import accelerate
 from mnist_exp.config import DataConfig, DeviceConfig
-from mnist_exp.datasets import PREFIX
-from mnist_exp.download import ensure_mnist
 from mnist_exp.report.tables import markdown
 from mnist_exp.training import Digits, Training, fit
 
@@ -94,17 +92,6 @@ class PngDigits(Dataset[tuple[Tensor, int]]):
         path = self.paths[index]
         with Image.open(path) as image:
             return self.transform(image), int(path.stem.partition("_")[2])
-
-
-def write_png(root: Path, folder: Path) -> None:
-    """All digits as ``{number}_{label}.png``, a folder for each split."""
-    files = ensure_mnist(root)
-    for split, prefix in PREFIX.items():
-        (folder / split).mkdir(parents=True)
-        images = torch.frombuffer(bytearray(files[f"{prefix}-images-idx3-ubyte"]), dtype=torch.uint8, offset=16)
-        labels = files[f"{prefix}-labels-idx1-ubyte"][8:]
-        for number, (image, label) in enumerate(zip(images.view(-1, 28, 28).numpy(), labels, strict=True)):
-            Image.fromarray(image).save(folder / split / f"{number}_{label}.png")
 
 
 def usual_epoch(name: str, folder: Path, device: torch.device) -> float:
@@ -217,7 +204,7 @@ def measure(bench: Bench) -> Rows:
     rows = Rows()
     print("the usual pipeline", flush=True)
     png = bench.scratch / "png"
-    write_png(bench.data_root, png)
+    bench.command("", str(Path(__file__).parent / "export_png.py"), str(png), "--root", str(bench.data_root))
     usual, usual_alone = {}, {}
     threads = torch.get_num_threads()
     for name in MODELS:
@@ -229,7 +216,7 @@ def measure(bench: Bench) -> Rows:
 
     environment.prepare(DeviceConfig(name=bench.device.type))
     data = DataConfig(root=str(bench.data_root))
-    (train, test), _ = datasets.load(data, ("train", "test"), bench.device)
+    (train, test), _ = datasets.load(data, {}, ("train", "test"), bench.device)
     print("the floor, and our epochs in turn with it", flush=True)
     our_epoch(new_training("MLP", bench.device, DeviceConfig()), train, test)  # warms caches and clocks up
     ours = {}
@@ -292,7 +279,7 @@ def measure_options(bench: Bench) -> Rows:
     """What each option does to an epoch's time, in turn with the default."""
     environment.prepare(DeviceConfig(name=bench.device.type))
     data = DataConfig(root=str(bench.data_root))
-    (train, test), _ = datasets.load(data, ("train", "test"), bench.device)
+    (train, test), _ = datasets.load(data, {}, ("train", "test"), bench.device)
     rows = Rows()
     for name in MODELS:
         settings = {"fp32": DeviceConfig()} | OPTIONS

@@ -36,7 +36,7 @@ def digits_root() -> Path:
 def all_digits(digits_root: Path) -> tuple[Digits, Digits]:
     """The 60,000 and the 10,000."""
     config = settings()
-    digits, _ = datasets.load(config.data, ("train", "test"), torch.device("cpu"))
+    digits, _ = datasets.load(config.data, {}, ("train", "test"), torch.device("cpu"))
     return digits[0], digits[1]
 
 
@@ -46,7 +46,9 @@ def few_digits(all_digits: tuple[Digits, Digits], monkeypatch: pytest.MonkeyPatc
     train, test = (Digits(d.images[:FEW], d.labels[:FEW], d.mean, d.std) for d in all_digits)
     by_split = {"train": train, "test": test}
 
-    def load(_config: Any, splits: tuple[str, ...], _device: Any) -> tuple[tuple[Digits, ...], dict[str, str]]:
+    def load(
+        _config: Any, _scanned: Any, splits: tuple[str, ...], _device: Any
+    ) -> tuple[tuple[Digits, ...], dict[str, str]]:
         return tuple(by_split[split] for split in splits), {}
 
     monkeypatch.setattr(datasets, "load", load)

@@ -23,7 +23,7 @@ KINDS = ("model", "optimizer", "scheduler")
 
 
 def identify(config: Config, device: str = "cpu") -> dict[str, Any]:
-    return identity(config, {kind: factory.describe(kind, getattr(config, kind)) for kind in KINDS}, device)
+    return identity(config, {kind: factory.describe(kind, getattr(config, kind)) for kind in KINDS}, device, {})
 
 
 def hash_of(*overrides: str) -> str:

@@ -1,0 +1,250 @@
+"""Folders of PNG files as images and labels, decoded once and then kept by content. Imports no torch.
+
+Two layouts are read, each flat or nested: files named ``{number}_{label}.png``, or any names below a
+folder named by the label. Images come in the natural order of their file names (9 before 10), those
+of one name in that of their folders, whatever order the file system has.
+"""
+
+import hashlib
+import io
+import os
+import re
+import struct
+import unicodedata
+import warnings
+import zipfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from mnist_exp.errors import DataError
+from mnist_exp.files import write_atomically
+
+SIZE = 32
+"""Pixels a side that the models expect (LeCun et al., 1998)."""
+LABELS = range(10)
+CACHE = "png_folder"
+"""The folder under ``data.root`` that decoded images are kept in."""
+NAMED = 3  # offenders that a message names
+DECODING = 1  # raised when the same file would give other pixels
+BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+
+Labels = dict[str, int | None]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The PNG files of a folder, in order."""
+
+    root: Path
+    paths: list[str]
+    """Relative to the root."""
+    labels: NDArray[np.int64]
+    sha256: str
+    """Of all labels and files' contents, in order: the same images in either layout have the same."""
+    remark: str
+    """How it was read, and what was skipped."""
+
+
+Folders = dict[str, Folder]
+"""By split: ``train`` and ``test``."""
+
+
+def scan_both(train_dir: Path, test_dir: Path) -> Folders:
+    """Scan the two folders of a dataset, and hold them against each other.
+
+    Raises:
+        DataError: one of them can't be used, or the two can't be used together.
+    """
+    train, test = train_dir.resolve(), test_dir.resolve()
+    if train.is_relative_to(test) or test.is_relative_to(train):
+        raise DataError(
+            f"{train_dir} and {test_dir}: the folders to train on and to test on must not share images"
+        )
+    both = {"train": scan(train_dir), "test": scan(test_dir)}
+    present = {split: set(folder.labels.tolist()) for split, folder in both.items()}
+    if missing := sorted(present["test"] - present["train"]):
+        raise DataError(f"{train_dir} has no images of class {', '.join(map(str, missing))}, but {test_dir} has")
+    return both
+
+
+def scan(root: Path) -> Folder:
+    """Find the PNG files below a folder, read their labels, and take the checksum of it all.
+
+    Raises:
+        DataError: there is no such folder, it has no PNG file, or a label can't be read or is none of
+            0 to 9; with the first offenders and how many there are.
+    """
+    paths, skipped = _find(root)
+    if not paths:
+        raise DataError(f"{root} has no PNG files in it" + skipped)
+    by_name = {path: _number(re.fullmatch(r"[0-9]+_([0-9]+)", Path(path).stem)) for path in paths}
+    by_folder = {path: _folder_label(path) for path in paths}
+    layout, labels = _chosen(root, by_name, by_folder)
+    _refuse(root, (p for p in paths if labels[p] not in LABELS), paths, "have a label outside 0 to 9")
+    paths.sort(key=_natural)
+    values = np.array([labels[path] for path in paths], dtype=np.int64)
+    remark = f"{root}: {len(paths):,} PNG files, labelled by the name of the {layout}{skipped}"
+    return Folder(root, paths, values, _checksum(root, paths, values, lambda *_: None), remark)
+
+
+def load(folder: Folder, cache: Path) -> NDArray[np.uint8]:
+    """The folder's images, ``[N, 32, 32]``: kept from the last time, or decoded and then kept.
+
+    Raises:
+        DataError: images can't be decoded, with the first of them and how many there are; files
+            changed meanwhile; or the cache can't be written.
+    """
+    path = cache / f"{folder.sha256}-{DECODING}.npz"
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(cache / ".lock"):  # of jobs that start side by side, the first decodes
+            images = _kept(path, len(folder.paths))
+            print(f"{folder.remark}; {'decoding them' if images is None else 'decoded before'}", flush=True)
+            if images is None:
+                images = _decoded(folder)
+                buffer = io.BytesIO()
+                np.savez(buffer, images=images)
+                write_atomically(path, buffer.getvalue())
+    except OSError as error:
+        raise DataError(
+            f"decoded images can't be kept in {cache}: {error.strerror or error}. Name another folder with "
+            "data.root=… or the environment variable MNIST_EXP_DATA"
+        ) from error
+    return images
+
+
+def pixels(image: Image.Image) -> Image.Image:
+    """Any image as the models' pixels: 8-bit grey, 32×32.
+
+    Colours become their luminance (ITU-R 601-2); what is transparent is black, as around MNIST's
+    digits; 16 bits are scaled to 8; other sizes and shapes are resized as MNIST's are (bilinear).
+    """
+    if "exif" in image.info:
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # Pillow's own conversion cuts 16 bits off at 255
+        image = Image.fromarray(((np.asarray(image, dtype=np.int64) + 128) // 257).astype(np.uint8))
+    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA"):
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
+    if image.mode == "P":
+        image = image.convert("RGB")
+    return image.convert("L").resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+
+
+def _find(root: Path) -> tuple[list[str], str]:
+    """The PNG files below a folder, and what is to be said of other files there."""
+    if not root.is_dir():
+        raise DataError(
+            f"{root} is " + ("no folder" if root.exists() else "not there") + "; name a folder of PNG files"
+        )
+    paths: list[str] = []
+    others: list[str] = []
+    hidden, seen = 0, set()
+
+    def refuse(error: OSError) -> None:
+        raise DataError(f"{error.filename} can't be read: {error.strerror}") from error
+
+    for folder, below, names in os.walk(root, onerror=refuse, followlinks=True):
+        status = Path(folder).stat()
+        if (place := (status.st_dev, status.st_ino)) in seen:  # a link that leads back up
+            below.clear()
+            continue
+        seen.add(place)
+        hidden += sum(name.startswith(".") for name in [*below, *names])
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        for name in sorted(name for name in names if not name.startswith(".")):
+            path = str(Path(folder, name).relative_to(root))
+            (paths if name.lower().endswith(".png") else others).append(path)
+    counts = [f"{hidden} hidden"] * bool(hidden) + [
+        f"{len(others)} other, such as {min(others, default='')}"
+    ] * bool(others)
+    return paths, f" (skipped: {', '.join(counts)})" if counts else ""
+
+
+def _chosen(root: Path, by_name: Labels, by_folder: Labels) -> tuple[str, dict[str, int]]:
+    """The layout that labels the files, and the labels."""
+    paths = list(by_name)
+    named, filed = ([path for path in paths if labels[path] is not None] for labels in (by_name, by_folder))
+    if len(named) == len(filed) == len(paths):
+        differing = [path for path in paths if by_name[path] != by_folder[path]]
+        _refuse(
+            root, differing, paths, "have one label in their names and another in their folders' (12_7.png, 7/)"
+        )
+    layout, labels = ("file", by_name) if len(named) > len(filed) else ("folder", by_folder)
+    lack = "have no label, neither in a name like 12_7.png nor in a folder's like 7/"
+    _refuse(root, (path for path in paths if labels[path] is None), paths, lack)
+    return layout, {path: label for path, label in labels.items() if label is not None}
+
+
+def _folder_label(path: str) -> int | None:
+    """The nearest folder above that is named by a number."""
+    return next((int(part) for part in reversed(Path(path).parts[:-1]) if re.fullmatch("[0-9]+", part)), None)
+
+
+def _number(match: re.Match[str] | None) -> int | None:
+    return int(match[1]) if match else None
+
+
+def _refuse(root: Path, offenders: Iterable[str], paths: list[str], fault: str) -> None:
+    if bad := sorted(offenders, key=_natural):
+        first = ", ".join(bad[:NAMED]) + (", …" if len(bad) > NAMED else "")
+        raise DataError(f"{len(bad)} of {len(paths)} PNG files in {root} {fault}: {first}")
+
+
+def _natural(path: str) -> tuple[object, ...]:
+    """Sorts numbers by value, and names the same whichever Unicode form the file system keeps them in."""
+    *folders, name = Path(unicodedata.normalize("NFC", path)).parts
+
+    def pieces(part: str) -> list[object]:
+        return [int(piece) if i % 2 else piece for i, piece in enumerate(re.split("([0-9]+)", part))]
+
+    return pieces(name), [pieces(part) for part in folders], path
+
+
+def _checksum(root: Path, paths: list[str], labels: NDArray[np.int64], use: Callable[[int, bytes], None]) -> str:
+    """Read every file, hand its place and content on, and return the checksum of all."""
+    checksum = hashlib.sha256()
+    for place, (path, label) in enumerate(zip(paths, labels.tolist(), strict=True)):
+        try:
+            content = (root / path).read_bytes()
+        except OSError as error:
+            raise DataError(f"{root / path} can't be read: {error.strerror}") from error
+        checksum.update(struct.pack("<BQ", label, len(content)) + content)
+        use(place, content)
+    return checksum.hexdigest()
+
+
+def _decoded(folder: Folder) -> NDArray[np.uint8]:
+    images = np.empty((len(folder.paths), SIZE, SIZE), dtype=np.uint8)
+    broken = []
+
+    def decode(place: int, content: bytes) -> None:
+        try:
+            with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+                images[place] = np.asarray(pixels(image))
+        except BROKEN:
+            broken.append(folder.paths[place])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        checksum = _checksum(folder.root, folder.paths, folder.labels, decode)
+    _refuse(folder.root, broken, folder.paths, "can't be decoded as PNG images")
+    if checksum != folder.sha256:
+        raise DataError(f"{folder.root} changed while it was read; type the same command again")
+    return images
+
+
+def _kept(path: Path, count: int) -> NDArray[np.uint8] | None:
+    """What was decoded before, or None where there is nothing or it is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as file:  # a zip file: its checksum is checked
+            images: NDArray[np.uint8] = file["images"]
+    except (FileNotFoundError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+    return images if images.shape == (count, SIZE, SIZE) and images.dtype == np.uint8 else None

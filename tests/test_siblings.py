@@ -1,0 +1,161 @@
+"""Fashion-MNIST, KMNIST and QMNIST: files in their formats, made here; the real ones where Debian has them."""
+
+import gzip
+import hashlib
+import struct
+import urllib.error
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from mnist_exp import datasets, siblings
+from mnist_exp.config import DataConfig
+from mnist_exp.datasets import originals
+from mnist_exp.errors import DataError
+from mnist_exp.siblings import DEBIAN, SIBLINGS
+from tests.conftest import settings
+
+FOLDERS = {"fashion_mnist": "FashionMNIST", "kmnist": "KMNIST", "qmnist": "QMNIST"}
+IMAGES = {"train": 12, "test": 7}
+Arrays = dict[str, tuple[NDArray[np.uint8], list[int]]]
+
+
+def gzipped_idx(array: NDArray[Any]) -> bytes:
+    code = {"uint8": 0x08, "int32": 0x0C}[array.dtype.name]
+    header = struct.pack(f">BBBB{array.ndim}I", 0, 0, code, array.ndim, *array.shape)
+    return gzip.compress(header + array.astype(array.dtype.newbyteorder(">")).tobytes(), mtime=0)
+
+
+def no_network(url: str) -> bytes:
+    raise urllib.error.URLError("no network here")
+
+
+@pytest.fixture(params=FOLDERS)
+def small(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, Arrays]:
+    """A few images in the place of a dataset, its description by torchvision changed to be theirs."""
+    name = request.param
+    raw = tmp_path / FOLDERS[name] / "raw"
+    raw.mkdir(parents=True)
+    arrays: Arrays = {}
+    resources: dict[str, list[tuple[str, str]]] = {}
+    described = SIBLINGS[name].resources
+    for part, (split, count) in enumerate(IMAGES.items()):
+        images = np.random.default_rng(count).integers(0, 256, (count, 28, 28), np.uint8)
+        labels = [number % 10 for number in range(count)]
+        arrays[split] = images, labels
+        told = np.array(labels, np.uint8)
+        if name == "qmnist":  # class, then where in NIST's collection the digit comes from
+            told = np.array([[label, 4, 2600 + label, 7, label, 300_000, 0, 0] for label in labels], np.int32)
+        theirs = described[split] if isinstance(described, dict) else described[2 * part : 2 * part + 2]
+        resources[split] = []
+        for (url, _), array in zip(theirs, (images, told), strict=True):
+            content = gzipped_idx(array)
+            (raw / url.rpartition("/")[2]).write_bytes(content)
+            resources[split].append((url, hashlib.md5(content, usedforsecurity=False).hexdigest()))
+    flat = [*resources["train"], *resources["test"]]
+    monkeypatch.setattr(SIBLINGS[name], "resources", resources if isinstance(described, dict) else flat)
+    monkeypatch.setattr(siblings, "fetched", no_network)
+    monkeypatch.setattr(siblings, "DEBIAN", {})
+    return name, arrays
+
+
+def test_both_splits_are_read_in_order(small: tuple[str, Arrays], tmp_path: Path) -> None:
+    name, arrays = small
+    for split, (images, labels) in arrays.items():
+        found, classes, checksums = originals(name, split, tmp_path)
+        assert np.array_equal(found, images) and found.dtype == np.uint8
+        assert classes.tolist() == labels and classes.dtype == np.int64
+        assert len(checksums) == 2
+        for file, checksum in checksums.items():
+            content = (tmp_path / FOLDERS[name] / "raw" / file).read_bytes()
+            assert hashlib.sha256(content).hexdigest() == checksum
+
+
+@pytest.mark.parametrize("damage", [b"", b"<html>", gzip.compress(b"other images")])
+def test_a_damaged_file_is_named_and_not_used(small: tuple[str, Arrays], tmp_path: Path, damage: bytes) -> None:
+    name, _ = small
+    path = sorted((tmp_path / FOLDERS[name] / "raw").glob("*train*labels*"))[0]
+    path.write_bytes(damage)
+    with pytest.raises(DataError, match=r"is not the original file: its MD5 is .*Delete it") as caught:
+        originals(name, "train", tmp_path)
+    assert str(path) in str(caught.value)
+    originals(name, "test", tmp_path)
+
+
+def test_without_a_network_it_says_what_was_tried_and_what_to_do(
+    small: tuple[str, Arrays], tmp_path: Path
+) -> None:
+    name, _ = small
+    path = sorted((tmp_path / FOLDERS[name] / "raw").glob("*train*images*"))[0]
+    path.unlink()
+    with pytest.raises(DataError) as caught:
+        originals(name, "train", tmp_path)
+    message = str(caught.value)
+    assert message.startswith(f"{path.name} could not be fetched. Tried:\n  http")
+    assert "no network here" in message and f"Put it into {path.parent}" in message and "data.root=" in message
+
+
+def test_a_missing_file_is_fetched_and_what_is_not_it_is_refused(
+    small: tuple[str, Arrays], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name, arrays = small
+    (path,) = (p for p in (tmp_path / FOLDERS[name] / "raw").glob("*images*") if "train" in p.name)
+    content = path.read_bytes()
+    path.unlink()
+    monkeypatch.setattr(siblings, "fetched", lambda url: b"<html>moved</html>")
+    with pytest.raises(DataError, match="another MD5 sum"):
+        originals(name, "train", tmp_path)
+    assert not path.exists()
+    monkeypatch.setattr(siblings, "fetched", lambda url: content if url.endswith(path.name) else b"")
+    assert np.array_equal(originals(name, "train", tmp_path)[0], arrays["train"][0])
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("small", ["fashion_mnist"], indirect=True)
+def test_the_system_package_is_taken_before_the_network(
+    small: tuple[str, Arrays], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Debian's: the same contents with another gzip header, so with another MD5 sum."""
+    name, arrays = small
+    raw, installed = tmp_path / "FashionMNIST" / "raw", tmp_path / "usr"
+    installed.mkdir()
+    contents = {}
+    for path in list(raw.glob("*.gz")):
+        plain = gzip.decompress(path.read_bytes())
+        (installed / path.name).write_bytes(gzip.compress(plain, mtime=1))
+        contents[path.name] = hashlib.sha256(plain).hexdigest()
+        path.unlink()
+    monkeypatch.setattr(siblings, "DEBIAN", {"fashion_mnist": installed})
+    with pytest.raises(DataError, match="could not be fetched"):
+        originals(name, "train", tmp_path)  # these are not the contents that are known
+    monkeypatch.setattr(siblings, "CONTENTS", contents)
+    assert np.array_equal(originals(name, "train", tmp_path)[0], arrays["train"][0])
+    assert np.array_equal(originals(name, "train", tmp_path)[0], arrays["train"][0])
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_torchvision_describes_two_files_a_split(name: str) -> None:
+    for split in ("train", "test"):
+        resources, sources = siblings.described(name, split)
+        assert [("images" in file, "labels" in file) for file, _ in resources] == [(True, False), (False, True)]
+        assert all(split in file or (split == "test" and "t10k" in file) for file, _ in resources)
+        assert all((source + file).startswith("http") for source in sources for file, _ in resources)
+
+
+@pytest.mark.skipif(not DEBIAN["fashion_mnist"].is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
+def test_debians_fashion_mnist_is_the_real_one(tmp_path: Path) -> None:
+    config = settings("data=fashion_mnist").data
+    (train, test), _ = datasets.load(
+        DataConfig(**vars(config) | {"root": str(tmp_path)}), {}, ("train", "test"), torch.device("cpu")
+    )
+    assert torch.bincount(train.labels).tolist() == [6000] * 10
+    assert torch.bincount(test.labels).tolist() == [1000] * 10
+    assert train.labels[:5].tolist() == [9, 0, 0, 3, 0]  # an ankle boot, two T-shirts, a dress, a T-shirt
+    images = originals("fashion_mnist", "train", tmp_path)[0] / 255
+    assert config.mean == pytest.approx(images.mean(), abs=1e-6)
+    assert config.std == pytest.approx(images.std(), abs=1e-6)
+    assert datasets.classes("fashion_mnist") is not None
