@@ -45,7 +45,7 @@ def main(arguments: list[str] | None = None) -> int:
     made = [tables.comparison(collection), tables.cost(measured)]
     made += [t for t in (f(collection) for f in (tables.verdict, tables.forensics, tables.differences)) if t]
     if mistakes:
-        made += [f(mistakes) for f in (tables.classes, tables.confused, tables.calibration)]
+        made += [tables.confused(mistakes), *tables.classes(mistakes), tables.calibration(mistakes)]
     drawings = []
     for section in collection.sections:
         mine = [m for m in mistakes if m.group.section == section]

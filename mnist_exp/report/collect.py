@@ -14,6 +14,8 @@ import pandas as pd
 METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 VALIDATION = ("validation_loss", "validation_accuracy")
 """Metrics of the runs that held digits out of training."""
+DIGITS = tuple("0123456789")
+"""The classes of a run whose record names none."""
 TIMES = ("train_seconds", "eval_seconds", "train_images_per_second")
 SWITCHES = ("train_split", "eval_split", "training_mode")
 PROTOCOLS: dict[tuple[str, ...], str] = {
@@ -79,6 +81,11 @@ class Group:
     def level(self) -> float:
         """The mean of the last epoch's score."""
         return sum(self.final(self.score)) / len(self.runs)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the ten classes, by label."""
+        return tuple(self.record["classes"])
 
     def final(self, metric: str) -> list[float]:
         """The last epoch's values of a metric, a seed each; none where it was not measured."""
@@ -178,6 +185,12 @@ def _read(folder: Path) -> tuple[Run, list[str]]:
         if type(value) is not kind or (isinstance(value, int) and not 0 <= value < 2**63):
             raise ValueError(f"has a run.json whose {path} is {value!r:.40}")
     record["title"] = clean(record["title"]) or "untitled"
+    given = record.get("classes")
+    names = [clean(name) if isinstance(name, str) else "" for name in given] if isinstance(given, list) else []
+    named = len(names) == len({*names} - {""}) == len(DIGITS)
+    record["classes"] = names if named else [*DIGITS]
+    bad_names = "has a run.json whose classes are not ten different names, so they are told as 0 to 9"
+    lacks = [] if named or given is None else [bad_names]
     measured = [*METRICS, *(VALIDATION if record["identity"]["data"].get("validation_size") else ())]
     epochs = _table(folder, record, "metrics.csv", ["epoch", *measured, "learning_rate"])
     expected = record["identity"]["epochs"]
@@ -186,10 +199,11 @@ def _read(folder: Path) -> tuple[Run, list[str]]:
     accuracies = epochs.filter(like="accuracy").to_numpy()
     if accuracies.min() < 0 or accuracies.max() > 1:
         raise ValueError("has a metrics.csv with an accuracy that is no fraction")
+    timing = None
     try:
-        timing, lacks = _table(folder, record, "timing.csv", ["epoch", *TIMES]), []
+        timing = _table(folder, record, "timing.csv", ["epoch", *TIMES])
     except (ValueError, OSError) as error:
-        timing, lacks = None, [why(error)]
+        lacks.append(why(error))
     return Run(folder, record, record["identity"], record["identity"]["seed"], epochs, timing), lacks
 
 

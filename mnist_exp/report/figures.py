@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from mnist_exp.report import published
-from mnist_exp.report.collect import METRICS, VALIDATION, Collection, Group, slug
+from mnist_exp.report.collect import DIGITS, METRICS, VALIDATION, Collection, Group, slug
 from mnist_exp.report.errors import BINS, Mistakes
 from mnist_exp.report.statistics import summarise
 
@@ -25,6 +25,8 @@ TOGETHER, ALONE = 8, 4
 """A section's figures show at most so many groups, the most accurate; each has its own where there are few."""
 FEW = 5
 """Digits a run below which a bin of confidence says nothing."""
+LONGEST = 16
+"""Characters of a class's name that a figure has room for."""
 UNITS = {"loss": "nats", "accuracy": "fraction"}
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (7, 2, 2, 2)))
@@ -184,26 +186,30 @@ def confusion(section: str, m: Mistakes) -> Drawing:
     """A group's confusion matrix, mean over its runs; colour shows the mistakes alone."""
     share = 100 * m.confusion / np.maximum(m.confusion.sum(axis=1, keepdims=True), 1)
     wrong, diagonal = m.confusion * (1 - np.eye(10)), np.eye(10, dtype=bool)
-    label, answer = divmod(int(wrong.argmax()), 10)
+    names, (label, answer) = m.group.classes, divmod(int(wrong.argmax()), 10)
+    ticks = [name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…" for name in names]
 
     def draw() -> Figure:
-        figure = Figure(figsize=(4.8, 4.2))
+        # Digits fit between the usual margins; of names, each figure makes its own.
+        figure = Figure(figsize=(4.8, 4.2), layout=None if m.group.classes == DIGITS else "constrained")
         axes = figure.subplots()
         cells = np.array([[f"{x:.0f}" if x >= 10 or x == 0 else f"{x:.1f}" for x in row] for row in m.confusion])
-        bar, small = {"label": "share of the label's digits (%)", "shrink": 0.8}, {"size": 6.5}
+        bar, small = {"label": "share of the label's images (%)", "shrink": 0.8}, {"size": 6.5}
         shared: Any = {"annot": cells, "fmt": "", "square": True, "linewidths": 0.5, "vmin": 0, "ax": axes}
+        shared |= {"xticklabels": ticks, "yticklabels": ticks}
         sns.heatmap(share, mask=diagonal, cmap="Blues", cbar_kws=bar, annot_kws=small, **shared)
         grey = {**small, "color": "0.35"}
         sns.heatmap(share, mask=~diagonal, cmap=["white"], cbar=False, annot_kws=grey, **shared)
         axes.set(xlabel="predicted class", ylabel="label", title=f"{m.group.label} ({m.group.protocol})")
         axes.tick_params(length=0, rotation=0)
+        axes.tick_params("x", rotation=90 if max(map(len, ticks)) > 3 else 0)
         return figure
 
     text = (
-        f"Digits by label and prediction, mean of {len(m.confusions)} runs; colour shows mistakes. Most frequent: "
+        f"Images by label and prediction, mean of {len(m.confusions)} runs; colour shows mistakes. Most frequent: "
     )
-    text += f"{label} taken for {answer}, {wrong[label, answer]:.1f} digits a run."
-    data = pd.DataFrame(m.confusion, columns=[f"predicted_{i}" for i in range(10)]).assign(label=range(10))
+    text += f"{names[label]} taken for {names[answer]}, {wrong[label, answer]:.1f} images a run."
+    data = pd.DataFrame(m.confusion, columns=[f"predicted_{name}" for name in names]).assign(label=names)
     title = f"{m.group.label}: confusion matrix"
     return Drawing("errors", section, f"{m.group.slug}-confusion", title, text, data, draw)
 
@@ -230,13 +236,13 @@ def reliability(section: str, mistakes: Sequence[Mistakes], looks: Looks) -> Dra
             axes.errorbar(part["confidence"], mean, bars, elinewidth=0.8, label=label, **look)
             below.plot(part["confidence"], part["digits_a_run"], **look)
         axes.set(ylabel="accuracy (fraction)", ylim=(-0.02, 1.02), title=f"Reliability ({section})")
-        below.set(xlabel="confidence (probability of the answer)", ylabel="digits a run", yscale="log")
+        below.set(xlabel="confidence (probability of the answer)", ylabel="images a run", yscale="log")
         below.yaxis.set_major_formatter(PLAIN)
         axes.legend()
         return figure
 
     text = f"On the diagonal, confidence is right; bars are 95 % intervals over the seeds; {BINS} bins, but for "
-    text += f"those of fewer than {FEW} digits a run. Expected calibration error: "
+    text += f"those of fewer than {FEW} images a run. Expected calibration error: "
     text += "; ".join(f"{m.group.label} {np.mean(m.calibration_errors):.4f}" for m in mistakes)
     return Drawing("errors", section, "reliability", "Reliability diagram", f"{text}.", data, draw)
 

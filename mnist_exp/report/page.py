@@ -76,6 +76,7 @@ def _gallery(section: str, mistakes: Sequence[Mistakes], data: Path) -> dict[str
     found: dict[str, Any] = {"section": section, "groups": len(mine), "misses": [], "reason": ""}
     if not mine:
         return found
+    found["classes"] = mine[0].group.classes
     images = None
     found["split"] = mine[0].group.record["identity"]["protocol"]["eval_split"]
     try:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from mnist_exp.report import published
-from mnist_exp.report.collect import Collection, Group
+from mnist_exp.report.collect import DIGITS, Collection, Group, clean
 from mnist_exp.report.errors import Mistakes
 from mnist_exp.report.statistics import Comparison, compare, deviations, in_words, reproduced, summarise
 
@@ -26,6 +26,8 @@ NOT_CHOSEN = ("version", "device", "data", "protocol", "seed")
 """Of an identity, what nobody chooses for the sake of accuracy."""
 CONFUSED = 5
 """Pairs of classes told of each model."""
+ESCAPES = str.maketrans({"\\": r"\\", "|": r"\|", "<": "&lt;"})
+"""Of Markdown, what would end a cell or begin a tag."""
 
 Rows = list[dict[str, Any]]
 
@@ -128,16 +130,31 @@ def compare_in(collection: Collection, section: str) -> list[Comparison]:
     return compare(values)
 
 
-def classes(mistakes: Sequence[Mistakes]) -> Table:
-    """The accuracy of each class."""
+def classes(mistakes: Sequence[Mistakes]) -> list[Table]:
+    """The accuracy of each class: a table for all groups whose classes have the same names."""
     rows = []
     for m in mistakes:
         row: dict[str, Any] = {"section": m.group.section, "model": m.group.label}
-        for digit in range(10):
-            right = [c[digit, digit] / c[digit].sum() for c in m.confusions if c[digit].any()]
-            row |= _over_seeds(f"class_{digit}", right)
+        for label in range(10):
+            right = [c[label, label] / c[label].sum() for c in m.confusions if c[label].any()]
+            row |= _over_seeds(f"class_{label}", right)
         rows.append(row)
-    return _table("classes", rows)
+    whole, names = _table("classes", rows), [m.group.classes for m in mistakes]
+    parts: list[Table] = []
+    for own in dict.fromkeys(names):
+        here = [other == own for other in names]
+        heads = dict(zip(DIGITS, own, strict=True))
+        heads |= {
+            f"class_{i}{end}": f"class_{heads[i]}{end}" for i in DIGITS for end in ("", "_std", "_low", "_high")
+        }
+        file, title = whole.name, whole.title
+        if len({*names}) > 1:
+            of = [m.group.record["identity"]["data"]["name"] for m in mistakes if m.group.classes == own]
+            file += f"-{len(parts) + 1}" if parts else ""
+            title += f" ({clean(', '.join(dict.fromkeys(of)))})"
+        data, cells = (frame[here].rename(columns=heads) for frame in (whole.data, whole.cells))
+        parts.append(Table(file, title, whole.note, data, cells))
+    return parts
 
 
 def confused(mistakes: Sequence[Mistakes]) -> Table:
@@ -148,7 +165,8 @@ def confused(mistakes: Sequence[Mistakes]) -> Table:
         for place in np.argsort(-wrong, axis=None, kind="stable")[:CONFUSED]:
             label, answer = divmod(int(place), 10)
             if wrong[label, answer]:
-                row = {"section": m.group.section, "model": m.group.label, "label": label, "predicted": answer}
+                row: dict[str, Any] = {"section": m.group.section, "model": m.group.label}
+                row |= {"label": m.group.classes[label], "predicted": m.group.classes[answer]}
                 row |= _over_seeds("digits", [float(c[label, answer]) for c in m.confusions])
                 rows.append(row | {"share": wrong[label, answer] / m.confusion[label].sum()})
     return _table("confused", rows)
@@ -174,7 +192,7 @@ def csv(data: pd.DataFrame) -> str:
 def markdown(cells: pd.DataFrame) -> str:
     """A GitHub-flavoured Markdown table; numbers to the right."""
     lines = [list(cells.columns), ["---:" if right else "---" for right in numeric(cells)], *cells.to_numpy()]
-    escaped = [[cell.replace("|", "\\|").replace("<", "&lt;") for cell in line] for line in lines]
+    escaped = [[cell.translate(ESCAPES) for cell in line] for line in lines]
     return "".join(f"| {' | '.join(line)} |\n" for line in escaped)
 
 

@@ -62,8 +62,8 @@ def test_error_tables_by_hand(by_hand: Path) -> None:
     mistakes, _ = analyse(collect(by_hand))
     confused = tables.confused(mistakes).data
     lenet5 = confused[confused["model"] == "LeNet5"][["label", "predicted", "digits", "share"]]
-    assert lenet5.to_numpy().tolist() == [[3, 8, 1, 0.5], [5, 6, 0.5, 0.25]]
-    classes = tables.classes(mistakes)
+    assert lenet5.to_numpy().tolist() == [["3", "8", 1, 0.5], ["5", "6", 0.5, 0.25]]
+    (classes,) = tables.classes(mistakes)
     assert classes.data["class_3"].tolist() == [0.5, 0.5]
     assert classes.data["class_5"].tolist() == [0.75, 0.5]
     assert classes.cells["0"].tolist() == ["–", "–"]

@@ -108,7 +108,7 @@ def test_summary_and_runs_are_on_the_page(site: Path) -> None:
     assert "LeNet5_regularized, batch_size=64 (" in text and "3 of each are needed" in text
     assert text.count('<details class="run">') == 10
     assert "provenance.git_commit" in text and "identity.optimizer.lr" in text
-    assert "all miss" in text and 'alt="Digit 0 of the test split, labelled 0"' in text
+    assert "all miss" in text and 'alt="Image 0 of the test split, labelled 0"' in text
 
 
 def small(runs: Path) -> None:
