@@ -9,6 +9,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -19,6 +20,7 @@ from mnist_exp.report.statistics import Summary, summarise
 PROJECT = Path(__file__).resolve().parent.parent
 REFERENCE = PROJECT / "outputs" / "reference"
 DOCUMENTS = ("README.md", "docs/reproduction.md")
+MODELS = {"LeNet5": "lenet5", "LeNet5Regularized": "lenet5r", "MLP": "mlp"}
 VARIANTS = {"avx2": "AVX2 instead of AVX-512", "threads2": "two threads instead of one"}
 MARKER = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -66,11 +68,40 @@ def elsewhere(reference: Path) -> str:
     return tables.markdown(pd.DataFrame(rows))
 
 
+def options() -> str:
+    """What bf16 and torch.compile do to an epoch's time, and to the results of the same seeds."""
+    ratios = pd.read_csv(REFERENCE / "benchmark" / "options.csv").set_index("what")
+    runs = REFERENCE / "options"
+    rows = []
+    for option, key in (("bf16", "precision"), ("torch.compile", "compile")):
+        for model, name in MODELS.items():
+            changed = [path for path in runs.glob(f"{name}-*") if key in _identity(path)["device"]]
+            usual = [next((REFERENCE / "runs").glob(f"{path.name.rpartition('-')[0]}-*")) for path in changed]
+            row = {"Option": option, "Model": json.loads((changed[0] / "run.json").read_text())["title"]}
+            time = ratios.loc[f"an epoch of {model}, {option} / default"]
+            row["An epoch takes"] = f"{time['median']:.2f} × ({time['minimum']:.2f} to {time['maximum']:.2f})"
+            row["Test accuracy"] = _cell(summarise([_last(path) for path in changed]))
+            row["Default, same seeds"] = _cell(summarise([_last(path) for path in usual]))
+            rows.append(row)
+    return tables.markdown(pd.DataFrame(rows))
+
+
+def _identity(run: Path) -> dict[str, Any]:
+    identity: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))["identity"]
+    return identity
+
+
+def _last(run: Path) -> float:
+    return float(pd.read_csv(run / "metrics.csv")["test_accuracy"].iloc[-1])
+
+
 def made(collection: Collection) -> dict[str, str]:
     """Every table that a document may show, by name."""
     standard = of_standard(collection)
     found = {"side-by-side": side_by_side(collection)}
     found["elsewhere"] = elsewhere(REFERENCE)
+    found["benchmark"] = (REFERENCE / "benchmark" / "targets.md").read_text(encoding="utf-8")
+    found["options"] = options()
     made_tables = [tables.comparison(standard), tables.differences(standard)]
     made_tables += [tables.verdict(collection), tables.forensics(collection)]
     found |= {table.name: tables.markdown(table.cells) for table in made_tables if table}

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -43,6 +44,33 @@ def test_the_main_table_is_the_mean_of_the_tracked_metrics() -> None:
         accuracy, loss = (pd.Series([row[column] for row in finals]) for column in ("test_accuracy", "test_loss"))
         expected = f"{loss.mean():.4f} ± {loss.std():.4f} | {accuracy.mean():.4f} ± {accuracy.std():.4f}"
         assert re.search(rf"\| {title} \| [\d,]+ \| {re.escape(expected)} \|", text)
+
+
+def test_the_speeds_are_those_measured() -> None:
+    """Each line that has a target stands in the README, with the median in the CSV file."""
+    text = (PROJECT / "README.md").read_text(encoding="utf-8")
+    measured = pd.read_csv(REFERENCE / "benchmark" / "benchmark.csv")
+    with_target = measured[measured["target"].notna()]
+    assert len(with_target) == 11
+    for _, row in with_target.iterrows():
+        (line,) = (line for line in text.splitlines() if line.startswith(f"| {row['what']} |"))
+        shown = re.match(rf"\| {re.escape(row['what'])} \| ([\d.]+) {row['unit']} \|", line)
+        assert shown and float(shown[1]) == pytest.approx(row["median"], rel=0.006)
+        assert line.endswith(f"| {row['target']} |")
+
+
+def test_the_options_results_are_the_means_of_the_tracked_runs() -> None:
+    text = (PROJECT / "README.md").read_text(encoding="utf-8")
+    for option, wanted in (("bf16", {"precision": "bf16"}), ("torch.compile", {"compile": True})):
+        for title, model in MODELS.items():
+            finals = []
+            for path in (REFERENCE / "options").glob(f"{model}-*/run.json"):
+                record = json.loads(path.read_text(encoding="utf-8"))
+                if record["identity"]["device"] == {"type": "cpu", "threads": 1} | wanted:
+                    finals.append(pd.read_csv(path.parent / "metrics.csv")["test_accuracy"].iloc[-1])
+            assert len(finals) == 3
+            accuracy = f"{np.mean(finals):.4f} ± {np.std(finals, ddof=1):.4f}"
+            assert re.search(rf"\| {option} \| {title} \| [^|]+ \| {accuracy} \|", text)
 
 
 def test_the_reference_is_whole_clean_and_says_nothing_of_a_person() -> None:
