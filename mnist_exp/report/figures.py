@@ -25,7 +25,7 @@ TOGETHER, ALONE = 8, 4
 """A section's figures show at most so many groups, the most accurate; each has its own where there are few."""
 FEW = 5
 """Digits a run below which a bin of confidence says nothing."""
-LONGEST = 16
+LONGEST = 14
 """Characters of a class's name that a figure has room for."""
 UNITS = {"loss": "nats", "accuracy": "fraction"}
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")

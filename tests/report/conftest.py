@@ -152,7 +152,15 @@ def load_script() -> ModuleType:
     return module
 
 
+def write_other(runs: Path, model: str = "lenet5", seed: int = 0, protocol: str = "standard", **more: Any) -> Path:
+    """Write a finished run's folder, of images that are no digits."""
+    more["change"] = lambda record: record.update(classes=NAMES)
+    return write_run(runs, model, seed, protocol, settings={"data.name": "fashion_mnist"}, **more)
+
+
 EVIL = "<script>alert('title')</script> & [b]$x_1$"
+NAMES = [EVIL, "T-shirt/top", "Trouser", "Ankle boot", r"a\|b_c", "Ankle boot " * 9, "x" * 99, "_bag", "3", "반지"]
+"""Of classes: some as they are, some as bad as they can be."""
 
 
 @pytest.fixture(scope="session")

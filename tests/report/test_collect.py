@@ -255,6 +255,35 @@ def test_a_run_without_its_timing_is_reported_all_the_same(tmp_path: Path, damag
     assert not problem.left_out and "timing.csv" in problem.reason
 
 
+def test_classes_have_the_names_that_the_record_gives_them(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    write_run(tmp_path, "lenet5r", change=lambda r: r.update(classes=None))
+    write_run(
+        tmp_path, "mlp", change=lambda r: r.update(classes=["T-shirt/top", " Ankle\n boot\x1b", *"abcdefgh"])
+    )
+    collection = collect(tmp_path)
+    assert not collection.problems
+    assert [group.classes for group in collection.groups] == [
+        *[("0", "1", "2", "3", "4", "5", "6", "7", "8", "9")] * 2,
+        ("T-shirt/top", "Ankle boot\N{REPLACEMENT CHARACTER}", *"abcdefgh"),
+    ]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [[], "abcdefghij", {"a": 1}, 10, [*"abcdefghi"], [*"abcdefghijk"], [*"abcdefghia"], [*"abcdefghi", "\n"],
+     [*"abcdefghi", " a"], [*"abcdefghi", 9], [*"abcdefghi", None], [*"abcdefghi", ["j"]], [*"abcdefghij", 1]],
+)  # fmt: skip
+def test_names_of_classes_that_are_none_are_told_and_the_run_reported(tmp_path: Path, given: Any) -> None:
+    write_run(tmp_path, change=lambda r: r.update(classes=given)).joinpath("timing.csv").unlink()
+    collection = collect(tmp_path)
+    assert collection.groups[0].classes == tuple("0123456789")
+    assert [(problem.left_out, problem.reason) for problem in collection.problems] == [
+        (False, "has a run.json whose classes are not ten different names, so they are told as 0 to 9"),
+        (False, "has no file timing.csv"),
+    ]
+
+
 def test_odd_values_that_a_report_does_not_need_do_no_harm(tmp_path: Path) -> None:
     odd: dict[str, Any] = {"config": 3, "provenance": ["x"], "files": "no", "multiply_accumulates": "many"}
     write_run(tmp_path, change=lambda r: r.update(odd, reason={"a": 1}, data=None))

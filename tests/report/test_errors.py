@@ -1,18 +1,21 @@
 import gzip
 import io
+import itertools
 import pickle
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 
-from mnist_exp.report import tables
+from mnist_exp.report import figures, tables
 from mnist_exp.report.collect import collect
 from mnist_exp.report.errors import analyse, gallery, pictures
-from tests.report.conftest import DIGITS, labels, write_digits, write_run
+from tests.report.conftest import DIGITS, labels, write_digits, write_other, write_run
 
 
 def answers(label: list[int], answer: list[int], confidence: list[float]) -> dict[str, Any]:
@@ -68,6 +71,64 @@ def test_error_tables_by_hand(by_hand: Path) -> None:
     assert classes.data["class_5"].tolist() == [0.75, 0.5]
     assert classes.cells["0"].tolist() == ["–", "–"]
     assert tables.calibration(mistakes).data["n"].tolist() == [2, 2]
+
+
+def test_error_tables_tell_classes_by_their_names(tmp_path: Path) -> None:
+    archive = answers([3, 3, 5, 5], [3, 4, 5, 3], [0.9] * 4)
+    write_run(tmp_path, archive=archive)
+    write_other(tmp_path, archive=archive)
+    mistakes, _ = analyse(collect(tmp_path))
+    long = ("Ankle boot " * 9).strip()
+    other, digits = tables.classes(mistakes)
+    assert (other.name, other.title) == ("classes", "Accuracy of each class (fashion_mnist)")
+    assert (digits.name, digits.title) == ("classes-2", "Accuracy of each class (mnist)")
+    assert other.cells[["Data and protocol", "Ankle boot", long, "3"]].to_numpy().tolist() == [
+        ["fashion_mnist, standard protocol", "0.5000", "0.5000", "–"]
+    ]
+    assert other.data[["class_Ankle boot", f"class_{long}"]].to_numpy().tolist() == [[0.5, 0.5]]
+    assert digits.cells[["Data and protocol", "3", "5"]].to_numpy().tolist() == [
+        ["mnist, standard protocol", "0.5000", "0.5000"]
+    ]
+    assert digits.data[["class_3", "class_5"]].to_numpy().tolist() == [[0.5, 0.5]]
+    confused = tables.confused(mistakes)
+    assert confused.cells[["Label", "Taken for"]].to_numpy().tolist() == [
+        *[["Ankle boot", r"a\|b_c"], [long, "Ankle boot"]],
+        *[["3", "4"], ["5", "3"]],
+    ]
+    # Of GitHub's tables, a cell ends at a bar unless an odd number of backslashes stands before it.
+    assert r"| Ankle boot | a\\\|b_c | 1.0 |" in tables.markdown(confused.cells)
+    assert "&lt;script>alert('title')&lt;/script> & [b]$x_1$ |" in tables.markdown(other.cells)
+    assert r"& Ankle boot & a\textbackslash |b\_c &" in tables.latex(other)
+    assert r"</script> \& [b]\$x\_1\$ & T-shirt/top &" in tables.latex(other)
+
+
+def test_confusion_matrix_tells_classes_by_names_that_fit(tmp_path: Path) -> None:
+    write_other(tmp_path, archive=answers([3, 3, 5, 5], [3, 4, 4, 4], [0.9] * 4))
+    (m,), _ = analyse(collect(tmp_path))
+    drawing = figures.confusion("a section", m)
+    assert r"Most frequent: Ankle boot Ankle" in drawing.description
+    assert r"taken for a\|b_c, 2.0 images a run." in drawing.description
+    table = drawing.data.set_index("label")
+    expected = {"predicted_Ankle boot": 1, r"predicted_a\|b_c": 1}  # and nothing else
+    assert {key: n for key, n in table.loc["Ankle boot"].to_dict().items() if n} == expected
+    with mpl.rc_context(figures.STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        figure = drawing.draw()
+        figure.draw_without_rendering()
+        axes = figure.axes[0]
+        for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
+            assert [tick.get_text() for tick in ticks][:4] == [
+                "<script>alert…",
+                "T-shirt/top",
+                "Trouser",
+                "Ankle boot",
+            ]
+            boxes = [tick.get_window_extent() for tick in ticks]
+            assert not any(a.overlaps(b) for a, b in itertools.pairwise(boxes))
+            for box in boxes:
+                assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1
+                assert figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1
+        assert axes.get_window_extent().width > figure.bbox.width / 2
 
 
 def test_gallery_marks_what_all_models_miss(by_hand: Path) -> None:

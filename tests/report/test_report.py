@@ -7,12 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from PIL import Image
 
 from mnist_exp.report import cost, figures
 from mnist_exp.report.collect import collect
-from tests.report.conftest import EVIL, ROOT, load_script, write_run
+from tests.report.conftest import EVIL, ROOT, load_script, write_other, write_run
 
 
 def run(runs: Path, out: Path, data: Path) -> int:
@@ -199,6 +200,25 @@ def test_a_validated_sweep_is_ranked_by_validation_accuracy_everywhere(tmp_path:
     drawings = figures.of_section(collection, collection.sections[0], [], cost.measure(collection))
     for drawing in drawings[0], drawings[-1]:  # the overview and the cost
         assert drawing.data["validation_accuracy"].unique().tolist() == pytest.approx([0.972, 0.961])
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_other_images_have_names_and_are_never_held_against_the_published_digits(tmp_path: Path) -> None:
+    for seed in range(2):
+        for protocol in ("standard", "swapped", "published"):
+            write_other(tmp_path / "runs", "mlp", seed, protocol, epochs=20, accuracy=0.949)
+    assert run(tmp_path / "runs", tmp_path / "out", tmp_path) == 0
+    text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "published result" not in text and "published curve" not in text and "published value" not in text
+    assert not list((tmp_path / "out").glob("verdict*")) and not list((tmp_path / "out").glob("forensics*"))
+    collection = collect(tmp_path / "runs")
+    for section in collection.sections:
+        for drawing in figures.of_section(collection, section, [], cost.measure(collection)):
+            assert "published" not in drawing.data.get("label", pd.Series()).tolist()
+    # The first two images are always wrong, as the next class.
+    assert "<b>Label T-shirt/top</b> <small>#1</small>" in text
+    assert "<dd><b>Trouser</b> 0.91, T-shirt/top 0.01" in text
+    assert "<script>alert" not in text and text.count("<script>") == 1
 
 
 @pytest.mark.usefixtures("undrawn")
