@@ -2,7 +2,8 @@
 
 import gzip
 import io
-from collections.abc import Sequence
+import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from mnist_exp.report.collect import Collection, Group, Problem, Run, clean, rea
 
 BINS = 15
 """Of confidence; as many as Guo et al. (2017) use."""
+FOLDERS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST"}
 FILES = {"test": "t10k", "train": "train"}
 SIDE = 28
 
@@ -133,22 +135,48 @@ def gallery(mistakes: Sequence[Mistakes], most: int) -> list[Miss]:
     ]
 
 
-def pictures(root: Path, split: str, label: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """The digits of a split, ``[N, 28, 28]`` in grey, as they lie below ``root``; nothing is fetched.
+def pictures(root: Path, data: Mapping[str, Any], split: str, label: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """The images of a split, ``[N, 28, 28]`` or ``[N, 32, 32]`` in grey, as they lie below ``root``.
+
+    Nothing is fetched, and of a folder of PNG files only what training has decoded is looked for.
+
+    Args:
+        root: the folder of the data.
+        data: what a run's identity says of its data.
+        split: ``train`` or ``test``.
+        label: of the images that are wanted, ``[N]``.
 
     Raises:
-        ValueError: the files are missing or damaged, or hold other labels than ``label``, ``[N]``.
+        ValueError: the files are missing or damaged, or hold other labels than ``label``.
     """
     name = FILES.get(split, split)
-    images = _idx(root, f"{name}-images-idx3-ubyte", 16)
-    labels = _idx(root, f"{name}-labels-idx1-ubyte", 8)
+    if data["name"] == "png_folder":
+        return _decoded(root / "png_folder", str(data.get(f"{split}_sha256")), len(label))
+    if data["name"] not in FOLDERS:
+        raise ValueError(f"those of {data['name']} are not read here")
+    folder = root / FOLDERS[data["name"]] / "raw"
+    images = _idx(folder, f"{name}-images-idx3-ubyte", 16)
+    labels = _idx(folder, f"{name}-labels-idx1-ubyte", 8)
     if len(images) != len(label) * SIDE * SIDE or not np.array_equal(labels, label):
         raise ValueError(f"the digits of {name} in {root.name} are not those that the runs were evaluated on")
     return images.reshape(-1, SIDE, SIDE)
 
 
-def _idx(root: Path, name: str, header: int) -> NDArray[np.uint8]:
-    for path in (root / "MNIST" / "raw" / name, root / "MNIST" / "raw" / f"{name}.gz"):
+def _decoded(folder: Path, checksum: str, count: int) -> NDArray[np.uint8]:
+    for path in folder.glob("*.npz"):
+        if path.name.startswith(f"{checksum}-"):
+            try:
+                with np.load(path, allow_pickle=False) as file:
+                    images: NDArray[np.uint8] = file["images"]
+            except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+                raise ValueError(f"{path.name} can't be read ({error})") from error
+            if images.shape[:1] == (count,) and images.ndim == 3 and images.dtype == np.uint8:
+                return images
+    raise ValueError("the folder's decoded images are not in the data folder")
+
+
+def _idx(folder: Path, name: str, header: int) -> NDArray[np.uint8]:
+    for path in (folder / name, folder / f"{name}.gz"):
         try:
             content = path.read_bytes()
             return np.frombuffer(gzip.decompress(content) if path.suffix else content, np.uint8)[header:]

@@ -78,9 +78,10 @@ def _gallery(section: str, mistakes: Sequence[Mistakes], data: Path) -> dict[str
         return found
     found["classes"] = mine[0].group.classes
     images = None
-    found["split"] = mine[0].group.record["identity"]["protocol"]["eval_split"]
+    identity = mine[0].group.record["identity"]
+    found["split"] = identity["protocol"]["eval_split"]
     try:
-        images = pictures(data, found["split"], mine[0].label)
+        images = pictures(data, identity["data"], found["split"], mine[0].label)
     except ValueError as error:
         found["reason"] = str(error)
     misses = gallery(mine, GALLERY)

@@ -11,7 +11,9 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pytest
+from PIL import Image
 
+from mnist_exp import folders
 from mnist_exp.report import figures, tables
 from mnist_exp.report.collect import collect
 from mnist_exp.report.errors import analyse, gallery, pictures
@@ -215,14 +217,14 @@ def test_predictions_that_are_not_those_of_the_run_are_named(tmp_path: Path) -> 
 
 def test_pictures_are_those_of_the_split(tmp_path: Path) -> None:
     write_digits(tmp_path)
-    images = pictures(tmp_path, "test", labels().astype(np.int64))
+    images = pictures(tmp_path, {"name": "mnist"}, "test", labels().astype(np.int64))
     assert images.shape == (DIGITS, 28, 28)
     assert images[1, 0, 0] == 784 % 251
     raw = tmp_path / "MNIST" / "raw"
     for path in list(raw.iterdir()):
         (raw / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
         path.unlink()
-    assert np.array_equal(pictures(tmp_path, "test", labels().astype(np.int64)), images)
+    assert np.array_equal(pictures(tmp_path, {"name": "mnist"}, "test", labels().astype(np.int64)), images)
 
 
 @pytest.mark.parametrize("kind", ["missing", "cut off", "other labels", "folder", "bad gzip"])
@@ -241,4 +243,32 @@ def test_without_the_digits_there_are_no_pictures(tmp_path: Path, kind: str) -> 
     if kind == "bad gzip":
         (raw / f"{file.name}.gz").write_bytes(b"no")
     with pytest.raises(ValueError, match=r"digits|can't be read"):
-        pictures(tmp_path, "test", label[::-1] if kind == "other labels" else label)
+        pictures(tmp_path, {"name": "mnist"}, "test", label[::-1] if kind == "other labels" else label)
+
+
+def test_pictures_of_other_data_lie_elsewhere(tmp_path: Path) -> None:
+    write_digits(tmp_path)
+    (tmp_path / "MNIST").rename(tmp_path / "FashionMNIST")
+    label = labels().astype(np.int64)
+    assert pictures(tmp_path, {"name": "fashion_mnist"}, "test", label)[1, 0, 0] == 784 % 251
+    with pytest.raises(ValueError, match="are not in the data folder"):
+        pictures(tmp_path, {"name": "mnist"}, "test", label)
+    with pytest.raises(ValueError, match="those of qmnist are not read here"):
+        pictures(tmp_path, {"name": "qmnist"}, "test", label)
+
+
+def test_pictures_of_a_folder_are_what_training_decoded(tmp_path: Path) -> None:
+    for number in range(3):
+        Image.new("L", (28, 28), 80 * number).save(tmp_path / f"{number}_7.png")
+    folder = folders.scan(tmp_path)
+    label = np.array([7, 7, 7])
+    for checksum in (folder.sha256, "0" * 64, "../data", None):
+        with pytest.raises(ValueError, match="decoded images are not in the data folder"):
+            pictures(tmp_path, {"name": "png_folder", "test_sha256": checksum}, "test", label)
+    folders.load(folder, tmp_path / folders.CACHE)
+    images = pictures(tmp_path, {"name": "png_folder", "test_sha256": folder.sha256}, "test", label)
+    assert images[:, 0, 0].tolist() == [0, 80, 160]
+    (path,) = (tmp_path / folders.CACHE).glob("*.npz")
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(ValueError, match="can't be read"):
+        pictures(tmp_path, {"name": "png_folder", "test_sha256": folder.sha256}, "test", label)
