@@ -171,11 +171,14 @@ def _chosen(root: Path, by_name: Labels, by_folder: Labels) -> tuple[str, dict[s
     """The layout that labels the files, and the labels."""
     paths = list(by_name)
     named, filed = ([path for path in paths if labels[path] is not None] for labels in (by_name, by_folder))
-    if len(named) == len(filed) == len(paths):
-        differing = [path for path in paths if by_name[path] != by_folder[path]]
-        _refuse(
-            root, differing, paths, "have one label in their names and another in their folders' (12_7.png, 7/)"
-        )
+    if len(named) == len(filed) == len(paths):  # then numbers that are no labels are the other kind: dates, shards
+        if any(label not in LABELS for label in by_folder.values()):
+            filed = []
+        elif all(label in LABELS for label in by_name.values()):
+            differing = [path for path in paths if by_name[path] != by_folder[path]]
+            _refuse(
+                root, differing, paths, "have one label in their names, another in their folders' (12_7.png, 7/)"
+            )
     layout, labels = ("file", by_name) if len(named) > len(filed) else ("folder", by_folder)
     lack = "have no label, neither in a name like 12_7.png nor in a folder's like 7/"
     _refuse(root, (path for path in paths if labels[path] is None), paths, lack)
@@ -232,7 +235,7 @@ def _decoded(folder: Folder) -> NDArray[np.uint8]:
             broken.append(folder.paths[place])
 
     with warnings.catch_warnings():
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # twice as large is an error
         checksum = _checksum(folder.root, folder.paths, folder.labels, decode)
     _refuse(folder.root, broken, folder.paths, "can't be decoded as PNG images")
     if checksum != folder.sha256:

@@ -41,15 +41,17 @@ class Finding:
     details: list[str]
 
 
-def verify(folder: Path, data_root: str) -> Finding:
-    """Train the run of a folder again, in a fresh one, and compare."""
+def verify(folder: Path, data_root: str, *dirs: str | None) -> Finding:
+    """Train the run of a folder again, in a fresh one, and compare; ``dirs`` are those of ``data=png_folder``."""
     try:
         record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         stored = pd.read_csv(folder / METRICS)
         with tempfile.TemporaryDirectory() as temporary:
-            outcome = execute(_settings(record, data_root, temporary), record["choices"], {}, Lines)
+            outcome = execute(_settings(record, temporary, data_root, *dirs), record["choices"], {}, Lines)
             fresh = Path(outcome.folder)
             again = json.loads((fresh / "run.json").read_text(encoding="utf-8"))
+            if others := differences(again["identity"], record["identity"]):
+                return Finding(folder.name, DIFFERENT, [f"these are other data or settings: {', '.join(others)}"])
             changed = [name for name in REPRODUCIBLE if not _same(folder, fresh, name, record)]
             new = pd.read_csv(fresh / METRICS)
     except (OSError, ValueError, KeyError, TypeError, UserError) as error:
@@ -59,10 +61,13 @@ def verify(folder: Path, data_root: str) -> Finding:
     return _explain(folder, record, again, stored, new, changed)
 
 
-def _settings(record: dict[str, Any], data_root: str, output_root: str) -> Config:
+def _settings(record: dict[str, Any], output_root: str, *data: str | None) -> Config:
     settings = dict(record["config"])
     settings["device"] = DeviceConfig(**settings["device"] | {"name": record["identity"]["device"]["type"]})
-    settings["data"] = DataConfig(**settings["data"], root=data_root)
+    places: dict[str, Any] = {
+        key: place for key, place in zip(("root", "train_dir", "test_dir"), data, strict=False) if place
+    }
+    settings["data"] = DataConfig(**settings["data"], **places)
     settings["protocol"] = ProtocolConfig(**settings["protocol"])
     return Config(**settings, output_root=output_root)
 
@@ -121,6 +126,8 @@ def main() -> int:
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="folders of runs")
     parser.add_argument("--all", action="store_true", help="all of the reference, not one run of each model")
     parser.add_argument("--reference", type=Path, default=environment.PROJECT / "outputs/reference/runs")
+    parser.add_argument("--train-dir", help="of runs with data=png_folder: its images to train on")
+    parser.add_argument("--test-dir", help="and to test on")
     arguments = parser.parse_args()
     folders = arguments.runs or sorted(path.parent for path in arguments.reference.glob("*/run.json"))
     if not arguments.runs and not arguments.all:
@@ -128,8 +135,8 @@ def main() -> int:
     if not folders:
         print(f"verify: there is no run in {arguments.reference}", file=sys.stderr)
         return DIFFERENT
-    data_root = os.environ.get("MNIST_EXP_DATA", "data")
-    findings = Parallel(n_jobs=-1, batch_size=1)(delayed(verify)(folder, data_root) for folder in folders)
+    data = os.environ.get("MNIST_EXP_DATA", "data"), arguments.train_dir, arguments.test_dir
+    findings = Parallel(n_jobs=-1, batch_size=1)(delayed(verify)(folder, *data) for folder in folders)
     for finding in findings:
         print(f"{finding.name}: {VERDICTS[finding.verdict]}")
         for detail in finding.details:

@@ -167,6 +167,19 @@ def test_labels_and_order_whatever_the_layout(layout: str, tmp_path: Path) -> No
     assert "6 PNG files" in folder.remark and "skipped" not in folder.remark
 
 
+@pytest.mark.parametrize(
+    ("names", "layout"),
+    [
+        (["001/0_5.png", "2023/1_0.png"], "file"),  # shards
+        (["5/20230101_120000.png", "0/20230101_120001.png"], "folder"),  # times
+        (["1/5/0_5.png", "1/0/1_0.png"], "folder"),  # the nearest folder counts
+    ],
+)
+def test_numbers_that_are_no_labels_mislead_nobody(names: list[str], layout: str, tmp_path: Path) -> None:
+    folder = scan(write(tmp_path, *names))
+    assert folder.labels.tolist() == [5, 0] and f"name of the {layout}" in folder.remark
+
+
 def test_the_same_images_have_one_checksum_in_either_layout(tmp_path: Path) -> None:
     content = [png(Image.fromarray(np.full((28, 28), grey, np.uint8))) for grey in range(3)]
     for number, label in enumerate((4, 1, 4)):
@@ -258,7 +271,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
     "folder 10": (lambda f: write(f, "7/a.png", "10/b.png"), "have a label outside 0 to 9: 10/b.png"),
     "two labels": (
         lambda f: write(f, "3/0_1.png", "1/1_1.png"),
-        "1 of 2 PNG files in IN have one label in their names and another in their folders",
+        "1 of 2 PNG files in IN have one label in their names, another in their folders",
     ),
     "a broken link": (unreadable, "IN/0_1.png can't be read: No such file"),
 }

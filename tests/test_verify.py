@@ -4,10 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from mnist_exp import job
+from mnist_exp.progress import Lines
 from mnist_exp.run_folder import checksum
 from scripts.verify import CLOSE, DIFFERENT, EQUAL, verify
-from tests.conftest import Execute
+from tests.conftest import Execute, choices, settings
 
 
 @pytest.fixture
@@ -77,3 +80,20 @@ def test_a_damaged_record_is_told(run: Path, content: str) -> None:
     (run / "run.json").write_text(content)
     finding = verify(run, "data")
     assert finding.verdict == DIFFERENT and "can't be verified" in finding.details[0]
+
+
+def test_a_run_on_folders_needs_them_and_knows_them(tmp_path: Path) -> None:
+    for split, grey in (("train", 50), ("test", 90)):
+        (tmp_path / split).mkdir()
+        for number in range(6):
+            Image.new("L", (28, 28), grey + 20 * number).save(tmp_path / split / f"{number}_{number % 2}.png")
+    dirs = [str(tmp_path / split) for split in ("train", "test")]
+    words = ["data=png_folder", f"data.root={tmp_path}", *map("data.{}_dir={}".format, ("train", "test"), dirs)]
+    config = settings("model=mlp", "epochs=2", f"output_root={tmp_path}", *words)
+    run = Path(job.execute(config, choices("data=png_folder"), {}, Lines).folder)
+    assert verify(run, str(tmp_path), *dirs).verdict == EQUAL
+    assert "data=png_folder needs data.train_dir" in verify(run, str(tmp_path)).details[0]
+    Image.new("L", (28, 28)).save(tmp_path / "train" / "0_0.png")
+    finding = verify(run, str(tmp_path), *dirs)
+    assert finding.verdict == DIFFERENT
+    assert finding.details[0].startswith("these are other data or settings: data.train_sha256: ")
