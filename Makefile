@@ -44,7 +44,7 @@ docs: .venv/.ready  ## Bring the tables and figures of README.md and docs/ up to
 	$(RUN) scripts/update_docs.py
 
 test: .venv/.ready  ## Run the tests
-	$(RUN) -m pytest -n 2 --dist loadfile
+	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/.ready  ## Check style and types
 	.venv/bin/ruff check .

@@ -19,7 +19,13 @@ from mnist_exp.run import CONFIG_FOLDER, GROUPS, plain
 from mnist_exp.training import Digits
 
 FEW = 600
+LONGEST = ("test_run", "test_faults", "test_folders")
 Execute = Callable[..., job.Outcome]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, so that the two processes that share the tests end together."""
+    items.sort(key=lambda item: item.path.stem not in LONGEST)
 
 
 @pytest.fixture(scope="session", autouse=True)
