@@ -49,7 +49,7 @@ def export(name: str, root: Path, split: str, folder: Path, layout: str) -> None
     for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):
         path = folder / layout.format(number=number, label=label)
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(path)
+        Image.fromarray(image).save(path, compress_level=1)  # as small, for images as small as these
     print(f"{len(images):,} images lie in {folder}")
 
 

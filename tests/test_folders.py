@@ -447,7 +447,7 @@ def test_a_sweep_over_folders_of_this_directory(tmp_path: Path) -> None:
     write(tmp_path / "mine" / "train", *[f"{label}/{number}.png" for label in (3, 7) for number in range(20)])
     write(tmp_path / "mine" / "test", *[f"{number}_{label}.png" for label in (3, 7) for number in range(5)])
     words = ["data=png_folder", "data.train_dir=mine/train", "data.test_dir=mine/test", "data.root=cache"]
-    swept = command("-m", "model=mlp", "seed=0,1", "epochs=1", *words, cwd=tmp_path)
+    swept = command("-m", "model=mlp", "seed=0,1", "epochs=1", "hydra/launcher=basic", *words, cwd=tmp_path)
     assert swept.returncode == 0, swept.stderr
     assert swept.stdout.count("decoding them") == 2 and swept.stdout.count("decoded before") == 4
     runs = sorted((tmp_path / "outputs" / "runs").iterdir())
