@@ -84,7 +84,7 @@ def scan(root: Path) -> Folder:
     if not paths:
         raise DataError(f"{root} has no PNG files in it" + skipped)
     by_name = {path: _number(re.fullmatch(r"[0-9]+_([0-9]+)", Path(path).stem)) for path in paths}
-    by_folder = {path: _folder_label(path) for path in paths}
+    by_folder = {path: next(iter(_folder_labels(path)), None) for path in paths}
     layout, labels = _chosen(root, by_name, by_folder)
     _refuse(root, (p for p in paths if labels[p] not in LABELS), paths, "have a label outside 0 to 9")
     paths.sort(key=_natural)
@@ -169,7 +169,7 @@ def _find(root: Path) -> tuple[list[str], str]:
 
 def _chosen(root: Path, by_name: Labels, by_folder: Labels) -> tuple[str, dict[str, int]]:
     """The layout that labels the files, and the labels."""
-    paths = list(by_name)
+    paths, agreed = list(by_name), False
     named, filed = ([path for path in paths if labels[path] is not None] for labels in (by_name, by_folder))
     if len(named) == len(filed) == len(paths):  # then numbers that are no labels are the other kind: dates, shards
         if any(label not in LABELS for label in by_folder.values()):
@@ -179,15 +179,24 @@ def _chosen(root: Path, by_name: Labels, by_folder: Labels) -> tuple[str, dict[s
             _refuse(
                 root, differing, paths, "have one label in their names, another in their folders' (12_7.png, 7/)"
             )
-    layout, labels = ("file", by_name) if len(named) > len(filed) else ("folder", by_folder)
+            agreed = True
+    ways = [("file", by_name, "a name like 12_7.png"), ("folder", by_folder, "a folder's like 7/")]
+    (layout, labels, usual), (_, other, unusual) = ways if len(named) > len(filed) else reversed(ways)
+    without = [path for path in paths if labels[path] is None]
     lack = "have no label, neither in a name like 12_7.png nor in a folder's like 7/"
-    _refuse(root, (path for path in paths if labels[path] is None), paths, lack)
+    _refuse(root, (path for path in without if other[path] is None), paths, lack)
+    _refuse(root, without, paths, f"have their label in {unusual}, the others in {usual}")
+    if layout == "folder" and not agreed:
+        unclear = (path for path in paths if len({*_folder_labels(path)}) > 1)
+        _refuse(root, unclear, paths, "lie in two folders that are named by labels")
     return layout, {path: label for path, label in labels.items() if label is not None}
 
 
-def _folder_label(path: str) -> int | None:
-    """The nearest folder above that is named by a number."""
-    return next((int(part) for part in reversed(Path(path).parts[:-1]) if re.fullmatch("[0-9]+", part)), None)
+def _folder_labels(path: str) -> list[int]:
+    """What the folders above may say, the nearest first: one digit, or else 07, or else a number at all."""
+    numbers = [part for part in reversed(Path(path).parts[:-1]) if re.fullmatch("[0-9]+", part)]
+    digits = [int(number) for number in numbers if len(number) == 1]
+    return digits or [int(n) for n in numbers if int(n) in LABELS] or [int(n) for n in numbers[:1]]
 
 
 def _number(match: re.Match[str] | None) -> int | None:

@@ -172,7 +172,9 @@ def test_labels_and_order_whatever_the_layout(layout: str, tmp_path: Path) -> No
     [
         (["001/0_5.png", "2023/1_0.png"], "file"),  # shards
         (["5/20230101_120000.png", "0/20230101_120001.png"], "folder"),  # times
-        (["1/5/0_5.png", "1/0/1_0.png"], "folder"),  # the nearest folder counts
+        (["1/5/0_5.png", "1/0/1_0.png"], "folder"),  # the nearest folder counts, for the names agree
+        (["5/000/a.png", "0/001/b.png"], "folder"),  # shards below the label
+        (["5/2023/a.png", "2024/0/b.png"], "folder"),  # years
     ],
 )
 def test_numbers_that_are_no_labels_mislead_nobody(names: list[str], layout: str, tmp_path: Path) -> None:
@@ -263,6 +265,18 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
     "one beside the folders": (
         lambda f: write(f, "7/a.png", "8/a.png", "a.png"),
         "1 of 3 PNG files in IN have no label",
+    ),
+    "both layouts, most by folder": (
+        lambda f: write(f, "7/a.png", "8/a.png", "12_3.png"),
+        "1 of 3 PNG files in IN have their label in a name like 12_7.png, the others in a folder's like 7/: 12_3.png",
+    ),
+    "both layouts, most by name": (
+        lambda f: write(f, "0_1.png", "1_2.png", "3/a.png"),
+        "1 of 3 PNG files in IN have their label in a folder's like 7/, the others in a name like 12_7.png: 3/a.png",
+    ),
+    "two folders that may be labels": (
+        lambda f: write(f, "7/0/a.png", "3/w/b.png"),
+        "1 of 2 PNG files in IN lie in two folders that are named by labels: 7/0/a.png",
     ),
     "label 12": (
         lambda f: write(f, "0_1.png", "1_12.png"),
