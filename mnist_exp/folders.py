@@ -12,7 +12,6 @@ import re
 import struct
 import unicodedata
 import warnings
-import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +31,6 @@ CACHE = "png_folder"
 """The folder under ``data.root`` that decoded images are kept in."""
 NAMED = 3  # offenders that a message names
 DECODING = 1  # raised when the same file would give other pixels
-BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 Labels = dict[str, int | None]
 
@@ -239,8 +237,10 @@ def _decoded(folder: Folder) -> NDArray[np.uint8]:
     def decode(place: int, content: bytes) -> None:
         try:
             with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+                image.verify()  # its checksums: Pillow decodes some damaged files to other pixels
+            with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
                 images[place] = np.asarray(pixels(image))
-        except BROKEN:
+        except Exception:  # Pillow raises whatever a damaged file makes it stumble over
             broken.append(folder.paths[place])
 
     with warnings.catch_warnings():
@@ -257,6 +257,6 @@ def _kept(path: Path, count: int) -> NDArray[np.uint8] | None:
     try:
         with np.load(path, allow_pickle=False) as file:  # a zip file: its checksum is checked
             images: NDArray[np.uint8] = file["images"]
-    except (FileNotFoundError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except Exception:  # whatever is wrong with it, it is no cache of ours
         return None
     return images if images.shape == (count, SIZE, SIZE) and images.dtype == np.uint8 else None

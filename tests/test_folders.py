@@ -309,12 +309,19 @@ def bomb() -> bytes:
     return bytes(content)
 
 
+def flipped(content: bytes, place: int) -> bytes:
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
 BROKEN = {
     "truncated": png(Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)))[:-900],
     "empty": b"",
     "text": b"not an image",
     "a JPEG": b"",
-    "wrong checksum": png(Image.fromarray(GREY)).replace(b"IDAT", b"IDAT\x00", 1),
+    "cut at its end": png(Image.fromarray(GREY))[:-12],
+    "one bit": flipped(png(Image.fromarray(GREY)), 126),
+    "no pixels": png(Image.fromarray(GREY)).replace(b"IDAT", b"iDAT"),
+    "wrong length": png(Image.fromarray(GREY)).replace(b"IDAT", b"IDAT\x00", 1),
     "a bomb": bomb(),
 }
 
@@ -384,7 +391,7 @@ def test_images_are_decoded_once_until_one_changes_comes_or_goes(
     assert np.array_equal(images(folder, cache), changed) and len(decoded) == 3
 
 
-@pytest.mark.parametrize("damage", ["cut", "one bit", "empty", "other images"])
+@pytest.mark.parametrize("damage", ["cut", "one bit", "its directory", "empty", "other images"])
 def test_a_damaged_cache_is_made_anew(damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded, folder, cache = decodes(monkeypatch), tmp_path / "in", tmp_path / "cache"
     write(folder, "0_1.png", "1_2.png")
@@ -392,10 +399,10 @@ def test_a_damaged_cache_is_made_anew(damage: str, tmp_path: Path, monkeypatch: 
     (path,) = cache.glob("*.npz")
     content = path.read_bytes()
     np.savez(other := io.BytesIO(), images=first[:1])
-    flipped = bytes([*content[:700], content[700] ^ 1, *content[701:]])
-    path.write_bytes(
-        {"cut": content[:-100], "one bit": flipped, "empty": b"", "other images": other.getvalue()}[damage]
-    )
+    directory = content.rindex(b"PK\1\2")  # at its end; 10 bytes on is how the images are compressed: not at all
+    damaged = {"cut": content[:-100], "one bit": flipped(content, 700), "empty": b""}
+    damaged |= {"other images": other.getvalue(), "its directory": flipped(content, directory + 10)}
+    path.write_bytes(damaged[damage])
     assert np.array_equal(images(folder, cache), first) and len(decoded) == 2
     assert np.array_equal(images(folder, cache), first) and len(decoded) == 2
 
