@@ -30,6 +30,7 @@ LABELS = range(10)
 CACHE = "png_folder"
 """The folder under ``data.root`` that decoded images are kept in."""
 NAMED = 3  # offenders that a message names
+DIM = 64  # of 255; dark ink where all else is transparent comes out no brighter
 DECODING = 1  # raised when the same file would give other pixels
 
 Labels = dict[str, int | None]
@@ -65,6 +66,8 @@ def scan_both(train_dir: Path, test_dir: Path) -> Folders:
             f"{train_dir} and {test_dir}: the folders to train on and to test on must not share images"
         )
     both = {"train": scan(train_dir), "test": scan(test_dir)}
+    if both["train"].sha256 == both["test"].sha256:
+        raise DataError(f"{train_dir} and {test_dir} hold the same images: train and test on different ones")
     present = {split: set(folder.labels.tolist()) for split, folder in both.items()}
     if missing := sorted(present["test"] - present["train"]):
         raise DataError(f"{train_dir} has no images of class {', '.join(map(str, missing))}, but {test_dir} has")
@@ -127,12 +130,16 @@ def pixels(image: Image.Image) -> Image.Image:
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # Pillow's own conversion cuts 16 bits off at 255
         image = Image.fromarray(((np.asarray(image, dtype=np.int64) + 128) // 257).astype(np.uint8))
-    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA"):
+    if _has_alpha(image):
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
     if image.mode == "P":
         image = image.convert("RGB")
     return image.convert("L").resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+
+
+def _has_alpha(image: Image.Image) -> bool:
+    return "transparency" in image.info or image.mode in ("RGBA", "LA", "PA")
 
 
 def _find(root: Path) -> tuple[list[str], str]:
@@ -160,7 +167,7 @@ def _find(root: Path) -> tuple[list[str], str]:
             path = str(Path(folder, name).relative_to(root))
             (paths if name.lower().endswith(".png") else others).append(path)
     counts = [f"{hidden} hidden"] * bool(hidden) + [
-        f"{len(others)} other, such as {min(others, default='')}"
+        f"{len(others)} other, such as {_printable(min(others, default=''))}"
     ] * bool(others)
     return paths, f" (skipped: {', '.join(counts)})" if counts else ""
 
@@ -203,8 +210,13 @@ def _number(match: re.Match[str] | None) -> int | None:
 
 def _refuse(root: Path, offenders: Iterable[str], paths: list[str], fault: str) -> None:
     if bad := sorted(offenders, key=_natural):
-        first = ", ".join(bad[:NAMED]) + (", …" if len(bad) > NAMED else "")
+        first = ", ".join(map(_printable, bad[:NAMED])) + (", …" if len(bad) > NAMED else "")
         raise DataError(f"{len(bad)} of {len(paths)} PNG files in {root} {fault}: {first}")
+
+
+def _printable(path: str) -> str:
+    """On one line, and in characters that every output takes: a file's name may hold any bytes."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in path)
 
 
 def _natural(path: str) -> tuple[object, ...]:
@@ -224,7 +236,7 @@ def _checksum(root: Path, paths: list[str], labels: NDArray[np.int64], use: Call
         try:
             content = (root / path).read_bytes()
         except OSError as error:
-            raise DataError(f"{root / path} can't be read: {error.strerror}") from error
+            raise DataError(f"{root / _printable(path)} can't be read: {error.strerror}") from error
         checksum.update(struct.pack("<BQ", label, len(content)) + content)
         use(place, content)
     return checksum.hexdigest()
@@ -232,7 +244,7 @@ def _checksum(root: Path, paths: list[str], labels: NDArray[np.int64], use: Call
 
 def _decoded(folder: Folder) -> NDArray[np.uint8]:
     images = np.empty((len(folder.paths), SIZE, SIZE), dtype=np.uint8)
-    broken = []
+    broken, dim = [], []
 
     def decode(place: int, content: bytes) -> None:
         try:
@@ -240,6 +252,8 @@ def _decoded(folder: Folder) -> NDArray[np.uint8]:
                 image.verify()  # its checksums: Pillow decodes some damaged files to other pixels
             with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
                 images[place] = np.asarray(pixels(image))
+                if _has_alpha(image) and images[place].max() < DIM:
+                    dim.append(folder.paths[place])
         except Exception:  # Pillow raises whatever a damaged file makes it stumble over
             broken.append(folder.paths[place])
 
@@ -247,6 +261,8 @@ def _decoded(folder: Folder) -> NDArray[np.uint8]:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # twice as large is an error
         checksum = _checksum(folder.root, folder.paths, folder.labels, decode)
     _refuse(folder.root, broken, folder.paths, "can't be decoded as PNG images")
+    unseen = "are dark on transparency, which becomes black; give them a white background, or lighter ink"
+    _refuse(folder.root, dim, folder.paths, unseen)
     if checksum != folder.sha256:
         raise DataError(f"{folder.root} changed while it was read; type the same command again")
     return images

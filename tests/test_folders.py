@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -41,7 +42,7 @@ def write(folder: Path, *names: str, content: bytes | None = None) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Each its own picture, so that a wrong order shows.
         path.write_bytes(
-            content or png(Image.fromarray(np.full((28, 28), zlib.crc32(name.encode()) % 251, np.uint8)))
+            content or png(Image.fromarray(np.full((28, 28), zlib.crc32(os.fsencode(name)) % 251, np.uint8)))
         )
     return folder
 
@@ -109,6 +110,19 @@ def test_what_is_transparent_is_black_and_what_is_half_so_is_half_as_bright(tmp_
     write(tmp_path / "in", "0_3.png", content=png(Image.fromarray(colours)))
     (found,) = images(tmp_path / "in", tmp_path / "cache")
     assert found[:14].max() == 0 and set(found[18:].flatten().tolist()) == {100}  # 200 × 128 / 255
+
+
+@pytest.mark.parametrize("ink", [(0, 0, 0), (0, 0, 255), (60, 60, 60)])
+def test_dark_ink_on_transparency_would_be_lost_and_is_refused(ink: tuple[int, int, int], tmp_path: Path) -> None:
+    drawing = Image.new("RGBA", (28, 28), (0, 0, 0, 0))
+    drawing.paste((*ink, 255), (5, 5, 20, 9))
+    write(tmp_path / "in", "0_3.png")
+    write(tmp_path / "in", "1_3.png", content=png(drawing))
+    with pytest.raises(DataError, match=r"1 of 2 PNG files in .* are dark on transparency, .*: 1_3.png"):
+        images(tmp_path / "in", tmp_path / "cache")
+    flat = Image.alpha_composite(Image.new("RGBA", (28, 28), "white"), drawing)
+    write(tmp_path / "in", "1_3.png", content=png(flat))
+    assert images(tmp_path / "in", tmp_path / "cache")[1].max() == 255
 
 
 def test_colours_become_their_luminance(tmp_path: Path) -> None:
@@ -268,11 +282,13 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "both layouts, most by folder": (
         lambda f: write(f, "7/a.png", "8/a.png", "12_3.png"),
-        "1 of 3 PNG files in IN have their label in a name like 12_7.png, the others in a folder's like 7/: 12_3.png",
+        "1 of 3 PNG files in IN have their label in a name like 12_7.png, the others in a folder's like 7/: "
+        "12_3.png",
     ),
     "both layouts, most by name": (
         lambda f: write(f, "0_1.png", "1_2.png", "3/a.png"),
-        "1 of 3 PNG files in IN have their label in a folder's like 7/, the others in a name like 12_7.png: 3/a.png",
+        "1 of 3 PNG files in IN have their label in a folder's like 7/, the others in a name like 12_7.png: "
+        "3/a.png",
     ),
     "two folders that may be labels": (
         lambda f: write(f, "7/0/a.png", "3/w/b.png"),
@@ -286,6 +302,11 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
     "two labels": (
         lambda f: write(f, "3/0_1.png", "1/1_1.png"),
         "1 of 2 PNG files in IN have one label in their names, another in their folders",
+    ),
+    "names of any bytes": (
+        lambda f: write(f, "a\nb.png", os.fsdecode(b"caf\xe9.png"), "7/c.png"),
+        "2 of 3 PNG files in IN have no label, neither in a name like 12_7.png nor in a folder's like 7/: "
+        "a\ufffdb.png, caf\ufffd.png",
     ),
     "a broken link": (unreadable, "IN/0_1.png can't be read: No such file"),
 }
@@ -354,6 +375,9 @@ def test_two_folders_must_not_share_images_nor_lack_classes(tmp_path: Path) -> N
         scan_both(tmp_path / "all", tmp_path / "link")
     with pytest.raises(DataError, match=r"train has no images of class 3, 9, but .*test has"):
         scan_both(tmp_path / "train", tmp_path / "test")
+    shutil.copytree(tmp_path / "train", tmp_path / "copy")
+    with pytest.raises(DataError, match=r"train and .*copy hold the same images"):
+        scan_both(tmp_path / "train", tmp_path / "copy")
     assert scan_both(tmp_path / "all", tmp_path / "train").keys() == {"train", "test"}
 
 
