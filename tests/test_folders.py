@@ -503,7 +503,20 @@ def test_a_sweep_over_folders_of_this_directory(tmp_path: Path) -> None:
             "mine" not in text
             and json.loads(text)["identity"]["data"]["train_sha256"] == scan(tmp_path / "mine/train").sha256
         )
+    words[1] += ",nowhere"  # what is swept is decoded before the jobs, too, and a bad folder stops its own alone
+    more = command("-m", "model=mlp", "epochs=2", "hydra/launcher=basic", *words, cwd=tmp_path)
+    assert more.returncode == 1 and "Jobs: 1 finished, 1 failed" in more.stdout
+    assert "job 1 failed: nowhere is not there; name a folder of PNG files" in more.stdout
+    assert more.stdout.index("mine/train: 40 PNG files") < more.stdout.index("Launching 2 jobs")
+    words[1] = "data.train_dir=mine/train"
     # A changed image makes it another dataset, and so another run.
     write(tmp_path / "mine" / "train", "7/0.png", content=png(Image.fromarray(GREY)))
     assert command("model=mlp", "epochs=1", *words, cwd=tmp_path).returncode == 0
-    assert len(list((tmp_path / "outputs" / "runs").iterdir())) == 3
+    assert len(list((tmp_path / "outputs" / "runs").iterdir())) == 4
+
+
+def test_a_folder_that_no_job_could_use_is_told_once_and_before_any(tmp_path: Path) -> None:
+    words = ["data=png_folder", "data.train_dir=nowhere", "data.test_dir=nowhere_else"]
+    swept = command("-m", "seed=0,1", *words, cwd=tmp_path)
+    assert swept.returncode == 1 and swept.stdout == "Jobs: none ran\n"
+    assert swept.stderr == "mnist_exp: nowhere is not there; name a folder of PNG files\n"
