@@ -231,14 +231,16 @@ def _natural(path: str) -> tuple[object, ...]:
 
 def _checksum(root: Path, paths: list[str], labels: NDArray[np.int64], use: Callable[[int, bytes], None]) -> str:
     """Read every file, hand its place and content on, and return the checksum of all."""
-    checksum = hashlib.sha256()
+    checksum, unread = hashlib.sha256(), {}
     for place, (path, label) in enumerate(zip(paths, labels.tolist(), strict=True)):
         try:
             content = (root / path).read_bytes()
         except OSError as error:
-            raise DataError(f"{root / _printable(path)} can't be read: {error.strerror}") from error
+            unread[path] = str(error.strerror)
+            continue
         checksum.update(struct.pack("<BQ", label, len(content)) + content)
         use(place, content)
+    _refuse(root, unread, paths, f"can't be read ({', '.join(sorted({*unread.values()}))})")
     return checksum.hexdigest()
 
 

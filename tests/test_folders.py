@@ -257,9 +257,9 @@ def nothing(folder: Path) -> None:
 
 
 def unreadable(folder: Path) -> None:
-    write(folder, "0_1.png")
-    (folder / "0_1.png").unlink()
-    (folder / "0_1.png").symlink_to(folder / "gone")
+    write(folder, "2_1.png")
+    for name in ("0_1.png", "1_2.png"):
+        (folder / name).symlink_to(folder / "gone")
 
 
 MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -308,7 +308,10 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
         "2 of 3 PNG files in IN have no label, neither in a name like 12_7.png nor in a folder's like 7/: "
         "a\ufffdb.png, caf\ufffd.png",
     ),
-    "a broken link": (unreadable, "IN/0_1.png can't be read: No such file"),
+    "broken links": (
+        unreadable,
+        "2 of 3 PNG files in IN can't be read (No such file or directory): 0_1.png, 1_2.png",
+    ),
 }
 
 
@@ -320,6 +323,26 @@ def test_a_folder_that_cannot_be_used_is_told_in_one_sentence(mistake: str, tmp_
         scan(tmp_path / "in")
     assert message.replace("IN", str(tmp_path / "in")) in str(caught.value)
     assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_what_may_not_be_read_is_named(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root, as whom these tests may run, may read everything; so the system's refusal is acted."""
+    write(tmp_path, "7/a.png", "8/b.png")
+    real_scan, real_read = os.scandir, Path.read_bytes
+    place = str(tmp_path / "7" if what == "folder" else tmp_path / "7/a.png")
+
+    def guard(path: str | Path) -> str | Path:
+        if str(path) == place:
+            raise PermissionError(13, "Permission denied", place)
+        return path
+
+    monkeypatch.setattr(os, "scandir", lambda path: real_scan(guard(path)))
+    monkeypatch.setattr(Path, "read_bytes", lambda path: real_read(Path(guard(path))))
+    message = {"folder": f"{place} can't be read: ", "file": f"1 of 2 PNG files in {tmp_path} can't be read ("}
+    with pytest.raises(DataError, match="Permission denied") as caught:
+        scan(tmp_path)
+    assert str(caught.value).startswith(message[what]) and "7" in str(caught.value).removeprefix(str(tmp_path))
 
 
 def bomb() -> bytes:
