@@ -12,7 +12,6 @@ import re
 import struct
 import unicodedata
 import warnings
-import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +30,8 @@ LABELS = range(10)
 CACHE = "png_folder"
 """The folder under ``data.root`` that decoded images are kept in."""
 NAMED = 3  # offenders that a message names
+DIM = 64  # of 255; dark ink where all else is transparent comes out no brighter
 DECODING = 1  # raised when the same file would give other pixels
-BROKEN = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 Labels = dict[str, int | None]
 
@@ -67,6 +66,8 @@ def scan_both(train_dir: Path, test_dir: Path) -> Folders:
             f"{train_dir} and {test_dir}: the folders to train on and to test on must not share images"
         )
     both = {"train": scan(train_dir), "test": scan(test_dir)}
+    if both["train"].sha256 == both["test"].sha256:
+        raise DataError(f"{train_dir} and {test_dir} hold the same images: train and test on different ones")
     present = {split: set(folder.labels.tolist()) for split, folder in both.items()}
     if missing := sorted(present["test"] - present["train"]):
         raise DataError(f"{train_dir} has no images of class {', '.join(map(str, missing))}, but {test_dir} has")
@@ -84,7 +85,7 @@ def scan(root: Path) -> Folder:
     if not paths:
         raise DataError(f"{root} has no PNG files in it" + skipped)
     by_name = {path: _number(re.fullmatch(r"[0-9]+_([0-9]+)", Path(path).stem)) for path in paths}
-    by_folder = {path: _folder_label(path) for path in paths}
+    by_folder = {path: next(iter(_folder_labels(path)), None) for path in paths}
     layout, labels = _chosen(root, by_name, by_folder)
     _refuse(root, (p for p in paths if labels[p] not in LABELS), paths, "have a label outside 0 to 9")
     paths.sort(key=_natural)
@@ -129,12 +130,16 @@ def pixels(image: Image.Image) -> Image.Image:
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # Pillow's own conversion cuts 16 bits off at 255
         image = Image.fromarray(((np.asarray(image, dtype=np.int64) + 128) // 257).astype(np.uint8))
-    if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA"):
+    if _has_alpha(image):
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
     if image.mode == "P":
         image = image.convert("RGB")
     return image.convert("L").resize((SIZE, SIZE), Image.Resampling.BILINEAR)
+
+
+def _has_alpha(image: Image.Image) -> bool:
+    return "transparency" in image.info or image.mode in ("RGBA", "LA", "PA")
 
 
 def _find(root: Path) -> tuple[list[str], str]:
@@ -162,14 +167,14 @@ def _find(root: Path) -> tuple[list[str], str]:
             path = str(Path(folder, name).relative_to(root))
             (paths if name.lower().endswith(".png") else others).append(path)
     counts = [f"{hidden} hidden"] * bool(hidden) + [
-        f"{len(others)} other, such as {min(others, default='')}"
+        f"{len(others)} other, such as {_printable(min(others, default=''))}"
     ] * bool(others)
     return paths, f" (skipped: {', '.join(counts)})" if counts else ""
 
 
 def _chosen(root: Path, by_name: Labels, by_folder: Labels) -> tuple[str, dict[str, int]]:
     """The layout that labels the files, and the labels."""
-    paths = list(by_name)
+    paths, agreed = list(by_name), False
     named, filed = ([path for path in paths if labels[path] is not None] for labels in (by_name, by_folder))
     if len(named) == len(filed) == len(paths):  # then numbers that are no labels are the other kind: dates, shards
         if any(label not in LABELS for label in by_folder.values()):
@@ -179,15 +184,24 @@ def _chosen(root: Path, by_name: Labels, by_folder: Labels) -> tuple[str, dict[s
             _refuse(
                 root, differing, paths, "have one label in their names, another in their folders' (12_7.png, 7/)"
             )
-    layout, labels = ("file", by_name) if len(named) > len(filed) else ("folder", by_folder)
+            agreed = True
+    ways = [("file", by_name, "a name like 12_7.png"), ("folder", by_folder, "a folder's like 7/")]
+    (layout, labels, usual), (_, other, unusual) = ways if len(named) > len(filed) else reversed(ways)
+    without = [path for path in paths if labels[path] is None]
     lack = "have no label, neither in a name like 12_7.png nor in a folder's like 7/"
-    _refuse(root, (path for path in paths if labels[path] is None), paths, lack)
+    _refuse(root, (path for path in without if other[path] is None), paths, lack)
+    _refuse(root, without, paths, f"have their label in {unusual}, the others in {usual}")
+    if layout == "folder" and not agreed:
+        unclear = (path for path in paths if len({*_folder_labels(path)}) > 1)
+        _refuse(root, unclear, paths, "lie in two folders that are named by labels")
     return layout, {path: label for path, label in labels.items() if label is not None}
 
 
-def _folder_label(path: str) -> int | None:
-    """The nearest folder above that is named by a number."""
-    return next((int(part) for part in reversed(Path(path).parts[:-1]) if re.fullmatch("[0-9]+", part)), None)
+def _folder_labels(path: str) -> list[int]:
+    """What the folders above may say, the nearest first: one digit, or else 07, or else a number at all."""
+    numbers = [part for part in reversed(Path(path).parts[:-1]) if re.fullmatch("[0-9]+", part)]
+    digits = [int(number) for number in numbers if len(number) == 1]
+    return digits or [int(n) for n in numbers if int(n) in LABELS] or [int(n) for n in numbers[:1]]
 
 
 def _number(match: re.Match[str] | None) -> int | None:
@@ -196,8 +210,13 @@ def _number(match: re.Match[str] | None) -> int | None:
 
 def _refuse(root: Path, offenders: Iterable[str], paths: list[str], fault: str) -> None:
     if bad := sorted(offenders, key=_natural):
-        first = ", ".join(bad[:NAMED]) + (", …" if len(bad) > NAMED else "")
+        first = ", ".join(map(_printable, bad[:NAMED])) + (", …" if len(bad) > NAMED else "")
         raise DataError(f"{len(bad)} of {len(paths)} PNG files in {root} {fault}: {first}")
+
+
+def _printable(path: str) -> str:
+    """On one line, and in characters that every output takes: a file's name may hold any bytes."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in path)
 
 
 def _natural(path: str) -> tuple[object, ...]:
@@ -212,32 +231,40 @@ def _natural(path: str) -> tuple[object, ...]:
 
 def _checksum(root: Path, paths: list[str], labels: NDArray[np.int64], use: Callable[[int, bytes], None]) -> str:
     """Read every file, hand its place and content on, and return the checksum of all."""
-    checksum = hashlib.sha256()
+    checksum, unread = hashlib.sha256(), {}
     for place, (path, label) in enumerate(zip(paths, labels.tolist(), strict=True)):
         try:
             content = (root / path).read_bytes()
         except OSError as error:
-            raise DataError(f"{root / path} can't be read: {error.strerror}") from error
+            unread[path] = str(error.strerror)
+            continue
         checksum.update(struct.pack("<BQ", label, len(content)) + content)
         use(place, content)
+    _refuse(root, unread, paths, f"can't be read ({', '.join(sorted({*unread.values()}))})")
     return checksum.hexdigest()
 
 
 def _decoded(folder: Folder) -> NDArray[np.uint8]:
     images = np.empty((len(folder.paths), SIZE, SIZE), dtype=np.uint8)
-    broken = []
+    broken, dim = [], []
 
     def decode(place: int, content: bytes) -> None:
         try:
             with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+                image.verify()  # its checksums: Pillow decodes some damaged files to other pixels
+            with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
                 images[place] = np.asarray(pixels(image))
-        except BROKEN:
+                if _has_alpha(image) and images[place].max() < DIM:
+                    dim.append(folder.paths[place])
+        except Exception:  # Pillow raises whatever a damaged file makes it stumble over
             broken.append(folder.paths[place])
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # twice as large is an error
         checksum = _checksum(folder.root, folder.paths, folder.labels, decode)
     _refuse(folder.root, broken, folder.paths, "can't be decoded as PNG images")
+    unseen = "are dark on transparency, which becomes black; give them a white background, or lighter ink"
+    _refuse(folder.root, dim, folder.paths, unseen)
     if checksum != folder.sha256:
         raise DataError(f"{folder.root} changed while it was read; type the same command again")
     return images
@@ -248,6 +275,6 @@ def _kept(path: Path, count: int) -> NDArray[np.uint8] | None:
     try:
         with np.load(path, allow_pickle=False) as file:  # a zip file: its checksum is checked
             images: NDArray[np.uint8] = file["images"]
-    except (FileNotFoundError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except Exception:  # whatever is wrong with it, it is no cache of ours
         return None
     return images if images.shape == (count, SIZE, SIZE) and images.dtype == np.uint8 else None

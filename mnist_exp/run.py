@@ -26,6 +26,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -101,7 +102,7 @@ def plain(settings: DictConfig) -> Config:
 
 
 class _Failed(BaseException):
-    """Takes a single run's error past Hydra, which would announce it in its own words."""
+    """Takes an error past Hydra, which would announce it in its own words, or but warn of it."""
 
     def __init__(self, error: Exception) -> None:
         self.error = error
@@ -117,7 +118,13 @@ class Sweep(Callback):
         Sweep.folder = Path(config.hydra.sweep.dir).absolute()
         # Jobs on another machine compose the settings anew, or start in another folder.
         config.hydra.overrides.hydra.append(f"hydra.sweep.dir={json.dumps(str(Sweep.folder))}")
-        _ensure_data(config.data)
+        swept = _swept_data(config)
+        for data in swept:
+            try:
+                _ensure_data(data)
+            except Exception as error:
+                if len(swept) == 1:  # of several, its own jobs will say so, and the others go on
+                    raise _Failed(error) from error
 
 
 def main() -> None:
@@ -150,10 +157,24 @@ def planned(folder: Path) -> list[list[str]]:
     noted = OmegaConf.load(path).hydra if (path := folder / "multirun.yaml").exists() else None
     if noted is None or not noted.sweeper["_target_"].endswith(".BasicSweeper"):
         return []
-    words = [f"{key}={value}" for key, value in (noted.sweeper.params or {}).items()] + list(noted.overrides.task)
     with hydra.initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
-        parser = OverridesParser.create(GlobalHydra.instance().config_loader())  # for glob(*)
-        return BasicSweeper.split_arguments(parser.parse_overrides(words), None)[0]
+        return BasicSweeper.split_arguments(_overrides(noted), None)[0]
+
+
+def _overrides(noted: DictConfig) -> list[Override]:
+    """What a sweep was told: Hydra has to be initialized, and ``noted`` is its own part of the settings."""
+    words = [f"{key}={value}" for key, value in (noted.sweeper.params or {}).items()] + list(noted.overrides.task)
+    return OverridesParser.create(GlobalHydra.instance().config_loader()).parse_overrides(words)  # for glob(*)
+
+
+def _swept_data(config: DictConfig) -> list[DictConfig]:
+    """The data of each job of a sweep, but once each: Hydra leaves what is swept out of ``config``."""
+    overrides = _overrides(config.hydra) if config.hydra.sweeper["_target_"].endswith(".BasicSweeper") else []
+    swept = [o for o in overrides if o.is_sweep_override() and o.key_or_group.partition(".")[0] == "data"]
+    if not swept:
+        return [config.data]
+    chosen = [o for o in overrides if not o.is_sweep_override()] + swept
+    return [hydra.compose("config", words).data for words in BasicSweeper.split_arguments(chosen, None)[0]]
 
 
 def _ensure_data(config: DictConfig) -> None:
@@ -161,7 +182,7 @@ def _ensure_data(config: DictConfig) -> None:
     if config.name == "mnist":
         ensure_mnist(Path(config.root))
     elif config.name == "png_folder":
-        if config.train_dir and config.test_dir:  # else they are swept over, or a job will say what is missing
+        if config.train_dir and config.test_dir:  # else a job will say what is missing
             for folder in folders.scan_both(Path(config.train_dir), Path(config.test_dir)).values():
                 folders.load(folder, Path(config.root) / folders.CACHE)
     else:

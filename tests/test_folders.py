@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -41,7 +42,7 @@ def write(folder: Path, *names: str, content: bytes | None = None) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Each its own picture, so that a wrong order shows.
         path.write_bytes(
-            content or png(Image.fromarray(np.full((28, 28), zlib.crc32(name.encode()) % 251, np.uint8)))
+            content or png(Image.fromarray(np.full((28, 28), zlib.crc32(os.fsencode(name)) % 251, np.uint8)))
         )
     return folder
 
@@ -111,6 +112,19 @@ def test_what_is_transparent_is_black_and_what_is_half_so_is_half_as_bright(tmp_
     assert found[:14].max() == 0 and set(found[18:].flatten().tolist()) == {100}  # 200 × 128 / 255
 
 
+@pytest.mark.parametrize("ink", [(0, 0, 0), (0, 0, 255), (60, 60, 60)])
+def test_dark_ink_on_transparency_would_be_lost_and_is_refused(ink: tuple[int, int, int], tmp_path: Path) -> None:
+    drawing = Image.new("RGBA", (28, 28), (0, 0, 0, 0))
+    drawing.paste((*ink, 255), (5, 5, 20, 9))
+    write(tmp_path / "in", "0_3.png")
+    write(tmp_path / "in", "1_3.png", content=png(drawing))
+    with pytest.raises(DataError, match=r"1 of 2 PNG files in .* are dark on transparency, .*: 1_3.png"):
+        images(tmp_path / "in", tmp_path / "cache")
+    flat = Image.alpha_composite(Image.new("RGBA", (28, 28), "white"), drawing)
+    write(tmp_path / "in", "1_3.png", content=png(flat))
+    assert images(tmp_path / "in", tmp_path / "cache")[1].max() == 255
+
+
 def test_colours_become_their_luminance(tmp_path: Path) -> None:
     for number, colour in enumerate([(255, 0, 0), (0, 255, 0), (0, 0, 255)]):
         write(tmp_path / "in", f"{number}_0.png", content=png(Image.new("RGB", (5, 9), colour)))
@@ -172,7 +186,9 @@ def test_labels_and_order_whatever_the_layout(layout: str, tmp_path: Path) -> No
     [
         (["001/0_5.png", "2023/1_0.png"], "file"),  # shards
         (["5/20230101_120000.png", "0/20230101_120001.png"], "folder"),  # times
-        (["1/5/0_5.png", "1/0/1_0.png"], "folder"),  # the nearest folder counts
+        (["1/5/0_5.png", "1/0/1_0.png"], "folder"),  # the nearest folder counts, for the names agree
+        (["5/000/a.png", "0/001/b.png"], "folder"),  # shards below the label
+        (["5/2023/a.png", "2024/0/b.png"], "folder"),  # years
     ],
 )
 def test_numbers_that_are_no_labels_mislead_nobody(names: list[str], layout: str, tmp_path: Path) -> None:
@@ -241,9 +257,9 @@ def nothing(folder: Path) -> None:
 
 
 def unreadable(folder: Path) -> None:
-    write(folder, "0_1.png")
-    (folder / "0_1.png").unlink()
-    (folder / "0_1.png").symlink_to(folder / "gone")
+    write(folder, "2_1.png")
+    for name in ("0_1.png", "1_2.png"):
+        (folder / name).symlink_to(folder / "gone")
 
 
 MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
@@ -264,6 +280,20 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: write(f, "7/a.png", "8/a.png", "a.png"),
         "1 of 3 PNG files in IN have no label",
     ),
+    "both layouts, most by folder": (
+        lambda f: write(f, "7/a.png", "8/a.png", "12_3.png"),
+        "1 of 3 PNG files in IN have their label in a name like 12_7.png, the others in a folder's like 7/: "
+        "12_3.png",
+    ),
+    "both layouts, most by name": (
+        lambda f: write(f, "0_1.png", "1_2.png", "3/a.png"),
+        "1 of 3 PNG files in IN have their label in a folder's like 7/, the others in a name like 12_7.png: "
+        "3/a.png",
+    ),
+    "two folders that may be labels": (
+        lambda f: write(f, "7/0/a.png", "3/w/b.png"),
+        "1 of 2 PNG files in IN lie in two folders that are named by labels: 7/0/a.png",
+    ),
     "label 12": (
         lambda f: write(f, "0_1.png", "1_12.png"),
         "1 of 2 PNG files in IN have a label outside 0 to 9: 1_12.png",
@@ -273,7 +303,15 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: write(f, "3/0_1.png", "1/1_1.png"),
         "1 of 2 PNG files in IN have one label in their names, another in their folders",
     ),
-    "a broken link": (unreadable, "IN/0_1.png can't be read: No such file"),
+    "names of any bytes": (
+        lambda f: write(f, "a\nb.png", os.fsdecode(b"caf\xe9.png"), "7/c.png"),
+        "2 of 3 PNG files in IN have no label, neither in a name like 12_7.png nor in a folder's like 7/: "
+        "a\ufffdb.png, caf\ufffd.png",
+    ),
+    "broken links": (
+        unreadable,
+        "2 of 3 PNG files in IN can't be read (No such file or directory): 0_1.png, 1_2.png",
+    ),
 }
 
 
@@ -287,6 +325,26 @@ def test_a_folder_that_cannot_be_used_is_told_in_one_sentence(mistake: str, tmp_
     assert len(str(caught.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_what_may_not_be_read_is_named(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root, as whom these tests may run, may read everything; so the system's refusal is acted."""
+    write(tmp_path, "7/a.png", "8/b.png")
+    real_scan, real_read = os.scandir, Path.read_bytes
+    place = str(tmp_path / "7" if what == "folder" else tmp_path / "7/a.png")
+
+    def guard(path: str | Path) -> str | Path:
+        if str(path) == place:
+            raise PermissionError(13, "Permission denied", place)
+        return path
+
+    monkeypatch.setattr(os, "scandir", lambda path: real_scan(guard(path)))
+    monkeypatch.setattr(Path, "read_bytes", lambda path: real_read(Path(guard(path))))
+    message = {"folder": f"{place} can't be read: ", "file": f"1 of 2 PNG files in {tmp_path} can't be read ("}
+    with pytest.raises(DataError, match="Permission denied") as caught:
+        scan(tmp_path)
+    assert str(caught.value).startswith(message[what]) and "7" in str(caught.value).removeprefix(str(tmp_path))
+
+
 def bomb() -> bytes:
     """A PNG that says of itself to be 20,000 × 20,000."""
     content = bytearray(png(Image.fromarray(GREY)))
@@ -295,12 +353,19 @@ def bomb() -> bytes:
     return bytes(content)
 
 
+def flipped(content: bytes, place: int) -> bytes:
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
 BROKEN = {
     "truncated": png(Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)))[:-900],
     "empty": b"",
     "text": b"not an image",
     "a JPEG": b"",
-    "wrong checksum": png(Image.fromarray(GREY)).replace(b"IDAT", b"IDAT\x00", 1),
+    "cut at its end": png(Image.fromarray(GREY))[:-12],
+    "one bit": flipped(png(Image.fromarray(GREY)), 126),
+    "no pixels": png(Image.fromarray(GREY)).replace(b"IDAT", b"iDAT"),
+    "wrong length": png(Image.fromarray(GREY)).replace(b"IDAT", b"IDAT\x00", 1),
     "a bomb": bomb(),
 }
 
@@ -333,6 +398,9 @@ def test_two_folders_must_not_share_images_nor_lack_classes(tmp_path: Path) -> N
         scan_both(tmp_path / "all", tmp_path / "link")
     with pytest.raises(DataError, match=r"train has no images of class 3, 9, but .*test has"):
         scan_both(tmp_path / "train", tmp_path / "test")
+    shutil.copytree(tmp_path / "train", tmp_path / "copy")
+    with pytest.raises(DataError, match=r"train and .*copy hold the same images"):
+        scan_both(tmp_path / "train", tmp_path / "copy")
     assert scan_both(tmp_path / "all", tmp_path / "train").keys() == {"train", "test"}
 
 
@@ -370,7 +438,7 @@ def test_images_are_decoded_once_until_one_changes_comes_or_goes(
     assert np.array_equal(images(folder, cache), changed) and len(decoded) == 3
 
 
-@pytest.mark.parametrize("damage", ["cut", "one bit", "empty", "other images"])
+@pytest.mark.parametrize("damage", ["cut", "one bit", "its directory", "empty", "other images"])
 def test_a_damaged_cache_is_made_anew(damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded, folder, cache = decodes(monkeypatch), tmp_path / "in", tmp_path / "cache"
     write(folder, "0_1.png", "1_2.png")
@@ -378,10 +446,10 @@ def test_a_damaged_cache_is_made_anew(damage: str, tmp_path: Path, monkeypatch: 
     (path,) = cache.glob("*.npz")
     content = path.read_bytes()
     np.savez(other := io.BytesIO(), images=first[:1])
-    flipped = bytes([*content[:700], content[700] ^ 1, *content[701:]])
-    path.write_bytes(
-        {"cut": content[:-100], "one bit": flipped, "empty": b"", "other images": other.getvalue()}[damage]
-    )
+    directory = content.rindex(b"PK\1\2")  # at its end; 10 bytes on is how the images are compressed: not at all
+    damaged = {"cut": content[:-100], "one bit": flipped(content, 700), "empty": b""}
+    damaged |= {"other images": other.getvalue(), "its directory": flipped(content, directory + 10)}
+    path.write_bytes(damaged[damage])
     assert np.array_equal(images(folder, cache), first) and len(decoded) == 2
     assert np.array_equal(images(folder, cache), first) and len(decoded) == 2
 
@@ -458,7 +526,20 @@ def test_a_sweep_over_folders_of_this_directory(tmp_path: Path) -> None:
             "mine" not in text
             and json.loads(text)["identity"]["data"]["train_sha256"] == scan(tmp_path / "mine/train").sha256
         )
+    words[1] += ",nowhere"  # what is swept is decoded before the jobs, too, and a bad folder stops its own alone
+    more = command("-m", "model=mlp", "epochs=2", "hydra/launcher=basic", *words, cwd=tmp_path)
+    assert more.returncode == 1 and "Jobs: 1 finished, 1 failed" in more.stdout
+    assert "job 1 failed: nowhere is not there; name a folder of PNG files" in more.stdout
+    assert more.stdout.index("mine/train: 40 PNG files") < more.stdout.index("Launching 2 jobs")
+    words[1] = "data.train_dir=mine/train"
     # A changed image makes it another dataset, and so another run.
     write(tmp_path / "mine" / "train", "7/0.png", content=png(Image.fromarray(GREY)))
     assert command("model=mlp", "epochs=1", *words, cwd=tmp_path).returncode == 0
-    assert len(list((tmp_path / "outputs" / "runs").iterdir())) == 3
+    assert len(list((tmp_path / "outputs" / "runs").iterdir())) == 4
+
+
+def test_a_folder_that_no_job_could_use_is_told_once_and_before_any(tmp_path: Path) -> None:
+    words = ["data=png_folder", "data.train_dir=nowhere", "data.test_dir=nowhere_else"]
+    swept = command("-m", "seed=0,1", *words, cwd=tmp_path)
+    assert swept.returncode == 1 and swept.stdout == "Jobs: none ran\n"
+    assert swept.stderr == "mnist_exp: nowhere is not there; name a folder of PNG files\n"
