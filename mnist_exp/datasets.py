@@ -72,11 +72,11 @@ def originals(name: str, split: str, root: Path) -> tuple[NDArray[np.uint8], NDA
         DataError: files are damaged, or missing and not to be fetched.
     """
     if name == "mnist":
-        files, checksums = ensure_mnist(root), dict(SHA256)
-        images, labels = (_idx(files[f"{PREFIX[split]}-{kind}-ubyte"]) for kind in ("images-idx3", "labels-idx1"))
+        checksums = {file: known for file, known in SHA256.items() if file.startswith(PREFIX[split])}
+        images, labels = map(_idx, ensure_mnist(root, list(checksums)).values())
     else:
         files = siblings.ensure(name, split, root)
-        checksums = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+        checksums = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
         images, labels = (_idx(gzip.decompress(content)) for content in files.values())
     labels = labels if labels.ndim == 1 else labels[:, 0]  # QMNIST's other columns tell of the writer
     return images, labels.astype(np.int64), checksums

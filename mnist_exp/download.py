@@ -9,7 +9,7 @@ import tarfile
 import tempfile
 import urllib.request
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from filelock import FileLock
@@ -30,11 +30,12 @@ UNREADABLE = (OSError, EOFError, zlib.error)
 TIMEOUT = 15  # seconds without a byte before a source is given up
 
 
-def ensure_mnist(root: Path) -> dict[str, bytes]:
-    """The four files' contents, decompressed and checked, fetched first where they are missing.
+def ensure_mnist(root: Path, names: Iterable[str] = tuple(SHA256)) -> dict[str, bytes]:
+    """The files' contents, decompressed and checked; all four are fetched first where one is missing.
 
     Args:
         root: the folder that holds, or will hold, ``MNIST/raw/``.
+        names: of the files that are wanted.
 
     Returns:
         File name (without ``.gz``) → its bytes.
@@ -43,10 +44,10 @@ def ensure_mnist(root: Path) -> dict[str, bytes]:
         DataError: a file is damaged, or is missing and no source has it.
     """
     folder = root / FOLDER
-    files = {name: _read(folder, name) for name in SHA256}
+    files = {name: _read(folder, name) for name in names}
     if any(content is None for content in files.values()):
         _fetch(folder)
-        files = {name: _read(folder, name) for name in SHA256}
+        files = {name: _read(folder, name) for name in names}
     return {name: content for name, content in files.items() if content is not None}
 
 
