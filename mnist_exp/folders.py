@@ -101,23 +101,36 @@ def load(folder: Folder, cache: Path) -> NDArray[np.uint8]:
         DataError: images can't be decoded, with the first of them and how many there are; files
             changed meanwhile; or the cache can't be written.
     """
-    path = cache / f"{folder.sha256}-{DECODING}.npz"
     try:
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(cache / ".lock"):  # of jobs that start side by side, the first decodes
-            images = _kept(path, len(folder.paths))
+            images = kept(cache, folder.sha256, len(folder.paths))
             print(f"{folder.remark}; {'decoding them' if images is None else 'decoded before'}", flush=True)
             if images is None:
                 images = _decoded(folder)
                 buffer = io.BytesIO()
                 np.savez(buffer, images=images)
-                write_atomically(path, buffer.getvalue())
+                write_atomically(_place(cache, folder.sha256), buffer.getvalue())
     except OSError as error:
         raise DataError(
             f"decoded images can't be kept in {cache}: {error.strerror or error}. Name another folder with "
             "data.root=… or the environment variable MNIST_EXP_DATA"
         ) from error
     return images
+
+
+def kept(cache: Path, sha256: str, count: int) -> NDArray[np.uint8] | None:
+    """The images of the folder with that checksum, as `load` left them; None where they aren't, or are damaged."""
+    try:
+        with np.load(_place(cache, sha256), allow_pickle=False) as file:  # a zip file: its checksum is checked
+            images: NDArray[np.uint8] = file["images"]
+    except Exception:  # whatever is wrong with it, it is no cache of ours
+        return None
+    return images if images.shape == (count, SIZE, SIZE) and images.dtype == np.uint8 else None
+
+
+def _place(cache: Path, sha256: str) -> Path:
+    return cache / f"{sha256}-{DECODING}.npz"
 
 
 def pixels(image: Image.Image) -> Image.Image:
@@ -268,13 +281,3 @@ def _decoded(folder: Folder) -> NDArray[np.uint8]:
     if checksum != folder.sha256:
         raise DataError(f"{folder.root} changed while it was read; type the same command again")
     return images
-
-
-def _kept(path: Path, count: int) -> NDArray[np.uint8] | None:
-    """What was decoded before, or None where there is nothing or it is damaged."""
-    try:
-        with np.load(path, allow_pickle=False) as file:  # a zip file: its checksum is checked
-            images: NDArray[np.uint8] = file["images"]
-    except Exception:  # whatever is wrong with it, it is no cache of ours
-        return None
-    return images if images.shape == (count, SIZE, SIZE) and images.dtype == np.uint8 else None

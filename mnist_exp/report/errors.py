@@ -2,7 +2,6 @@
 
 import gzip
 import io
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mnist_exp.folders import CACHE, kept
 from mnist_exp.report.collect import Collection, Group, Problem, Run, clean, read_checked, why
 
 BINS = 15
@@ -151,7 +151,10 @@ def pictures(root: Path, data: Mapping[str, Any], split: str, label: NDArray[np.
     """
     name = FILES.get(split, split)
     if data["name"] == "png_folder":
-        return _decoded(root / "png_folder", str(data.get(f"{split}_sha256")), len(label))
+        decoded = kept(root / CACHE, str(data.get(f"{split}_sha256")), len(label))
+        if decoded is None:
+            raise ValueError("the folder's decoded images are not in the data folder, or damaged")
+        return decoded
     if data["name"] not in FOLDERS:
         raise ValueError(f"those of {data['name']} are not read here")
     folder = root / FOLDERS[data["name"]] / "raw"
@@ -160,19 +163,6 @@ def pictures(root: Path, data: Mapping[str, Any], split: str, label: NDArray[np.
     if len(images) != len(label) * SIDE * SIDE or not np.array_equal(labels, label):
         raise ValueError(f"the digits of {name} in {root.name} are not those that the runs were evaluated on")
     return images.reshape(-1, SIDE, SIDE)
-
-
-def _decoded(folder: Path, checksum: str, count: int) -> NDArray[np.uint8]:
-    for path in folder.glob("*.npz"):
-        if path.name.startswith(f"{checksum}-"):
-            try:
-                with np.load(path, allow_pickle=False) as file:
-                    images: NDArray[np.uint8] = file["images"]
-            except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-                raise ValueError(f"{path.name} can't be read ({error})") from error
-            if images.shape[:1] == (count,) and images.ndim == 3 and images.dtype == np.uint8:
-                return images
-    raise ValueError("the folder's decoded images are not in the data folder")
 
 
 def _idx(folder: Path, name: str, header: int) -> NDArray[np.uint8]:
