@@ -34,6 +34,13 @@ def outputs(name: str, config: DeviceConfig, digits: Digits) -> tuple[Tensor, li
     return logits, [p.grad.clone() for p in model.parameters() if p.grad is not None]
 
 
+def test_the_defaults_leave_a_model_as_it_is() -> None:
+    model = models.MLP()
+    before = dict(vars(model))
+    accelerate(model, DeviceConfig(), CPU)
+    assert vars(model) == before
+
+
 @pytest.mark.parametrize("name", ["LeNet5", "LeNet5Regularized", "MLP"])
 def test_bf16_rounds_to_eight_bits_and_no_worse(name: str, few_digits: tuple[Digits, Digits]) -> None:
     exact, exact_gradients = outputs(name, DeviceConfig(), few_digits[0])
