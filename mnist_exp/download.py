@@ -15,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-from mnist_exp.errors import DataError
+from mnist_exp.errors import DataError, keeping
 from mnist_exp.files import write_atomically
 
 SHA256 = {
@@ -78,16 +78,11 @@ def _read(folder: Path, name: str) -> bytes | None:
 
 
 def _fetch(folder: Path) -> None:
-    try:
+    with keeping("MNIST", folder):
         folder.mkdir(parents=True, exist_ok=True)
         # Jobs that start side by side: the first fetches, the others then find the files.
         with FileLock(folder / ".lock"):
             _fetch_missing(folder)
-    except OSError as error:
-        raise DataError(
-            f"MNIST can't be stored in {folder}: {error.strerror or error}. Name another folder with "
-            "data.root=… or the environment variable MNIST_EXP_DATA"
-        ) from error
 
 
 def _fetch_missing(folder: Path) -> None:

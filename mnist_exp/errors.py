@@ -1,6 +1,9 @@
 """Errors whose message is all that a person needs: what is wrong, where, and what to do."""
 
+import contextlib
 import signal
+from collections.abc import Iterator
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -13,6 +16,18 @@ class ConfigError(UserError):
 
 class DataError(UserError):
     """Digits that are missing, damaged, or not what they should be."""
+
+
+@contextlib.contextmanager
+def keeping(what: str, folder: Path) -> Iterator[None]:
+    """Have a disk that refuses data told as a `DataError`."""
+    try:
+        yield
+    except OSError as error:
+        raise DataError(
+            f"{what} can't be kept in {folder}: {error.strerror or error}. Name another folder with "
+            "data.root=… or the environment variable MNIST_EXP_DATA"
+        ) from error
 
 
 class RunFolderError(UserError):

@@ -21,7 +21,7 @@ from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
-from mnist_exp.errors import DataError
+from mnist_exp.errors import DataError, keeping
 from mnist_exp.files import write_atomically
 
 SIZE = 32
@@ -101,7 +101,7 @@ def load(folder: Folder, cache: Path) -> NDArray[np.uint8]:
         DataError: images can't be decoded, with the first of them and how many there are; files
             changed meanwhile; or the cache can't be written.
     """
-    try:
+    with keeping("decoded images", cache):
         cache.mkdir(parents=True, exist_ok=True)
         with FileLock(cache / ".lock"):  # of jobs that start side by side, the first decodes
             images = kept(cache, folder.sha256, len(folder.paths))
@@ -111,11 +111,6 @@ def load(folder: Folder, cache: Path) -> NDArray[np.uint8]:
                 buffer = io.BytesIO()
                 np.savez(buffer, images=images)
                 write_atomically(_place(cache, folder.sha256), buffer.getvalue())
-    except OSError as error:
-        raise DataError(
-            f"decoded images can't be kept in {cache}: {error.strerror or error}. Name another folder with "
-            "data.root=… or the environment variable MNIST_EXP_DATA"
-        ) from error
     return images
 
 

@@ -9,7 +9,7 @@ import torchvision
 from filelock import FileLock
 
 from mnist_exp.download import UNREADABLE, fetched
-from mnist_exp.errors import DataError
+from mnist_exp.errors import DataError, keeping
 from mnist_exp.files import write_atomically
 
 SIBLINGS: dict[str, Any] = {
@@ -54,7 +54,7 @@ def ensure(name: str, split: str, root: Path) -> dict[str, bytes]:
     resources, sources = described(name, split)
     folder = root / title / "raw"
     files = {}
-    try:
+    with keeping(title, folder):
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):  # of jobs that start side by side, the first fetches
             for resource, md5 in resources:
@@ -69,11 +69,6 @@ def ensure(name: str, split: str, root: Path) -> dict[str, bytes]:
                         "Delete it to have it fetched again"
                     )
                 files[path.name] = content
-    except OSError as error:
-        raise DataError(
-            f"{title} can't be kept in {folder}: {error.strerror or error}. Name another folder with "
-            "data.root=… or the environment variable MNIST_EXP_DATA"
-        ) from error
     return files
 
 
