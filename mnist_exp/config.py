@@ -16,7 +16,7 @@ from omegaconf import MISSING
 
 from mnist_exp.errors import ConfigError
 
-IDENTITY_VERSION = 1
+IDENTITY_VERSION = 2
 """Raised whenever the same settings would no longer give the same numbers."""
 
 DEVICES = ("auto", "cpu", "cuda", "mps")

@@ -60,6 +60,12 @@ def test_compiled_models_compute_the_same_to_rounding(few_digits: tuple[Digits, 
         torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["LeNet5", "LeNet5Regularized", "MLP"])
+def test_the_compiler_reads_a_whole_model(name: str, few_digits: tuple[Digits, Digits]) -> None:
+    explained = torch._dynamo.explain(getattr(models, name)())(few_digits[0].normalised(slice(0, 64)))
+    assert (explained.graph_count, explained.graph_break_count) == (1, 0)
+
+
 def test_a_run_in_bf16_has_a_folder_and_numbers_of_its_own(execute: Execute) -> None:
     usual = execute("model=mlp", "epochs=2")
     rough = execute("model=mlp", "epochs=2", "device.precision=bf16")
