@@ -40,8 +40,20 @@ def prepare(config: DeviceConfig) -> torch.device:
     # it takes up to 4 % of a training step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
-    _keep_freed_memory()
+    keep_freed_memory()
     return device
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep what a training step frees, for the next.
+
+    By itself it may give the memory back and ask for it anew in each step, page by page, and the system
+    clears each page first: half of a LeNet5 step. Other C libraries are left as they are.
+    """
+    if platform.libc_ver()[0] == "glibc":
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-3, 32 * 2**20)  # M_MMAP_THRESHOLD: tensors below it lie in the heap (32 MiB is the most allowed)
+        mallopt(-1, 2**30)  # M_TRIM_THRESHOLD: how much may lie unused there
 
 
 def describe(device: torch.device) -> dict[str, Any]:
@@ -74,18 +86,6 @@ def _find_device(name: str) -> torch.device:
         usable = ", ".join(kind for kind, there in available.items() if there)
         raise ConfigError(f"device={name}: PyTorch sees no such device on this machine; usable here: {usable}")
     return torch.device(name)
-
-
-def _keep_freed_memory() -> None:
-    """Have glibc keep what a training step frees, for the next.
-
-    By itself it may give the memory back and ask for it anew in each step, page by page, and the system
-    clears each page first: half of a LeNet5 step. Other C libraries are left as they are.
-    """
-    if platform.libc_ver()[0] == "glibc":
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-3, 32 * 2**20)  # M_MMAP_THRESHOLD: tensors below it lie in the heap (32 MiB is the most allowed)
-        mallopt(-1, 2**30)  # M_TRIM_THRESHOLD: how much may lie unused there
 
 
 def _require_compiler() -> None:
