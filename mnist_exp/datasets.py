@@ -1,7 +1,6 @@
 """Digits, or other images, as tensors: read, checked, resized; normalised later, batch by batch."""
 
 import dataclasses
-import gzip
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -12,14 +11,12 @@ from numpy.typing import NDArray
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2.functional import resize
 
-from mnist_exp import folders, siblings
+from mnist_exp import download, folders
 from mnist_exp.config import DataConfig
-from mnist_exp.download import SHA256, ensure_mnist
 from mnist_exp.errors import ConfigError
 from mnist_exp.folders import SIZE, Folders
 from mnist_exp.training import Digits
 
-PREFIX = {"train": "train", "test": "t10k"}
 RESIZE_BLOCK = 5000  # digits; bounds the memory that resizing takes
 
 
@@ -66,25 +63,21 @@ def load(
 
 
 def originals(name: str, split: str, root: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64], dict[str, str]]:
-    """MNIST or a sibling as it was published: images ``[N, 28, 28]``, labels ``[N]``, and files' SHA-256.
+    """MNIST or a sibling as it was published: images ``[N, 28, 28]``, labels ``[N]``, and contents' SHA-256.
 
     Raises:
         DataError: files are damaged, or missing and not to be fetched.
     """
-    if name == "mnist":
-        checksums = {file: known for file, known in SHA256.items() if file.startswith(PREFIX[split])}
-        images, labels = map(_idx, ensure_mnist(root, list(checksums)).values())
-    else:
-        files = siblings.ensure(name, split, root)
-        checksums = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
-        images, labels = (_idx(gzip.decompress(content)) for content in files.values())
+    files = download.ensure(name, split, root)
+    checksums = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
+    images, labels = map(_idx, files.values())
     labels = labels if labels.ndim == 1 else labels[:, 0]  # QMNIST's other columns tell of the writer
     return images, labels.astype(np.int64), checksums
 
 
 def classes(name: str) -> list[str] | None:
     """The names of a dataset's classes in the order of the labels; None where they are the digits."""
-    return list(siblings.SIBLINGS[name].classes) if name in ("fashion_mnist", "kmnist") else None
+    return list(download.described(name).classes) if name in ("fashion_mnist", "kmnist") else None
 
 
 def hold_out(digits: Digits, size: int, seed: int) -> tuple[Digits, Digits]:

@@ -34,9 +34,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mnist_exp import folders
-from mnist_exp.config import Config
-from mnist_exp.download import ensure_mnist, is_there
+from mnist_exp import download, folders
+from mnist_exp.config import SPLITS, Config
 from mnist_exp.errors import DataError, Interrupted
 from mnist_exp.files import write_atomically
 from mnist_exp.messages import about, reason, score
@@ -179,23 +178,18 @@ def _swept_data(config: DictConfig) -> list[DictConfig]:
 
 def _ensure_data(config: DictConfig) -> None:
     """Have the data fetched, or decoded, or found wanting, before any job starts."""
-    if config.name == "mnist":
-        ensure_mnist(Path(config.root))
-    elif config.name == "png_folder":
-        if config.train_dir and config.test_dir:  # else a job will say what is missing
-            for folder in folders.scan_both(Path(config.train_dir), Path(config.test_dir)).values():
-                folders.load(folder, Path(config.root) / folders.CACHE)
-    else:
-        from mnist_exp import siblings
-
-        for split in ("train", "test"):
-            siblings.ensure(config.name, split, Path(config.root))
+    if config.name != "png_folder":
+        for split in SPLITS:
+            download.ensure(config.name, split, Path(config.root))
+    elif config.train_dir and config.test_dir:  # else a job will say what is missing
+        for folder in folders.scan_both(Path(config.train_dir), Path(config.test_dir)).values():
+            folders.load(folder, Path(config.root) / folders.CACHE)
 
 
 def _enter(folder: Path, config: Config) -> None:
     """See that a sweep's job finds what the sweep's command saw, on whatever machine it is."""
     root = folder / config.data.root
-    if not folder.is_dir() or (config.data.name == "mnist" and not is_there(root)):
+    if not folder.is_dir() or (config.data.name == "mnist" and not download.is_there("mnist", root)):
         raise DataError(
             f"{platform.node()} finds no MNIST in {root}, as the sweep's command did: every machine must see "
             f"{folder} under one path. To fetch it there: python scripts/download.py {root}"

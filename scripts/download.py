@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from mnist_exp.datasets import originals
+from mnist_exp.download import CLASSES
 from mnist_exp.errors import DataError
-from mnist_exp.siblings import SIBLINGS
 
 
 def main() -> int:
@@ -15,7 +15,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     default = os.environ.get("MNIST_EXP_DATA", "data")
     parser.add_argument("root", nargs="?", default=default, metavar="DIR", help="(default: %(default)s)")
-    parser.add_argument("--data", choices=("mnist", *SIBLINGS), default="mnist", help="(default: %(default)s)")
+    parser.add_argument("--data", choices=CLASSES, default="mnist", help="(default: %(default)s)")
     arguments = parser.parse_args()
     root = Path(arguments.root)
     try:

@@ -12,8 +12,8 @@ from pathlib import Path
 from PIL import Image
 
 from mnist_exp.datasets import originals
+from mnist_exp.download import CLASSES
 from mnist_exp.errors import DataError, UserError
-from mnist_exp.siblings import SIBLINGS
 
 LAYOUTS = {"file": "{number}_{label}.png", "folder": "{label}/{number}.png"}
 
@@ -23,7 +23,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="DIR")
     parser.add_argument("--layout", choices=tuple(LAYOUTS), default="file", help="what names the label")
-    parser.add_argument("--data", choices=("mnist", *SIBLINGS), default="mnist")
+    parser.add_argument("--data", choices=CLASSES, default="mnist")
     parser.add_argument("--root", default=os.environ.get("MNIST_EXP_DATA", "data"), help="where its files lie")
     arguments = parser.parse_args()
     try:

@@ -11,9 +11,8 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from mnist_exp import datasets, job
+from mnist_exp import datasets, download, job
 from mnist_exp.config import Config
-from mnist_exp.download import ensure_mnist
 from mnist_exp.progress import Lines
 from mnist_exp.run import CONFIG_FOLDER, GROUPS, plain
 from mnist_exp.training import Digits
@@ -32,10 +31,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def digits_root() -> Path:
     """The folder with the real digits; commands that tests start find it in their environment."""
     root = Path(os.environ.get("MNIST_EXP_DATA", Path(__file__).parent.parent / "data")).absolute()
-    ensure_mnist(root)
+    mnist_files(root)
     os.environ["MNIST_EXP_DATA"] = str(root)
     torch.set_num_threads(1)
     return root
+
+
+def mnist_files(root: Path) -> dict[str, bytes]:
+    """The contents of the four files; they are fetched where one is missing."""
+    return download.ensure("mnist", "train", root) | download.ensure("mnist", "test", root)
 
 
 @pytest.fixture(scope="session")

@@ -16,13 +16,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from torchvision.datasets import MNIST
 from torchvision.transforms import Normalize, ToTensor
 
 from mnist_exp import download
 from mnist_exp.datasets import hold_out
-from mnist_exp.download import ensure_mnist
 from mnist_exp.errors import ConfigError, DataError
 from mnist_exp.training import Digits
+from tests.conftest import mnist_files
 
 NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
@@ -31,7 +32,7 @@ def test_all_70000_digits_equal_pillows_bilinear_resize(
     all_digits: tuple[Digits, Digits], digits_root: Path
 ) -> None:
     for digits, name, count in zip(all_digits, (NAMES[0], NAMES[2]), (60_000, 10_000), strict=True):
-        raw = np.frombuffer(ensure_mnist(digits_root)[name], np.uint8, offset=16).reshape(-1, 28, 28)
+        raw = np.frombuffer(mnist_files(digits_root)[name], np.uint8, offset=16).reshape(-1, 28, 28)
         assert digits.images.shape == (count, 1, 32, 32) and digits.images.dtype == torch.uint8
         bilinear = Image.Resampling.BILINEAR
         pillow = np.stack([np.asarray(Image.fromarray(image).resize((32, 32), bilinear)) for image in raw])
@@ -109,7 +110,7 @@ def test_gzipped_files_will_do(copy: Path, digits_root: Path) -> None:
     path = copy / "MNIST" / "raw" / NAMES[3]
     (path.with_name(path.name + ".gz")).write_bytes(gzip.compress(path.read_bytes()))
     path.unlink()
-    assert ensure_mnist(copy) == ensure_mnist(digits_root)
+    assert mnist_files(copy) == mnist_files(digits_root)
 
 
 @pytest.mark.parametrize("damage", ["truncated", "one bit", "empty", "truncated gzip", "not gzip"])
@@ -126,7 +127,7 @@ def test_a_damaged_file_is_named_and_not_used(copy: Path, damage: str) -> None:
         flipped = content[:500] + bytes([content[500] ^ 1]) + content[501:]
         path.write_bytes({"truncated": content[:-1], "one bit": flipped, "empty": b""}[damage])
     with pytest.raises(DataError) as caught:
-        ensure_mnist(copy)
+        mnist_files(copy)
     assert str(path) in str(caught.value) and "elete it" in str(caught.value)
     if "gzip" not in damage:
         assert "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5" in str(caught.value)
@@ -150,10 +151,8 @@ def mirror(digits_root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[
     """A mirror on this machine, which has what the test puts there; no npm beside it."""
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Mirror)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    Mirror.files = {f"{name}.gz": gzip.compress(content, 1) for name, content in ensure_mnist(digits_root).items()}
-    monkeypatch.setattr(
-        download, "_torchvision_mirrors", lambda: [f"http://127.0.0.1:{server.server_port}/mnist/"]
-    )
+    Mirror.files = {f"{name}.gz": gzip.compress(content, 1) for name, content in mnist_files(digits_root).items()}
+    monkeypatch.setattr(MNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/mnist/"])
     monkeypatch.setattr(shutil, "which", lambda _: None)
     yield Mirror.files
     server.shutdown()
@@ -163,31 +162,47 @@ def mirror(digits_root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[
 def test_missing_files_are_fetched_and_left_whole(
     mirror: dict[str, bytes], tmp_path: Path, digits_root: Path
 ) -> None:
-    assert ensure_mnist(tmp_path) == ensure_mnist(digits_root)
+    assert mnist_files(tmp_path) == mnist_files(digits_root)
     assert sorted(p.name for p in (tmp_path / "MNIST" / "raw").iterdir() if p.name[0] != ".") == sorted(NAMES)
 
 
 @pytest.mark.parametrize(
     ("content", "reason"),
-    [(b"", "404"), (gzip.compress(b"other digits"), "SHA-256"), (b"<html></html>", "gzip")],
+    [
+        (b"", "404"),
+        (gzip.compress(b"other digits"), "SHA-256"),
+        (b"<html></html>", "SHA-256"),
+        (b"\x1f\x8b cut", "ended before"),
+    ],
 )
 def test_a_mirror_that_fails_is_named_and_leaves_nothing(
     mirror: dict[str, bytes], tmp_path: Path, content: bytes, reason: str
 ) -> None:
     mirror[f"{NAMES[2]}.gz"] = content
     with pytest.raises(DataError) as caught:
-        ensure_mnist(tmp_path)
+        mnist_files(tmp_path)
     message = str(caught.value)
     assert reason in message and "127.0.0.1" in message and "there is no npm command here" in message
-    assert str(tmp_path / "MNIST" / "raw") in message and f"  {NAMES[2]}" in message.splitlines()
+    assert str(tmp_path / "MNIST" / "raw") in message and f"  {NAMES[2]}.gz" in message.splitlines()
     assert not (tmp_path / "MNIST" / "raw" / NAMES[2]).exists()
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="file"):
-        ensure_mnist(tmp_path / "file")
+        mnist_files(tmp_path / "file")
 
 
-def test_torchvisions_mirrors_are_the_ones_tried() -> None:
-    assert download._torchvision_mirrors() and all("mnist" in url for url in download._torchvision_mirrors())
+def test_torchvisions_mirrors_are_the_ones_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def fetched(url: str) -> bytes:
+        asked.append(url)
+        raise OSError("no network here")
+
+    monkeypatch.setattr(download, "fetched", fetched)
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    with pytest.raises(DataError, match="MNIST could not be fetched"):
+        mnist_files(tmp_path)
+    assert len(asked) == len(MNIST.mirrors) > 0  # the first file is enough to give a mirror up
+    assert all(url.startswith("http") and url.endswith("/train-images-idx3-ubyte.gz") for url in asked)

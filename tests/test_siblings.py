@@ -12,11 +12,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from mnist_exp import datasets, siblings
+from mnist_exp import datasets, download
 from mnist_exp.config import DataConfig
 from mnist_exp.datasets import originals
+from mnist_exp.download import DEBIAN, described
 from mnist_exp.errors import DataError
-from mnist_exp.siblings import DEBIAN, SIBLINGS
 from tests.conftest import settings
 
 FOLDERS = {"fashion_mnist": "FashionMNIST", "kmnist": "KMNIST", "qmnist": "QMNIST"}
@@ -41,8 +41,9 @@ def small(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
     raw = tmp_path / FOLDERS[name] / "raw"
     raw.mkdir(parents=True)
     arrays: Arrays = {}
+    contents: dict[str, str] = {}
     resources: dict[str, list[tuple[str, str]]] = {}
-    described = SIBLINGS[name].resources
+    resources_there = described(name).resources
     for part, (split, count) in enumerate(IMAGES.items()):
         images = np.random.default_rng(count).integers(0, 256, (count, 28, 28), np.uint8)
         labels = [number % 10 for number in range(count)]
@@ -50,16 +51,20 @@ def small(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         told = np.array(labels, np.uint8)
         if name == "qmnist":  # class, then where in NIST's collection the digit comes from
             told = np.array([[label, 4, 2600 + label, 7, label, 300_000, 0, 0] for label in labels], np.int32)
-        theirs = described[split] if isinstance(described, dict) else described[2 * part : 2 * part + 2]
+        there = resources_there[split] if isinstance(resources_there, dict) else resources_there[2 * part :]
+        theirs = there[:2]
         resources[split] = []
         for (url, _), array in zip(theirs, (images, told), strict=True):
             content = gzipped_idx(array)
             (raw / url.rpartition("/")[2]).write_bytes(content)
             resources[split].append((url, hashlib.md5(content, usedforsecurity=False).hexdigest()))
+            contents[url.rpartition("/")[2][:-3]] = hashlib.sha256(gzip.decompress(content)).hexdigest()
     flat = [*resources["train"], *resources["test"]]
-    monkeypatch.setattr(SIBLINGS[name], "resources", resources if isinstance(described, dict) else flat)
-    monkeypatch.setattr(siblings, "fetched", no_network)
-    monkeypatch.setattr(siblings, "DEBIAN", {})
+    monkeypatch.setattr(described(name), "resources", resources if isinstance(resources_there, dict) else flat)
+    monkeypatch.setattr(download, "fetched", no_network)
+    monkeypatch.setattr(download, "DEBIAN", tmp_path / "usr")
+    if name == "fashion_mnist":
+        monkeypatch.setitem(download.SHA256, name, contents)
     return name, arrays
 
 
@@ -71,7 +76,7 @@ def test_both_splits_are_read_in_order(small: tuple[str, Arrays], tmp_path: Path
         assert classes.tolist() == labels and classes.dtype == np.int64
         assert len(checksums) == 2
         for file, checksum in checksums.items():
-            content = (tmp_path / FOLDERS[name] / "raw" / file).read_bytes()
+            content = gzip.decompress((tmp_path / FOLDERS[name] / "raw" / f"{file}.gz").read_bytes())
             assert hashlib.sha256(content).hexdigest() == checksum
 
 
@@ -80,7 +85,7 @@ def test_a_damaged_file_is_named_and_not_used(small: tuple[str, Arrays], tmp_pat
     name, _ = small
     path = sorted((tmp_path / FOLDERS[name] / "raw").glob("*train*labels*"))[0]
     path.write_bytes(damage)
-    with pytest.raises(DataError, match=r"is not the original file: its MD5 is .*Delete it") as caught:
+    with pytest.raises(DataError, match=r"is not the original file: its (MD5|SHA-256) is .*Delete it") as caught:
         originals(name, "train", tmp_path)
     assert str(path) in str(caught.value)
     originals(name, "test", tmp_path)
@@ -95,8 +100,9 @@ def test_without_a_network_it_says_what_was_tried_and_what_to_do(
     with pytest.raises(DataError) as caught:
         originals(name, "train", tmp_path)
     message = str(caught.value)
-    assert message.startswith(f"{path.name} could not be fetched. Tried:\n  http")
-    assert "no network here" in message and f"Put it into {path.parent}" in message and "data.root=" in message
+    assert message.startswith(f"{FOLDERS[name]} could not be fetched. Tried:\n  ")
+    assert "no network here" in message and f"into {path.parent} by hand" in message and "data.root=" in message
+    assert message.endswith(f":\n  {path.name}")
 
 
 def test_a_missing_file_is_fetched_and_what_is_not_it_is_refused(
@@ -106,13 +112,14 @@ def test_a_missing_file_is_fetched_and_what_is_not_it_is_refused(
     (path,) = (p for p in (tmp_path / FOLDERS[name] / "raw").glob("*images*") if "train" in p.name)
     content = path.read_bytes()
     path.unlink()
-    monkeypatch.setattr(siblings, "fetched", lambda url: b"<html>moved</html>")
-    with pytest.raises(DataError, match="another MD5 sum"):
+    monkeypatch.setattr(download, "fetched", lambda url: b"<html>moved</html>")
+    with pytest.raises(DataError, match=r"its (MD5|SHA-256) is .* but should be"):
         originals(name, "train", tmp_path)
     assert not path.exists()
-    monkeypatch.setattr(siblings, "fetched", lambda url: content if url.endswith(path.name) else b"")
+    monkeypatch.setattr(download, "fetched", lambda url: content if url.endswith(path.name) else b"")
     assert np.array_equal(originals(name, "train", tmp_path)[0], arrays["train"][0])
-    assert path.read_bytes() == content
+    kept = path if path.exists() else path.with_suffix("")  # decompressed, where it can be checked so
+    assert kept.read_bytes() in (content, gzip.decompress(content))
 
 
 @pytest.mark.parametrize("small", ["fashion_mnist"], indirect=True)
@@ -123,30 +130,42 @@ def test_the_system_package_is_taken_before_the_network(
     name, arrays = small
     raw, installed = tmp_path / "FashionMNIST" / "raw", tmp_path / "usr"
     installed.mkdir()
-    contents = {}
     for path in list(raw.glob("*.gz")):
-        plain = gzip.decompress(path.read_bytes())
-        (installed / path.name).write_bytes(gzip.compress(plain, mtime=1))
-        contents[path.name] = hashlib.sha256(plain).hexdigest()
+        (installed / path.name).write_bytes(gzip.compress(gzip.decompress(path.read_bytes()), mtime=1))
         path.unlink()
-    monkeypatch.setattr(siblings, "DEBIAN", {"fashion_mnist": installed})
-    with pytest.raises(DataError, match="could not be fetched"):
-        originals(name, "train", tmp_path)  # these are not the contents that are known
-    monkeypatch.setattr(siblings, "CONTENTS", contents)
     assert np.array_equal(originals(name, "train", tmp_path)[0], arrays["train"][0])
-    assert np.array_equal(originals(name, "train", tmp_path)[0], arrays["train"][0])
+    (raw / "train-labels-idx1-ubyte").unlink()
+    (installed / "train-labels-idx1-ubyte.gz").write_bytes(gzip.compress(b"other labels"))
+    with pytest.raises(DataError, match=f"Tried:\n  {installed}: its SHA-256 is"):
+        originals(name, "train", tmp_path)
 
 
 @pytest.mark.parametrize("name", FOLDERS)
 def test_torchvision_describes_two_files_a_split(name: str) -> None:
     for split in ("train", "test"):
-        resources, sources = siblings.described(name, split)
-        assert [("images" in file, "labels" in file) for file, _ in resources] == [(True, False), (False, True)]
-        assert all(split in file or (split == "test" and "t10k" in file) for file, _ in resources)
-        assert all((source + file).startswith("http") for source in sources for file, _ in resources)
+        files = [file for file in download._digests(name) if ("train" in file) == (split == "train")]
+        assert [("images" in file, "labels" in file) for file in files] == [(True, False), (False, True)]
+        assert all(split in file or (split == "test" and "t10k" in file) for file in files)
 
 
-@pytest.mark.skipif(not DEBIAN["fashion_mnist"].is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
+@pytest.mark.parametrize("name", FOLDERS)
+def test_a_dataset_is_asked_for_where_torchvision_does(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def fetched(url: str) -> bytes:
+        asked.append(url)
+        return b"<html>"
+
+    monkeypatch.setattr(download, "fetched", fetched)
+    monkeypatch.setattr(download, "DEBIAN", tmp_path)
+    with pytest.raises(DataError):
+        download.ensure(name, "train", tmp_path)
+    assert asked and all(url.startswith("http") and url.endswith(".gz") for url in asked)
+
+
+@pytest.mark.skipif(not DEBIAN.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
 def test_debians_fashion_mnist_is_the_real_one(tmp_path: Path) -> None:
     config = settings("data=fashion_mnist").data
     (train, test), _ = datasets.load(
