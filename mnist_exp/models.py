@@ -12,6 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, relu
 
+BLOCKS = torch.backends.mkldnn.is_available() and "AVX" in torch.backends.cpu.get_cpu_capability()  # type: ignore[no-untyped-call]
+"""Whether this CPU has what oneDNN's blocked memory format is made for."""
+
 
 class LeNet5(nn.Module):
     """LeNet-5: 61,706 parameters.
@@ -111,5 +114,5 @@ def _blocked(digits: Tensor) -> Tensor:
     # First, since the compiler can't read what follows.
     if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
         return digits
-    plain = digits.device.type != "cpu" or digits.dtype != torch.float32
-    return digits if plain or not torch.backends.mkldnn.is_available() else digits.to_mkldnn()  # type: ignore[no-untyped-call]
+    fits = BLOCKS and digits.device.type == "cpu" and digits.dtype == torch.float32
+    return digits.to_mkldnn() if fits else digits
