@@ -9,6 +9,7 @@ import csv
 import functools
 import json
 import os
+import signal
 import socket
 import sys
 import time
@@ -227,4 +228,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # so that "| head" ends it without a word
     sys.exit(main())
