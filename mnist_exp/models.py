@@ -107,9 +107,9 @@ class MLP(nn.Module):
 def _blocked(digits: Tensor) -> Tensor:
     """The digits in oneDNN's memory format, in which convolutions, normalisation and pooling hand maps on.
 
-    It keeps 16 channels side by side, as many as a vector register holds. That takes a fifth off a training
-    step on a CPU, where maps would else be converted before and after each layer. Other devices, autocast
-    and ``torch.compile`` choose their formats themselves.
+    It keeps as many channels side by side as a vector register holds, 8 or 16. That takes a fifth off a
+    training step on a CPU, where maps would else be converted before and after each layer. Other devices,
+    autocast and ``torch.compile`` choose their formats themselves.
     """
     # First, since the compiler can't read what follows.
     if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
