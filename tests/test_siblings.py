@@ -80,7 +80,9 @@ def test_both_splits_are_read_in_order(small: tuple[str, Arrays], tmp_path: Path
             assert hashlib.sha256(content).hexdigest() == checksum
 
 
-@pytest.mark.parametrize("damage", [b"", b"<html>", gzip.compress(b"other images")])
+@pytest.mark.parametrize(
+    "damage", [b"", b"<html>", gzip.compress(b"other images")], ids=["empty", "a page", "other images"]
+)
 def test_a_damaged_file_is_named_and_not_used(small: tuple[str, Arrays], tmp_path: Path, damage: bytes) -> None:
     name, _ = small
     path = sorted((tmp_path / FOLDERS[name] / "raw").glob("*train*labels*"))[0]
