@@ -1,6 +1,7 @@
 """The real digits, fetched once, and ways to run the program on all or a few of them."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -25,6 +26,13 @@ Execute = Callable[..., job.Outcome]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files first, so that the two processes that share the tests end together."""
     items.sort(key=lambda item: item.path.stem not in LONGEST)
+
+
+@pytest.fixture(autouse=True)
+def usual_signals() -> None:
+    """What tests start inherits signals: not as a shell in the background or an earlier `run.main` left them."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session", autouse=True)

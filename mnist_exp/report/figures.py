@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import warnings
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,8 +72,9 @@ def write(drawings: Sequence[Drawing], folder: Path) -> list[str]:
         path.parent.mkdir(parents=True, exist_ok=True)
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     if workers > 1 and "fork" in multiprocessing.get_all_start_methods():
-        with multiprocessing.get_context("fork").Pool(workers, initializer=gc.disable) as pool:
-            pool.map(_write, reversed(range(len(drawings))), chunksize=1)  # the slow ones are last
+        fork = multiprocessing.get_context("fork")
+        with ProcessPoolExecutor(workers, mp_context=fork, initializer=gc.disable) as pool:
+            list(pool.map(_write, reversed(range(len(drawings)))))  # the slow ones are last
     else:
         for position in range(len(drawings)):
             _write(position)
