@@ -20,11 +20,19 @@ from mnist_exp.training import Digits
 RESIZE_BLOCK = 5000  # digits; bounds the memory that resizing takes
 
 
-def scan(config: DataConfig) -> Folders:
-    """The scanned folders of ``data=png_folder``; none for datasets that their names tell all about."""
+def scan(config: DataConfig, trained: str) -> Folders:
+    """The scanned folders of ``data=png_folder``; none for datasets that their names tell all about.
+
+    Args:
+        config: which dataset.
+        trained: the split that is trained on.
+
+    Raises:
+        DataError: the folders can't be used.
+    """
     if config.name != "png_folder":
         return {}
-    return folders.scan_both(Path(str(config.train_dir)), Path(str(config.test_dir)))
+    return folders.scan_both(Path(str(config.train_dir)), Path(str(config.test_dir)), trained)
 
 
 def load(

@@ -145,10 +145,11 @@ def _fetch(name: str, folder: Path, digests: dict[str, str]) -> None:
         except (*UNREADABLE, tarfile.TarError, subprocess.SubprocessError, DataError) as error:
             tried.append(f"  {source}: {_reason(error)}")
     if missing := _missing(folder, digests):
+        files = "these files, gzipped or not," if name in SHA256 else "these files"
         raise DataError(
             f"{CLASSES[name]} could not be fetched. Tried:\n"
             + "\n".join(tried)
-            + f"\nPut these files into {folder.absolute()} by hand, or name the folder that holds "
+            + f"\nPut {files} into {folder.absolute()} by hand, or name the folder that holds "
             f"{CLASSES[name]}/raw/ with data.root=… or the environment variable MNIST_EXP_DATA:\n  "
             + "\n  ".join(f"{file}.gz" for file in missing)
         )

@@ -54,8 +54,13 @@ Folders = dict[str, Folder]
 """By split: ``train`` and ``test``."""
 
 
-def scan_both(train_dir: Path, test_dir: Path) -> Folders:
+def scan_both(train_dir: Path, test_dir: Path, trained: str = "train") -> Folders:
     """Scan the two folders of a dataset, and hold them against each other.
+
+    Args:
+        train_dir: the training split.
+        test_dir: the test split.
+        trained: the split that is trained on; it must have all of the other's classes.
 
     Raises:
         DataError: one of them can't be used, or the two can't be used together.
@@ -68,9 +73,11 @@ def scan_both(train_dir: Path, test_dir: Path) -> Folders:
     both = {"train": scan(train_dir), "test": scan(test_dir)}
     if both["train"].sha256 == both["test"].sha256:
         raise DataError(f"{train_dir} and {test_dir} hold the same images: train and test on different ones")
-    present = {split: set(folder.labels.tolist()) for split, folder in both.items()}
-    if missing := sorted(present["test"] - present["train"]):
-        raise DataError(f"{train_dir} has no images of class {', '.join(map(str, missing))}, but {test_dir} has")
+    learned, asked = sorted(both.values(), key=lambda folder: folder is not both[trained])
+    if missing := sorted({*asked.labels.tolist()} - {*learned.labels.tolist()}):
+        raise DataError(
+            f"{learned.root} has no images of class {', '.join(map(str, missing))}, but {asked.root} has"
+        )
     return both
 
 
@@ -172,8 +179,10 @@ def _find(root: Path) -> tuple[list[str], str]:
         hidden += sum(name.startswith(".") for name in [*below, *names])
         below[:] = sorted(name for name in below if not name.startswith("."))
         for name in sorted(name for name in names if not name.startswith(".")):
-            path = str(Path(folder, name).relative_to(root))
-            (paths if name.lower().endswith(".png") else others).append(path)
+            path = Path(folder, name)
+            # A pipe would keep its reader waiting; a link that leads nowhere is a file that can't be read.
+            is_file = path.is_file() or path.is_symlink()
+            (paths if name.lower().endswith(".png") and is_file else others).append(str(path.relative_to(root)))
     counts = [f"{hidden} hidden"] * bool(hidden) + [
         f"{len(others)} other, such as {_printable(min(others, default=''))}"
     ] * bool(others)

@@ -61,7 +61,7 @@ def execute(
     device = environment.prepare(config.device)
     components = {kind: factory.describe(kind, getattr(config, kind)) for kind in GROUPS}
     factory.check(config.model, config.optimizer, config.scheduler)
-    scanned = datasets.scan(config.data)
+    scanned = datasets.scan(config.data, config.protocol.train_split)
     contents = {f"{split}_sha256": folder.sha256 for split, folder in scanned.items()}
     run_identity = identity(config, components, device.type, contents)
     name = run_name(choices, run_identity)

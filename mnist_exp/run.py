@@ -120,7 +120,7 @@ class Sweep(Callback):
         swept = _swept_data(config)
         for data in swept:
             try:
-                _ensure_data(data)
+                _ensure_data(data, config.protocol.train_split)
             except Exception as error:
                 if len(swept) == 1:  # of several, its own jobs will say so, and the others go on
                     raise _Failed(error) from error
@@ -176,13 +176,13 @@ def _swept_data(config: DictConfig) -> list[DictConfig]:
     return [hydra.compose("config", words).data for words in BasicSweeper.split_arguments(chosen, None)[0]]
 
 
-def _ensure_data(config: DictConfig) -> None:
+def _ensure_data(config: DictConfig, trained: str) -> None:
     """Have the data fetched, or decoded, or found wanting, before any job starts."""
     if config.name != "png_folder":
         for split in SPLITS:
             download.ensure(config.name, split, Path(config.root))
     elif config.train_dir and config.test_dir:  # else a job will say what is missing
-        for folder in folders.scan_both(Path(config.train_dir), Path(config.test_dir)).values():
+        for folder in folders.scan_both(Path(config.train_dir), Path(config.test_dir), trained).values():
             folders.load(folder, Path(config.root) / folders.CACHE)
 
 

@@ -53,12 +53,15 @@ class Line:
 
 
 def read_run(folder: Path) -> Line:
-    """What a run's folder says."""
+    """What a run's folder says, or the one beside it, where it is being trained anew."""
+    name, live = folder.name, is_live(folder.with_name(f".{folder.name}.lock"))
+    if live and (anew := folder.with_name(f".{name}.new")).exists():
+        folder = anew
     try:
         record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         status, reason, total = record["status"], record["reason"], int(record["config"]["epochs"])
         done = len(_rows(folder / "metrics.csv"))
-        if status == "running" and not is_live(folder.with_name(f".{folder.name}.lock")):
+        if status == "running" and not live:
             status, reason = "interrupted", GONE
         left = _seconds_left(folder, total - done) if status == "running" else None
         if status == "finished":
@@ -67,10 +70,10 @@ def read_run(folder: Path) -> Line:
         if status not in STATUSES:
             raise ValueError(f"status {status!r} is none of ours")
     except FileNotFoundError as error:
-        return Line(folder.name, "damaged", remark=f"there is no {Path(error.filename).name}")
+        return Line(name, "damaged", remark=f"there is no {Path(error.filename).name}")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        return Line(folder.name, "damaged", remark=f"run.json or its tables: {type(error).__name__}: {error}")
-    return Line(folder.name, status, f"{done}/{total}", left, reason or "", overrides)
+        return Line(name, "damaged", remark=f"run.json or its tables: {type(error).__name__}: {error}")
+    return Line(name, status, f"{done}/{total}", left, reason or "", overrides)
 
 
 def is_live(lock: Path) -> bool:

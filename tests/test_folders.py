@@ -238,9 +238,10 @@ def test_hidden_and_foreign_files_are_skipped_and_counted(tmp_path: Path) -> Non
         tmp_path, ".DS_Store", "._0_1.png", "__MACOSX/._0_1.png", "Thumbs.db", "0_1.txt", "1_2.jpg", content=b"x"
     )
     write(tmp_path, ".git/7_1.png")
+    os.mkfifo(tmp_path / "2_1.png")  # to read it would be to wait for ever
     folder = scan(tmp_path)
     assert folder.paths == ["0_1.png"]
-    assert "(skipped: 4 hidden, 3 other, such as 0_1.txt)" in folder.remark
+    assert "(skipped: 4 hidden, 4 other, such as 0_1.txt)" in folder.remark
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
@@ -402,6 +403,10 @@ def test_two_folders_must_not_share_images_nor_lack_classes(tmp_path: Path) -> N
     with pytest.raises(DataError, match=r"train and .*copy hold the same images"):
         scan_both(tmp_path / "train", tmp_path / "copy")
     assert scan_both(tmp_path / "all", tmp_path / "train").keys() == {"train", "test"}
+    # protocol=published trains on the test split, which then has to have the other's classes.
+    with pytest.raises(DataError, match=r"train has no images of class 3, 4, but .*all has"):
+        scan_both(tmp_path / "all", tmp_path / "train", "test")
+    assert scan_both(tmp_path / "train", tmp_path / "all", "test").keys() == {"train", "test"}
 
 
 def decodes(monkeypatch: pytest.MonkeyPatch) -> list[Folder]:

@@ -105,6 +105,7 @@ def test_without_a_network_it_says_what_was_tried_and_what_to_do(
     assert message.startswith(f"{FOLDERS[name]} could not be fetched. Tried:\n  ")
     assert "no network here" in message and f"into {path.parent} by hand" in message and "data.root=" in message
     assert message.endswith(f":\n  {path.name}")
+    assert ("these files, gzipped or not, into" in message) == (name == "fashion_mnist")
 
 
 def test_a_missing_file_is_fetched_and_what_is_not_it_is_refused(

@@ -86,6 +86,15 @@ def test_each_state_is_told_apart(runs: Path, tmp_path: Path) -> None:
     assert row(shown(tmp_path, "--all"), "held-out") == ["finished", "20/20", "validation", "accuracy 0.9700"]
 
 
+def test_a_run_that_is_trained_anew_is_running(runs: Path, tmp_path: Path) -> None:
+    make(runs, "again", "finished", 20)
+    make(runs, ".again.new", "running", 0)
+    assert shown(tmp_path)[0] == "1 finished"  # nobody holds it: its next start removes what lies beside it
+    with SoftFileLease(runs / ".again.lock", lease_duration=run_folder.LEASE_SECONDS):
+        lines = shown(tmp_path)
+    assert lines[0] == "1 running" and row(lines, "again")[:2] == ["running", "0/20"]
+
+
 @pytest.mark.parametrize(
     ("host", "process", "age", "alive"),
     [
