@@ -62,17 +62,13 @@ class LiveBar:
     """A `Display` of a bar with loss, accuracy and the time left: for one run on a terminal."""
 
     def __init__(self, name: str, epochs: int) -> None:
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            TextColumn("{task.fields[status]}"),
-            TimeRemainingColumn(),
-            TextColumn("left"),
-        )
+        columns = BarColumn(), TextColumn("{task.fields[status]}"), TimeRemainingColumn(), TextColumn("left")
+        self._bar = Progress(*columns)
         self._task = self._bar.add_task(name, total=epochs, status="loading the digits")
-        self._epochs, self._finished, self._accuracy, self._shown = epochs, 0, "", 0.0
+        self._name, self._epochs, self._finished, self._accuracy, self._shown = name, epochs, 0, "", 0.0
 
     def __enter__(self) -> Self:
+        print(self._name)  # on a line of its own, or a terminal of 80 columns would have no room for the bar
         self._bar.start()
         return self
 
