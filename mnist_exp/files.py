@@ -1,7 +1,7 @@
 """Files that are whole or absent, whatever happens while they are written."""
 
 import os
-import tempfile
+import uuid
 from pathlib import Path
 
 TEMPORARY = ".partial"
@@ -12,16 +12,15 @@ def write_atomically(path: Path, content: bytes) -> None:
 
     The bytes go to a temporary file beside it, reach the disk, and then take its name.
     """
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY}")
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-            os.fchmod(file.fileno(), 0o666 & ~_umask())  # mkstemp's files are private
-        Path(temporary).replace(path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
 
@@ -39,9 +38,3 @@ def remove_temporary_files(folder: Path) -> None:
     """Remove what writes that were cut off left behind. Only for the one who owns the folder now."""
     for path in folder.rglob(f".*{TEMPORARY}"):
         path.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
