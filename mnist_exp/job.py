@@ -133,7 +133,7 @@ def _train(
         logits = epoch.logits
     if logits is None:  # stopped between its last epoch and its results
         logits = evaluate(training.model, evaluation)
-    record.update(status="finished", metrics=history.metrics[-1].measured(), ended=environment.now())
+    record.update(status="finished", metrics=history.metrics[-1], ended=environment.now())
     folder.finish(record, training.model.state_dict(), logits, evaluation.labels)
 
 
@@ -170,7 +170,7 @@ def _record_end(folder: RunFolder, record: dict[str, Any], error: BaseException,
     record.update(
         status="interrupted" if stopped else "failed",
         reason=reason(error),
-        metrics=history.metrics[-1].measured() if history.metrics else None,
+        metrics=history.metrics[-1] if history.metrics else None,
         ended=environment.now(),
     )
     # Where even this can't be written (a full disk), the record still says "running", and the next

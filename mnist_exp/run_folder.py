@@ -7,7 +7,6 @@ checkpoint and rewrites the rest from it.
 
 import _thread
 import csv
-import dataclasses
 import hashlib
 import io
 import json
@@ -30,7 +29,7 @@ from mnist_exp.config import differences
 from mnist_exp.environment import now
 from mnist_exp.errors import RunFolderError
 from mnist_exp.files import remove_temporary_files, sync_folder, write_atomically
-from mnist_exp.training import Epoch, Metrics
+from mnist_exp.training import Epoch
 
 RECORD_FORMAT = 1
 RECORD = "run.json"
@@ -46,22 +45,14 @@ LEASE_SECONDS = 60.0
 """A lock whose holder has not been heard of for so long, on whatever host, is taken over."""
 
 
-@dataclass(frozen=True)
-class Timing:
-    """One epoch's row of ``timing.csv``."""
-
-    epoch: int
-    train_seconds: float
-    eval_seconds: float
-    train_images_per_second: float
-
-
 @dataclass
 class History:
     """What is known of a run so far: its rows and, unless it starts anew, its training state."""
 
-    metrics: list[Metrics] = field(default_factory=list)
-    timing: list[Timing] = field(default_factory=list)
+    metrics: list[dict[str, float]] = field(default_factory=list)
+    """Rows of ``metrics.csv``, an epoch each, by column."""
+    timing: list[dict[str, float]] = field(default_factory=list)
+    """Rows of ``timing.csv``."""
     training: dict[str, Any] | None = None
 
 
@@ -167,11 +158,7 @@ class RunFolder:
                 continue
             try:
                 content = _read_checkpoint(path)
-                history = History(
-                    [Metrics(**row) for row in content["metrics"]],
-                    [Timing(**row) for row in content["timing"]],
-                    content["training"],
-                )
+                history = History(content["metrics"], content["timing"], content["training"])
                 recorded = json.loads(content["identity"])
             except Exception as error:  # whatever is wrong with it, it is not a checkpoint of ours
                 self._set_aside(path, f"is damaged or not a checkpoint ({_first_line(error)})")
@@ -182,20 +169,18 @@ class RunFolder:
 
     def save_epoch(self, history: History, training: dict[str, Any], epoch: Epoch, images: int) -> None:
         """Add an epoch: its rows, then the checkpoint that holds them all, then the CSV files."""
-        history.metrics.append(epoch.metrics)
+        history.metrics.append(epoch.metrics.measured())
         history.timing.append(
-            Timing(epoch.metrics.epoch, epoch.train_seconds, epoch.eval_seconds, images / epoch.train_seconds)
-        )
-        buffer = io.BytesIO()
-        torch.save(
             {
-                "identity": json.dumps(self.identity),
-                "metrics": [row.measured() for row in history.metrics],
-                "timing": [dataclasses.asdict(row) for row in history.timing],
-                "training": training,
-            },
-            buffer,
+                "epoch": epoch.metrics.epoch,
+                "train_seconds": epoch.train_seconds,
+                "eval_seconds": epoch.eval_seconds,
+                "train_images_per_second": images / epoch.train_seconds,
+            }
         )
+        rows = {"metrics": history.metrics, "timing": history.timing}
+        buffer = io.BytesIO()
+        torch.save({"identity": json.dumps(self.identity), "training": training} | rows, buffer)
         if (self.path / CHECKPOINT).exists():
             (self.path / CHECKPOINT).replace(self.path / PREVIOUS_CHECKPOINT)
         write_atomically(self.path / CHECKPOINT, buffer.getvalue())
@@ -204,8 +189,8 @@ class RunFolder:
 
     def write_rows(self, history: History) -> None:
         """Write ``metrics.csv`` and ``timing.csv`` anew."""
-        write_atomically(self.path / METRICS, _csv([row.measured() for row in history.metrics]))
-        write_atomically(self.path / TIMING, _csv([dataclasses.asdict(row) for row in history.timing]))
+        write_atomically(self.path / METRICS, _csv(history.metrics))
+        write_atomically(self.path / TIMING, _csv(history.timing))
 
     def finish(
         self, record: dict[str, Any], weights: dict[str, torch.Tensor], logits: torch.Tensor, labels: torch.Tensor
@@ -304,7 +289,7 @@ def _read_checkpoint(path: Path) -> dict[str, Any]:
     return content
 
 
-def _csv(rows: list[dict[str, Any]]) -> bytes:
+def _csv(rows: list[dict[str, float]]) -> bytes:
     text = io.StringIO()
     writer = csv.DictWriter(text, rows[0], lineterminator="\n")
     writer.writeheader()
