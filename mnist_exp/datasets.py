@@ -20,21 +20,6 @@ from mnist_exp.training import Digits
 RESIZE_BLOCK = 5000  # digits; bounds the memory that resizing takes
 
 
-def scan(config: DataConfig, trained: str) -> Folders:
-    """The scanned folders of ``data=png_folder``; none for datasets that their names tell all about.
-
-    Args:
-        config: which dataset.
-        trained: the split that is trained on.
-
-    Raises:
-        DataError: the folders can't be used.
-    """
-    if config.name != "png_folder":
-        return {}
-    return folders.scan_both(Path(str(config.train_dir)), Path(str(config.test_dir)), trained)
-
-
 def load(
     config: DataConfig, scanned: Folders, splits: tuple[str, ...], device: torch.device
 ) -> tuple[tuple[Digits, ...], dict[str, str]]:
@@ -42,7 +27,7 @@ def load(
 
     Args:
         config: which dataset, and where its files lie.
-        scanned: what `scan` found for it.
+        scanned: with ``data=png_folder``, what `mnist_exp.folders.scan_both` found.
         splits: ``train`` or ``test``, in the order in which they are wanted.
         device: where the tensors go.
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mnist_exp import datasets, environment, factory
+from mnist_exp import datasets, environment, factory, folders
 from mnist_exp.acceleration import accelerate
 from mnist_exp.config import Config, identity, run_name
 from mnist_exp.errors import Interrupted
@@ -20,8 +20,6 @@ from mnist_exp.messages import reason
 from mnist_exp.progress import Display
 from mnist_exp.run_folder import History, RunFolder, new_record
 from mnist_exp.training import Digits, Training, evaluate, fit
-
-GROUPS = ("model", "optimizer", "scheduler")
 
 
 @dataclass(frozen=True)
@@ -59,9 +57,12 @@ def execute(
     """
     start = time.perf_counter()
     device = environment.prepare(config.device)
-    components = {kind: factory.describe(kind, getattr(config, kind)) for kind in GROUPS}
+    components = {kind: factory.describe(kind, getattr(config, kind)) for kind in factory.KINDS}
     factory.check(config.model, config.optimizer, config.scheduler)
-    scanned = datasets.scan(config.data, config.protocol.train_split)
+    scanned: Folders = {}
+    if config.data.name == "png_folder":
+        train_dir, test_dir = Path(str(config.data.train_dir)), Path(str(config.data.test_dir))
+        scanned = folders.scan_both(train_dir, test_dir, config.protocol.train_split)
     contents = {f"{split}_sha256": folder.sha256 for split, folder in scanned.items()}
     run_identity = identity(config, components, device.type, contents)
     name = run_name(choices, run_identity)
