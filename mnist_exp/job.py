@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,18 +25,15 @@ from mnist_exp.training import Digits, Training, evaluate, fit
 class Outcome:
     """What became of a run."""
 
-    name: str
     folder: str
-    test_loss: float
-    test_accuracy: float
-    validation_accuracy: float | None
-    seconds: float
+    metrics: dict[str, float]
+    """The last epoch's row of ``metrics.csv``, by column."""
     skipped: bool
 
     @property
     def score(self) -> float:
         """What settings are to be chosen by: the validation accuracy, where digits were held out for it."""
-        return self.test_accuracy if self.validation_accuracy is None else self.validation_accuracy
+        return self.metrics.get("validation_accuracy", self.metrics["test_accuracy"])
 
 
 def execute(
@@ -55,7 +51,6 @@ def execute(
         UserError: settings, digits or a folder that can't be used, or a training that diverged.
         Interrupted: a signal stopped it; what was finished is kept.
     """
-    start = time.perf_counter()
     device = environment.prepare(config.device)
     components = {kind: factory.describe(kind, getattr(config, kind)) for kind in factory.KINDS}
     factory.check(config.model, config.optimizer, config.scheduler)
@@ -72,7 +67,7 @@ def execute(
         if folder.is_complete(record) and not config.overwrite:
             assert record is not None
             print(f"{name}: already finished; skipped (overwrite=true trains it anew)", flush=True)
-            return _outcome(folder, record, start, skipped=True)
+            return Outcome(str(folder.final_path), record["metrics"], skipped=True)
         history = History() if config.overwrite else folder.load_history()
         if record is None or config.overwrite:
             title = str(config.model.get("title", choices["model"]))
@@ -86,7 +81,7 @@ def execute(
         except BaseException as error:
             _record_end(folder, record, error, history)
             raise
-    return _outcome(folder, record, start, skipped=False)
+    return Outcome(str(folder.final_path), record["metrics"], skipped=False)
 
 
 def _train(
@@ -178,15 +173,3 @@ def _record_end(folder: RunFolder, record: dict[str, Any], error: BaseException,
     # start goes on all the same: nobody holds the lock.
     with contextlib.suppress(OSError):
         folder.write_record(record)
-
-
-def _outcome(folder: RunFolder, record: dict[str, Any], start: float, *, skipped: bool) -> Outcome:
-    return Outcome(
-        name=folder.name,
-        folder=str(folder.final_path),
-        test_loss=record["metrics"]["test_loss"],
-        test_accuracy=record["metrics"]["test_accuracy"],
-        validation_accuracy=record["metrics"].get("validation_accuracy"),
-        seconds=time.perf_counter() - start,
-        skipped=skipped,
-    )

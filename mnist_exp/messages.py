@@ -80,7 +80,7 @@ def reason(error: BaseException) -> str:
 
 def score(metrics: Mapping[str, Any]) -> str:
     """The one accuracy to tell of a run: that of the validation digits, where any were held out."""
-    digits = "test" if metrics.get("validation_accuracy") is None else "validation"
+    digits = "validation" if "validation_accuracy" in metrics else "test"
     return f"{digits} accuracy {metrics[f'{digits}_accuracy']:.4f}"
 
 

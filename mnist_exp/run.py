@@ -79,17 +79,19 @@ def job(settings: DictConfig) -> float:
         outcome = execute(config, choices, _hydra_record(settings), display)
         result.update(status="skipped" if outcome.skipped else "finished", **vars(outcome))
         if not sweep:
-            accuracies = dict.fromkeys((score(vars(outcome)), f"test accuracy {outcome.test_accuracy:.4f}"))
-            print(f"{', '.join(accuracies)}, test loss {outcome.test_loss:.4f}; {outcome.folder}")
+            last = outcome.metrics
+            accuracies = dict.fromkeys((score(last), f"test accuracy {last['test_accuracy']:.4f}"))
+            print(f"{', '.join(accuracies)}, test loss {last['test_loss']:.4f}; {outcome.folder}")
         return outcome.score
     except BaseException as error:
         status = "stopped" if isinstance(error, Interrupted | SystemExit) else "failed"
-        result.update(status=status, reason=reason(error), seconds=time.perf_counter() - start)
+        result.update(status=status, reason=reason(error))
         if not sweep and isinstance(error, Exception):
             raise _Failed(error) from error
         raise
     finally:
         if sweep:
+            result["seconds"] = time.perf_counter() - start
             _write_result(Path(context.runtime.output_dir), int(context.job.num), result)
 
 
@@ -256,7 +258,7 @@ def _results(folder: Path) -> list[dict[str, Any]]:
 def _print_summary(results: list[dict[str, Any]], jobs: int) -> None:
     table = Table("job", "settings", "result", "folder", "time", title="Sweep", title_justify="left")
     for result in results:
-        accuracy = f", {score(result)}" if "test_accuracy" in result else ""
+        accuracy = f", {score(result['metrics'])}" if "metrics" in result else ""
         folder = Path(result["folder"]).name if "folder" in result else ""
         cells = (
             result["job"],
