@@ -20,7 +20,6 @@ from mnist_exp.report.statistics import Summary, summarise
 PROJECT = Path(__file__).resolve().parent.parent
 REFERENCE = PROJECT / "outputs" / "reference"
 DOCUMENTS = ("README.md", "docs/reproduction.md")
-MODELS = {"LeNet5": "lenet5", "LeNet5Regularized": "lenet5r", "MLP": "mlp"}
 VARIANTS = {"avx2": "AVX2 instead of AVX-512", "threads2": "two threads instead of one"}
 MARKER = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -74,7 +73,7 @@ def options() -> str:
     runs = REFERENCE / "options"
     rows = []
     for option, key in (("bf16", "precision"), ("torch.compile", "compile")):
-        for model, name in MODELS.items():
+        for model, name in published.MODELS.items():
             changed = [path for path in runs.glob(f"{name}-*") if key in _identity(path)["device"]]
             usual = [next((REFERENCE / "runs").glob(f"{path.name.rpartition('-')[0]}-*")) for path in changed]
             row = {"Option": option, "Model": json.loads((changed[0] / "run.json").read_text())["title"]}

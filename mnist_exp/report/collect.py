@@ -11,6 +11,8 @@ from typing import Any
 
 import pandas as pd
 
+from mnist_exp.report import published
+
 METRICS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 VALIDATION = ("validation_loss", "validation_accuracy")
 """Metrics of the runs that held digits out of training."""
@@ -265,7 +267,7 @@ def _protocol(run: Run) -> str:
 
 def _order(run: Run) -> tuple[Any, ...]:
     """The three models in the published order and then any others; within a model, by its settings."""
-    known, name = ["LeNet5", "LeNet5Regularized", "MLP"], run.identity["model"]["target"].rpartition(".")[2]
+    known, name = [*published.MODELS], run.identity["model"]["target"].rpartition(".")[2]
     settings = {key.strip(): value for key, value in _settings(run).items()}
     values = [(k, 0, v, "") if isinstance(v, int | float) else (k, 1, 0, str(v)) for k, v in settings.items()]
     return known.index(name) if name in known else len(known), run.record["title"], sorted(values)
