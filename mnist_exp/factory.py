@@ -41,9 +41,9 @@ def describe(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
     Raises:
         ConfigError: the class can't be named here, or doesn't take such an argument.
     """
-    cls = _find(kind, settings)
+    cls, arguments = _find(kind, settings)
     defaults = {name: p.default for name, p in inspect.signature(cls).parameters.items()}
-    changed = {k: v for k, v in _arguments(kind, settings, cls).items() if not _equal(v, defaults[k])}
+    changed = {k: v for k, v in arguments.items() if not _equal(v, defaults[k])}
     description = {"target": settings["_target_"], **changed}
     if kind == "scheduler":
         description["interval"] = _interval(settings)
@@ -60,20 +60,19 @@ def check(model: dict[str, Any], optimizer: dict[str, Any], scheduler: dict[str,
         built = build_optimizer(optimizer, build_model(model))
     schedule, _ = build_scheduler(scheduler, built, steps_per_epoch=1)
     built.step()
-    _build("scheduler", lambda **_: schedule.step(), **_arguments("scheduler", scheduler, type(schedule)))
+    _build("scheduler", lambda **_: schedule.step(), **_find("scheduler", scheduler)[1])
 
 
 def build_model(settings: dict[str, Any]) -> nn.Module:
     """A freshly initialised model; its weights come from torch's global generator."""
-    cls = _find("model", settings)
-    model: nn.Module = _build("model", cls, **_arguments("model", settings, cls))
+    cls, arguments = _find("model", settings)
+    model: nn.Module = _build("model", cls, **arguments)
     return model
 
 
 def build_optimizer(settings: dict[str, Any], model: nn.Module) -> Optimizer:
     """The optimizer over all of the model's parameters."""
-    cls = _find("optimizer", settings)
-    arguments = _arguments("optimizer", settings, cls)
+    cls, arguments = _find("optimizer", settings)
     learning_rate = arguments.get("lr")
     if isinstance(learning_rate, bool) or not isinstance(learning_rate, int | float) or not learning_rate > 0:
         raise ConfigError(f"optimizer.lr={learning_rate}: the learning rate must be a number greater than 0")
@@ -85,15 +84,15 @@ def build_scheduler(
     settings: dict[str, Any], optimizer: Optimizer, steps_per_epoch: int
 ) -> tuple[lr_scheduler.LRScheduler, bool]:
     """The learning-rate schedule, and whether it moves on after each step rather than each epoch."""
-    cls = _find("scheduler", settings)
-    arguments = _arguments("scheduler", settings, cls)
+    cls, arguments = _find("scheduler", settings)
     if "steps_per_epoch" in inspect.signature(cls).parameters:
         arguments["steps_per_epoch"] = steps_per_epoch
     scheduler: lr_scheduler.LRScheduler = _build("scheduler", cls, optimizer, **arguments)
     return scheduler, _interval(settings) == "step"
 
 
-def _find(kind: str, settings: dict[str, Any]) -> Callable[..., Any]:
+def _find(kind: str, settings: dict[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """The class that the settings name, and those of them that are its arguments, checked."""
     module_name, module, base = KINDS[kind]
     target = settings.get("_target_")
     prefix, _, name = str(target).rpartition(".")
@@ -102,10 +101,6 @@ def _find(kind: str, settings: dict[str, Any]) -> Callable[..., Any]:
         raise ConfigError(f"{kind}._target_={target}: must name a {kind} in {module_name}, and only such")
     if name in UNSUITABLE:
         raise ConfigError(f"{kind}._target_={target}: can't be used here, since {UNSUITABLE[name]}")
-    return cls
-
-
-def _arguments(kind: str, settings: dict[str, Any], cls: Callable[..., Any]) -> dict[str, Any]:
     arguments = {key: value for key, value in settings.items() if key not in OURS[kind]}
     known = inspect.signature(cls).parameters
     for key, value in arguments.items():
@@ -114,7 +109,7 @@ def _arguments(kind: str, settings: dict[str, Any], cls: Callable[..., Any]) -> 
             raise ConfigError(f"{kind}.{key}: {settings['_target_']} has no such setting; it takes {takes}")
         if not _fits(value, str(known[key].annotation)):
             raise ConfigError(f"{kind}.{key}={value}: must be of type {_readable(known[key].annotation)}")
-    return arguments
+    return cls, arguments
 
 
 def _fits(value: Any, annotation: str) -> bool:
