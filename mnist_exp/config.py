@@ -150,7 +150,7 @@ def identity(
     arithmetic = {"precision": config.device.precision, "compile": config.device.compile}
     data = {"name": config.data.name, "mean": config.data.mean, "std": config.data.std, **contents}
     data |= _changed({"validation_size": config.data.validation_size}, DataConfig)
-    canonical = _canonical(
+    canonical: dict[str, Any] = _canonical(
         {
             "version": IDENTITY_VERSION,
             **components,
@@ -162,7 +162,6 @@ def identity(
             "batch_size": config.batch_size,
         }
     )
-    assert isinstance(canonical, dict)
     return canonical
 
 

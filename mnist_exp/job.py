@@ -64,8 +64,7 @@ def execute(
     folder = RunFolder(Path(config.output_root) / "runs", name, run_identity)
     with folder.locked():
         record = folder.record()
-        if folder.is_complete(record) and not config.overwrite:
-            assert record is not None
+        if record and folder.is_complete(record) and not config.overwrite:
             print(f"{name}: already finished; skipped (overwrite=true trains it anew)", flush=True)
             return Outcome(str(folder.final_path), record["metrics"], skipped=True)
         history = History() if config.overwrite else folder.load_history()

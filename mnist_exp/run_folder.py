@@ -104,7 +104,7 @@ class RunFolder:
         """
         path = self.final_path / RECORD
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             recorded, number = record["identity"], record["format"]
             record["status"], record["resumed"]
         except FileNotFoundError:
@@ -118,14 +118,12 @@ class RunFolder:
                 "use the version that wrote it, or another output_root"
             )
         self._check_identity(path, recorded)
-        assert isinstance(record, dict)
         return record
 
-    def is_complete(self, record: dict[str, Any] | None) -> bool:
+    def is_complete(self, record: dict[str, Any]) -> bool:
         """Whether the run is finished and its results are still there."""
-        if record is None or record["status"] != "finished":
-            return False
-        return all((self.final_path / name).exists() for name in (METRICS, TIMING, WEIGHTS, PREDICTIONS))
+        files = (METRICS, TIMING, WEIGHTS, PREDICTIONS)
+        return record["status"] == "finished" and all((self.final_path / name).exists() for name in files)
 
     def begin(self, record: dict[str, Any], extra_files: dict[str, str], *, anew: bool) -> None:
         """Make the folder, and write the record of a run that starts or goes on.
