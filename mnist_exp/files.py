@@ -19,7 +19,9 @@ def write_atomically(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError):
+            error.filename = str(path)  # a full disk doesn't say itself what it has no room for
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)

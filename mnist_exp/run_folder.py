@@ -6,6 +6,7 @@ checkpoint and rewrites the rest from it.
 """
 
 import _thread
+import contextlib
 import csv
 import hashlib
 import io
@@ -13,9 +14,9 @@ import json
 import shutil
 import signal
 import sys
+import time
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ class RunFolder:
         self._new_path = runs / f".{name}.new"
         self._old_path = runs / f".{name}.old"
 
-    @contextmanager
+    @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keep every other process out of this folder, on this host or another on the same disk.
 
@@ -84,12 +85,17 @@ class RunFolder:
             # Not by SIGTERM, which a cluster's launcher may have taken for itself.
             on_compromise=lambda _: _thread.interrupt_main(signal.SIGINT),
         )
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            holder = f"process {lock.owner.pid} on {lock.owner.hostname}" if lock.owner else "another process"
-            print(f"{self.name}: waiting for {holder}, which is training it", flush=True)
-            lock.acquire()
+        patience = 0.0
+        while not lock.is_locked:
+            self._remove_empty_lock()
+            try:
+                lock.acquire(timeout=patience)
+            except Timeout:
+                unknown = f"the holder of {self._lock_path}"
+                holder = f"process {lock.owner.pid} on {lock.owner.hostname}" if lock.owner else unknown
+                if not patience:
+                    print(f"{self.name}: waiting for {holder}, which is training it", flush=True)
+                patience = LEASE_SECONDS
         try:
             self._recover()
             yield
@@ -223,7 +229,7 @@ class RunFolder:
         self.path.replace(self.final_path)
         self.path = self.final_path
         sync_folder(self.path.parent)
-        shutil.rmtree(self._old_path)
+        _remove(self._old_path)
 
     def _recover(self) -> None:
         """Finish or undo what a process that died in `begin` or `_replace_old` left behind."""
@@ -231,9 +237,16 @@ class RunFolder:
             self._old_path.replace(self.final_path)
         for path in (self._old_path, self._new_path):
             if path.exists():
-                shutil.rmtree(path)
+                _remove(path)
         if self.final_path.exists():
             remove_temporary_files(self.final_path)
+
+    def _remove_empty_lock(self) -> None:
+        """Remove a lock that nobody wrote into, as a machine that lost power leaves it: it would hold for ever."""
+        with contextlib.suppress(OSError):
+            status = self._lock_path.stat()
+            if status.st_size == 0 and time.time() - status.st_mtime > LEASE_SECONDS:
+                self._lock_path.unlink()
 
     def _check_identity(self, path: Path, recorded: dict[str, Any]) -> None:
         if different := differences(self.identity, recorded):
@@ -276,6 +289,13 @@ def new_record(
 def checksum(path: Path) -> str:
     """A file's SHA-256, hexadecimal."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _remove(folder: Path) -> None:
+    if folder.is_symlink():  # what it leads to is not ours to remove
+        folder.unlink()
+    else:
+        shutil.rmtree(folder)
 
 
 def _read_checkpoint(path: Path) -> dict[str, Any]:

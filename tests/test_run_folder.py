@@ -309,6 +309,26 @@ def test_a_second_process_waits_for_the_first(
     assert f"waiting for process {holder.pid} on" in capsys.readouterr().out
 
 
+def test_an_empty_lock_holds_nobody_back_for_long(execute: Execute, tmp_path: Path) -> None:
+    """A machine that loses power may leave one: its name on the disk, and not yet what was written to it."""
+    execute(*MLP)
+    lock = tmp_path / "runs" / f".{only_run(tmp_path).name}.lock"
+    lock.touch()
+    os.utime(lock, (time.time() - run_folder.LEASE_SECONDS - 1,) * 2)
+    assert execute(*MLP).skipped
+    assert not lock.exists()
+
+
+def test_a_link_to_a_run_is_trained_anew_and_what_it_leads_to_is_left(execute: Execute, tmp_path: Path) -> None:
+    execute(*MLP)
+    folder, elsewhere = only_run(tmp_path), tmp_path / "elsewhere"
+    folder.rename(elsewhere)
+    folder.symlink_to(elsewhere)
+    assert not execute(*MLP, "overwrite=true").skipped
+    assert not folder.is_symlink() and (elsewhere / "run.json").exists()
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [folder.name]
+
+
 HOLD = """
 import sys, os, signal
 from filelock import SoftFileLease
