@@ -26,6 +26,8 @@ SPLITS = ("train", "test")
 ABSENT = "(absent)"
 TRAINING_MODES = ("every_epoch", "first_epoch")
 MAX_SEED = 2**32 - 1  # PyTorch's CPU generator reads no more than 32 bits of a seed
+MAX_COUNT = 2**31 - 1
+MAX_THREADS = 1024
 
 
 @dataclass
@@ -44,7 +46,7 @@ class DeviceConfig:
     def __post_init__(self) -> None:
         _one_of("device.name", self.name, DEVICES)
         _one_of("device.precision", self.precision, PRECISIONS)
-        _at_least("device.threads", self.threads, 1)
+        _between("device.threads", self.threads, 1, MAX_THREADS)
 
 
 @dataclass
@@ -73,12 +75,14 @@ class DataConfig:
             if self.name != "png_folder" and folder is not None:
                 raise ConfigError(f"data.{key}={folder}: only data=png_folder reads folders")
         if not self.root.strip():
-            raise ConfigError("data.root is empty: name the folder that holds the digits")
+            raise ConfigError(
+                "data.root is empty (or the environment variable MNIST_EXP_DATA is): name the folder of the digits"
+            )
         if not (math.isfinite(self.std) and self.std > 0):
             raise ConfigError(f"data.std={self.std}: the deviation must be greater than 0")
         if not math.isfinite(self.mean):
             raise ConfigError(f"data.mean={self.mean}: the mean must be a finite number")
-        _at_least("data.validation_size", self.validation_size, 0)
+        _between("data.validation_size", self.validation_size, 0, MAX_COUNT)
 
 
 @dataclass
@@ -122,8 +126,8 @@ class Config:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        _at_least("epochs", self.epochs, 1)
-        _at_least("batch_size", self.batch_size, 1)
+        _between("epochs", self.epochs, 1, MAX_COUNT)
+        _between("batch_size", self.batch_size, 1, MAX_COUNT)
         if not 0 <= self.seed <= MAX_SEED:
             raise ConfigError(f"seed={self.seed}: a seed lies between 0 and {MAX_SEED}")
         if not self.output_root.strip():
@@ -218,6 +222,6 @@ def _one_of(key: str, value: str, allowed: tuple[str, ...]) -> None:
         raise ConfigError(f"{key}={value}: must be one of {', '.join(allowed)}")
 
 
-def _at_least(key: str, value: int, minimum: int) -> None:
-    if value < minimum:
-        raise ConfigError(f"{key}={value}: must be at least {minimum}")
+def _between(key: str, value: int, minimum: int, maximum: int) -> None:
+    if not minimum <= value <= maximum:
+        raise ConfigError(f"{key}={value}: must be at least {minimum}, and at most {maximum}")

@@ -5,6 +5,7 @@ only three kinds of class can be named: our models, and torch's optimizers and s
 """
 
 import inspect
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -109,6 +110,9 @@ def _find(kind: str, settings: dict[str, Any]) -> tuple[Callable[..., Any], dict
             raise ConfigError(f"{kind}.{key}: {settings['_target_']} has no such setting; it takes {takes}")
         if not _fits(value, str(known[key].annotation)):
             raise ConfigError(f"{kind}.{key}={value}: must be of type {_readable(known[key].annotation)}")
+        numbers = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
+            raise ConfigError(f"{kind}.{key}={value}: must be finite")
     return cls, arguments
 
 
