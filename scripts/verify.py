@@ -1,7 +1,8 @@
 """Train stored runs again from their own records, and compare the bytes: ``make verify``.
 
 Exit code 0: all equal. 1: a run came out differently, and nothing that was recorded explains it.
-3: numbers differ, but so do versions or the processor, and they are numerically close.
+2: a run could not be compared. 3: numbers differ, but so do versions or the processor, and they are
+numerically close.
 """
 
 import argparse
@@ -9,6 +10,7 @@ import json
 import os
 import sys
 import tempfile
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,11 +22,17 @@ from mnist_exp import environment
 from mnist_exp.config import Config, DataConfig, DeviceConfig, ProtocolConfig, differences
 from mnist_exp.errors import UserError
 from mnist_exp.job import execute
+from mnist_exp.process import end_with_parent, leave
 from mnist_exp.progress import Lines
 from mnist_exp.run_folder import METRICS, REPRODUCIBLE, checksum
 
-EQUAL, DIFFERENT, CLOSE = 0, 1, 3
-VERDICTS = {EQUAL: "equal, bit for bit", DIFFERENT: "DIFFERENT", CLOSE: "numerically close"}
+EQUAL, DIFFERENT, UNVERIFIED, CLOSE = range(4)
+VERDICTS = {
+    EQUAL: "equal, bit for bit",
+    DIFFERENT: "DIFFERENT",
+    UNVERIFIED: "can't be verified",
+    CLOSE: "numerically close",
+}
 # Measured: see "What is promised" in the README.
 TOLERANCE = {"test_accuracy": 0.005, "test_loss": 0.02}
 # What can change how arithmetic rounds, of all that is recorded.
@@ -43,6 +51,7 @@ class Finding:
 
 def verify(folder: Path, data_root: str, *dirs: str | None) -> Finding:
     """Train the run of a folder again, in a fresh one, and compare; ``dirs`` are those of ``data=png_folder``."""
+    end_with_parent()
     try:
         record = json.loads((folder / "run.json").read_text(encoding="utf-8"))
         stored = pd.read_csv(folder / METRICS)
@@ -53,12 +62,11 @@ def verify(folder: Path, data_root: str, *dirs: str | None) -> Finding:
             if others := differences(again["identity"], record["identity"]):
                 return Finding(folder.name, DIFFERENT, [f"these are other data or settings: {', '.join(others)}"])
             changed = [name for name in REPRODUCIBLE if not _same(folder, fresh, name, record)]
-            new = pd.read_csv(fresh / METRICS)
-    except (OSError, ValueError, KeyError, TypeError, UserError) as error:
-        return Finding(folder.name, DIFFERENT, [f"can't be verified: {error}"])
-    if not changed:
-        return Finding(folder.name, EQUAL, [])
-    return _explain(folder, record, again, stored, new, changed)
+            if not changed:
+                return Finding(folder.name, EQUAL, [])
+            return _explain(folder, record, again, stored, pd.read_csv(fresh / METRICS), changed)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError) as error:
+        return Finding(folder.name, UNVERIFIED, [f"{type(error).__name__}: {error}"])
 
 
 def _settings(record: dict[str, Any], output_root: str, *data: str | None) -> Config:
@@ -134,16 +142,22 @@ def main() -> int:
         folders = _one_of_each_model(folders)
     if not folders:
         print(f"verify: there is no run in {arguments.reference}", file=sys.stderr)
-        return DIFFERENT
-    data = os.environ.get("MNIST_EXP_DATA", "data"), arguments.train_dir, arguments.test_dir
-    findings = Parallel(n_jobs=-1, batch_size=1)(delayed(verify)(folder, *data) for folder in folders)
+        return UNVERIFIED
+    data = os.environ.get("MNIST_EXP_DATA") or "data", arguments.train_dir, arguments.test_dir
+    try:
+        findings = Parallel(n_jobs=-1, batch_size=1)(delayed(verify)(folder, *data) for folder in folders)
+    except BrokenProcessPool:
+        print(
+            "verify: a process was killed (out of memory, perhaps); type the same command again", file=sys.stderr
+        )
+        return UNVERIFIED
     for finding in findings:
         print(f"{finding.name}: {VERDICTS[finding.verdict]}")
         for detail in finding.details:
             print(f"  {detail}")
     verdicts = {finding.verdict for finding in findings}
-    return DIFFERENT if DIFFERENT in verdicts else max(verdicts)
+    return next(verdict for verdict in (DIFFERENT, UNVERIFIED, CLOSE, EQUAL) if verdict in verdicts)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main)
