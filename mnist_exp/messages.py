@@ -31,6 +31,7 @@ LAUNCHERS = {
     "Unknown plugin class.*submitit|No module named 'submitit": "an extra is needed: pip install -e '.[slurm]'",
     'Could not detect "srun"': "no srun command here: type this on a login node of a SLURM cluster",
     "Could not find any running Ray": "{0}; first: ray start --head",
+    "n_jobs == 0|batch_size must be": "hydra.launcher: {0}",
     "sbatch: ": "SLURM refused the jobs ({0}); what hydra.launcher says goes to sbatch",
     "Job .* has not produced any output": "{0}; the other jobs go on. Type the same command again for this one",
 }
@@ -53,7 +54,7 @@ def about(error: Exception) -> str | None:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
         there = ", ".join(error.options or ()) or "none"
-        return f"{group}={name}: there is no such {group or 'config'}; there are: {there}"
+        return f"{f'{group}=' if group else ''}{name}: there is no such {group or 'config'}; there are: {there}"
     if isinstance(error, OverrideParseException):
         return f"{error.override}: can't be read ({_lines(error)[0]}); write KEY=VALUE, and quote it for the shell"
     if isinstance(error, BrokenProcessPool):

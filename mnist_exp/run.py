@@ -5,14 +5,11 @@ PyTorch is imported only once there is something to train, so that ``--help``, `
 shell completion answer at once.
 """
 
-import functools
 import json
-import multiprocessing
 import os
 import platform
 import signal
 import sys
-import threading
 import time
 import traceback
 import warnings
@@ -26,7 +23,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Override, Quote, QuotedString
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
@@ -39,6 +36,7 @@ from mnist_exp.config import SPLITS, Config
 from mnist_exp.errors import DataError, Interrupted
 from mnist_exp.files import write_atomically
 from mnist_exp.messages import about, reason, score
+from mnist_exp.process import end_with_parent, forget_output, mend_streams
 
 CONFIG_FOLDER = Path(__file__).resolve().parent.parent / "conf"
 GROUPS = ("model", "optimizer", "scheduler", "device", "data", "protocol")
@@ -62,7 +60,7 @@ def job(settings: DictConfig) -> float:
         where `data.validation_size` is 0.
     """
     _listen_to_signals()
-    _end_with_parent()
+    end_with_parent()
     context = HydraConfig.get()
     sweep = context.mode == RunMode.MULTIRUN
     result: dict[str, Any] = {"overrides": " ".join(context.overrides.task)}
@@ -92,7 +90,7 @@ def job(settings: DictConfig) -> float:
     finally:
         if sweep:
             result["seconds"] = time.perf_counter() - start
-            _write_result(Path(context.runtime.output_dir), int(context.job.num), result)
+            _write_result(Path(context.sweep.dir), int(context.job.num), result)
 
 
 def plain(settings: DictConfig) -> Config:
@@ -118,11 +116,14 @@ class Sweep(Callback):
         """Before any job starts."""
         Sweep.folder = Path(config.hydra.sweep.dir).absolute()
         # Jobs on another machine compose the settings anew, or start in another folder.
-        config.hydra.overrides.hydra.append(f"hydra.sweep.dir={json.dumps(str(Sweep.folder))}")
+        quoted = QuotedString(str(Sweep.folder), Quote.single).with_quotes()
+        config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted}")
+        for earlier in (Sweep.folder / JOBS).glob("*.json"):  # of another sweep that was given this folder
+            earlier.unlink()
         swept = _swept_data(config)
         for data in swept:
             try:
-                _ensure_data(data, config.protocol.train_split)
+                _ensure_data(OmegaConf.to_object(data), config.protocol.train_split)
             except Exception as error:
                 if len(swept) == 1:  # of several, its own jobs will say so, and the others go on
                     raise _Failed(error) from error
@@ -133,6 +134,7 @@ def main() -> None:
     debugging = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # have Hydra raise its errors, not print them
     code = 0
+    mend_streams()
     _listen_to_signals()
     try:
         hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="config")(job)()
@@ -142,14 +144,20 @@ def main() -> None:
     except (Exception, _Failed) as error:
         cause = error.error if isinstance(error, _Failed) else error
         if isinstance(cause, BrokenPipeError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python's exit would fail again
+            forget_output()
         if debugging or (sentence := about(cause)) is None:
             traceback.print_exception(cause)
         else:
             print(f"mnist_exp: {sentence}", file=sys.stderr)
         code = 1
-    if Sweep.folder is not None:
-        _print_summary(_results(Sweep.folder), len(planned(Sweep.folder)))
+    try:
+        if Sweep.folder is not None and not _print_summary(_results(Sweep.folder), len(planned(Sweep.folder))):
+            code = code or 1
+        sys.stdout.flush()
+    except Exception as error:  # its notes, or the output, are not to be had
+        forget_output()
+        print(f"mnist_exp: the sweep's summary can't be shown: {reason(error)}", file=sys.stderr)
+        code = code or 1
     sys.exit(code)
 
 
@@ -178,12 +186,12 @@ def _swept_data(config: DictConfig) -> list[DictConfig]:
     return [hydra.compose("config", words).data for words in BasicSweeper.split_arguments(chosen, None)[0]]
 
 
-def _ensure_data(config: DictConfig, trained: str) -> None:
-    """Have the data fetched, or decoded, or found wanting, before any job starts."""
+def _ensure_data(config: Any, trained: str) -> None:
+    """Have the data (a `DataConfig`) fetched, or decoded, or found wanting, before any job starts."""
     if config.name != "png_folder":
         for split in SPLITS:
             download.ensure(config.name, split, Path(config.root))
-    elif config.train_dir and config.test_dir:  # else a job will say what is missing
+    else:
         for folder in folders.scan_both(Path(config.train_dir), Path(config.test_dir), trained).values():
             folders.load(folder, Path(config.root) / folders.CACHE)
 
@@ -217,21 +225,6 @@ def _interrupt(number: int, _frame: object) -> None:
     raise Interrupted(number)
 
 
-@functools.cache
-def _end_with_parent() -> None:
-    """Have a joblib worker end soon after its parent, were that killed: it would wait for jobs for ever."""
-    if not multiprocessing.current_process().name.startswith("Loky"):
-        return
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(1)  # any instant is a safe one, as above
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
 def _hydra_record(settings: DictConfig) -> dict[str, str]:
     """The files that Hydra itself would write, for the run's own folder."""
     context = HydraConfig.get()
@@ -255,7 +248,8 @@ def _results(folder: Path) -> list[dict[str, Any]]:
     return [{"job": int(path.stem), **json.loads(path.read_text())} for path in paths]
 
 
-def _print_summary(results: list[dict[str, Any]], jobs: int) -> None:
+def _print_summary(results: list[dict[str, Any]], jobs: int) -> bool:
+    """Say what came of each job, and return whether every one of them has a result."""
     table = Table("job", "settings", "result", "folder", "time", title="Sweep", title_justify="left")
     for result in results:
         accuracy = f", {score(result['metrics'])}" if "metrics" in result else ""
@@ -279,6 +273,7 @@ def _print_summary(results: list[dict[str, Any]], jobs: int) -> None:
     folders = {str(Path(result["folder"]).parent) for result in results if "folder" in result}
     where = f"; results lie in {', '.join(sorted(folders))}" if folders else ""
     print(f"Jobs: {counted or 'none ran'}{where}")
+    return bool(results) and counts[UNKNOWN] <= 0
 
 
 if __name__ == "__main__":

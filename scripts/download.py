@@ -8,12 +8,13 @@ from pathlib import Path
 from mnist_exp.datasets import originals
 from mnist_exp.download import CLASSES
 from mnist_exp.errors import DataError
+from mnist_exp.process import leave
 
 
 def main() -> int:
     """Fetch what is missing, check it all, and tell the constants to normalise by."""
     parser = argparse.ArgumentParser(description=__doc__)
-    default = os.environ.get("MNIST_EXP_DATA", "data")
+    default = os.environ.get("MNIST_EXP_DATA") or "data"
     parser.add_argument("root", nargs="?", default=default, metavar="DIR", help="(default: %(default)s)")
     parser.add_argument("--data", choices=CLASSES, default="mnist", help="(default: %(default)s)")
     arguments = parser.parse_args()
@@ -30,4 +31,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main)

@@ -14,6 +14,7 @@ from PIL import Image
 from mnist_exp.datasets import originals
 from mnist_exp.download import CLASSES
 from mnist_exp.errors import DataError, UserError
+from mnist_exp.process import leave
 
 LAYOUTS = {"file": "{number}_{label}.png", "folder": "{label}/{number}.png"}
 
@@ -24,7 +25,7 @@ def main() -> int:
     parser.add_argument("folder", type=Path, metavar="DIR")
     parser.add_argument("--layout", choices=tuple(LAYOUTS), default="file", help="what names the label")
     parser.add_argument("--data", choices=CLASSES, default="mnist")
-    parser.add_argument("--root", default=os.environ.get("MNIST_EXP_DATA", "data"), help="where its files lie")
+    parser.add_argument("--root", default=os.environ.get("MNIST_EXP_DATA") or "data", help="where its files lie")
     arguments = parser.parse_args()
     try:
         for split in ("train", "test"):
@@ -54,4 +55,4 @@ def export(name: str, root: Path, split: str, folder: Path, layout: str) -> None
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main)

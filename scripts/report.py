@@ -3,14 +3,15 @@
 import argparse
 import dataclasses
 import os
-import signal
 import sys
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mnist_exp.process import leave
 from mnist_exp.report import cost, errors, figures, page, tables
 from mnist_exp.report.collect import collect, why
 
@@ -60,6 +61,10 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         print(f"report: {error.filename or options.out} can't be written: {error.strerror}", file=sys.stderr)
         return 1
+    except BrokenProcessPool:
+        again = "type the same command again"
+        print(f"report: a process that draws was killed (out of memory, perhaps); {again}", file=sys.stderr)
+        return 1
     terminal = Console()
     console = Console(width=None if terminal.is_terminal else 160, markup=False, emoji=False, highlight=False)
     for table in (t for t in made if t.name in ("comparison", "verdict", "forensics", "differences")):
@@ -89,5 +94,4 @@ def _print(table: tables.Table, console: Console) -> None:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # so that "| head" ends it without a word
-    sys.exit(main())
+    leave(main)

@@ -9,7 +9,6 @@ import csv
 import functools
 import json
 import os
-import signal
 import socket
 import sys
 import time
@@ -26,6 +25,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mnist_exp.messages import score
+from mnist_exp.process import leave
 from mnist_exp.run import JOBS, planned
 
 STATUSES = ("running", "failed", "damaged", "interrupted", "waiting", "finished")
@@ -71,9 +71,9 @@ def read_run(folder: Path) -> Line:
             raise ValueError(f"status {status!r} is none of ours")
     except FileNotFoundError as error:
         return Line(name, "damaged", remark=f"there is no {Path(error.filename).name}")
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except Exception as error:  # a file may hold anything
         return Line(name, "damaged", remark=f"run.json or its tables: {type(error).__name__}: {error}")
-    return Line(name, status, f"{done}/{total}", left, reason or "", overrides)
+    return Line(name, status, f"{done}/{total}", left, str(reason or ""), overrides)
 
 
 def is_live(lock: Path) -> bool:
@@ -112,10 +112,11 @@ def read_sweep(folder: Path, started: set[tuple[str, ...] | None]) -> list[Line]
     for number, overrides in enumerate(jobs):
         try:
             result = json.loads((folder / JOBS / f"{number}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            result = {"status": "waiting"}
-        if overrides not in started and result["status"] in ("waiting", "failed"):
-            lines.append(Line(" ".join(overrides), result["status"], remark=result.get("reason") or ""))
+            state, remark = result["status"], str(result.get("reason") or "")
+        except Exception:  # it is not there yet, or not one of ours
+            state, remark = "waiting", ""
+        if overrides not in started and state in ("waiting", "failed"):
+            lines.append(Line(" ".join(overrides), state, remark=remark))
     return lines
 
 
@@ -231,5 +232,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # so that "| head" ends it without a word
-    sys.exit(main())
+    leave(main)

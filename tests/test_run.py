@@ -28,11 +28,16 @@ MODELS = "model=lenet5,lenet5r,mlp"
         ("epochs=abc", "epochs=abc: Value 'abc' of type 'str' could not be converted to Integer"),
         ("epochs=1.5", "could not be converted to Integer"),
         ("epochs=0", "epochs=0: must be at least 1"),
+        ("batch_size=100000000000000000000", "must be at least 1, and at most 2147483647"),
+        ("device.threads=100000", "device.threads=100000: must be at least 1, and at most 1024"),
+        ("optimizer.weight_decay=inf", "optimizer.weight_decay=inf: must be finite"),
+        ("optimizer=adam optimizer.betas=[0.9,nan]", "optimizer.betas=[0.9, nan]: must be finite"),
+        ("--config-name=nope", "nope: there is no such config"),
         ("batch_size=0", "batch_size=0: must be at least 1"),
         ("seed=-1", "seed=-1: a seed lies between 0 and 4294967295"),
         ("seed=0,1", "seed=0,1 is several values; add -m"),
         ("optimizer.lr=-0.1", "optimizer.lr=-0.1: the learning rate must be a number greater than 0"),
-        ("optimizer.lr=nan", "the learning rate must be a number greater than 0"),
+        ("optimizer.lr=nan", "optimizer.lr=nan: must be finite"),
         ("optimizer.lr=abc", "optimizer.lr=abc: must be of type float"),
         ("optimizer.lr=[1", "can't be read"),
         ("optimizer.fused=abc", "optimizer.fused=abc: must be of type bool"),
@@ -168,12 +173,19 @@ def test_the_same_command_again_skips_what_is_finished(sweep: tuple[Path, str]) 
 
 
 def test_one_failing_job_stops_no_other(tmp_path: Path) -> None:
-    done = command("-m", "model=mlp", "epochs=1", "optimizer.lr=0.01,1e9,-1", cwd=tmp_path)
+    tmp_path /= "jürgen's [1] ☃"  # where Hydra has to be told of the folder in its own quotes
+    tmp_path.mkdir()
+    words = ("-m", "model=mlp", "epochs=1", "hydra.sweep.dir=sweep")
+    done = command(*words, "optimizer.lr=0.01,1e9,-1", cwd=tmp_path)
+    assert [path.name for path in tmp_path.parent.iterdir()] == [tmp_path.name]
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     assert "Jobs: 1 finished, 2 failed" in done.stdout
     assert "in epoch 1, step" in done.stdout and "greater than 0" in done.stdout
     records = [json.loads(path.read_text()) for path in tmp_path.glob("outputs/runs/*/run.json")]
     assert sorted(record["status"] for record in records) == ["failed", "finished"]
+    # A second sweep in the same folder tells of its own jobs only.
+    again = command(*words, cwd=tmp_path)
+    assert again.returncode == 0 and "Jobs: 1 skipped;" in again.stdout, again.stdout
 
 
 @pytest.mark.parametrize(
@@ -258,3 +270,21 @@ def test_a_report_of_nothing_says_what_to_type(tmp_path: Path) -> None:
     script = Path(__file__).parent.parent / "scripts" / "report.py"
     done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 1 and "make sweep" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_sweep_without_results_fails(tmp_path: Path) -> None:
+    done = command("-m", "model=mlp", "hydra.launcher.pre_dispatch=0", cwd=tmp_path)
+    assert done.returncode == 1 and "Jobs: 1 without a result" in done.stdout, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("redirected", ["<&- >&- 2>&-", "> /dev/full"])
+def test_output_that_nobody_takes_loses_no_result(redirected: str, tmp_path: Path) -> None:
+    words = f"{sys.executable} -m mnist_exp.run -m model=mlp protocol=published epochs=1 {redirected}"
+    done = subprocess.run(["bash", "-c", words], cwd=tmp_path, stderr=subprocess.PIPE, text=True, timeout=120)
+    assert "Traceback" not in done.stderr, done.stderr
+    if "full" in redirected:
+        assert done.returncode == 1 and "No space left on device" in done.stderr, done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
+        assert json.loads(next(tmp_path.glob("outputs/runs/*/run.json")).read_text())["status"] == "finished"

@@ -191,3 +191,25 @@ def test_watching_follows_a_real_sweep(tmp_path: Path) -> None:
     assert watch.returncode == 0
     # Ten epochs take longer than the time between two looks, however fast or slow the machine.
     assert "1 running, 1 waiting" in output and output.rstrip().endswith("2 finished")
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        "[" * 100_000,
+        '{"status": "running", "reason": null, "config": {"epochs": Infinity}}',
+        '{"status": {}, "reason": [], "config": {"epochs": 1}}',
+    ],
+    ids=["deep", "infinite", "other types"],
+)
+def test_files_may_hold_anything(record: str, runs: Path) -> None:
+    (make(runs, "odd", "finished") / "run.json").write_text(record)
+    assert status.read_run(runs / "odd").status == "damaged"
+
+
+@pytest.mark.parametrize("result", ["[]", "{}", '{"status": "failed", "reason": [1]}'])
+def test_notes_of_a_sweep_may_hold_anything(result: str, runs: Path) -> None:
+    plan(runs, "1", "model=mlp")
+    (runs.parent / "sweeps" / "1" / "jobs" / "0.json").write_text(result)
+    (line,) = status.read_sweep(runs.parent / "sweeps" / "1", set())
+    assert (line.status, line.remark) in (("waiting", ""), ("failed", "[1]"))

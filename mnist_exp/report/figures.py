@@ -3,6 +3,7 @@
 import gc
 import multiprocessing
 import os
+import signal
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -17,6 +18,7 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
+from mnist_exp.process import end_with_parent
 from mnist_exp.report import published
 from mnist_exp.report.collect import DIGITS, METRICS, VALIDATION, Collection, Group, slug
 from mnist_exp.report.errors import BINS, Mistakes
@@ -73,12 +75,18 @@ def write(drawings: Sequence[Drawing], folder: Path) -> list[str]:
     workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     if workers > 1 and "fork" in multiprocessing.get_all_start_methods():
         fork = multiprocessing.get_context("fork")
-        with ProcessPoolExecutor(workers, mp_context=fork, initializer=gc.disable) as pool:
+        with ProcessPoolExecutor(workers, mp_context=fork, initializer=_start_worker) as pool:
             list(pool.map(_write, reversed(range(len(drawings)))))  # the slow ones are last
     else:
         for position in range(len(drawings)):
             _write(position)
     return [f"{drawing.name}.{kind}" for drawing in drawings for kind in (*METADATA, "csv")]
+
+
+def _start_worker() -> None:
+    gc.disable()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to answer
+    end_with_parent()
 
 
 def _write(position: int) -> None:

@@ -3,8 +3,10 @@
 import base64
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pandas as pd
@@ -279,3 +281,26 @@ def test_pictures_are_looked_for_where_the_environment_says(
     with pytest.raises(SystemExit):
         load_script().main(["--help"])
     assert "some/digits" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(os.cpu_count() == 1, reason="on one processor, the report draws by itself")
+@pytest.mark.parametrize(
+    ("whom", "code", "told"), [("a worker", 1, "a process that draws was killed"), ("all", 130, "stopped")]
+)
+def test_a_report_that_is_stopped_says_so_in_a_line(whom: str, code: int, told: str, tmp_path: Path) -> None:
+    script, reference = ROOT / "scripts" / "report.py", ROOT / "outputs" / "reference" / "runs"
+    words = [sys.executable, str(script), "--runs", str(reference), "--out", str(tmp_path)]
+    report = subprocess.Popen(
+        words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    workers: list[str] = []
+    while not workers and report.poll() is None:
+        time.sleep(0.05)
+        workers = subprocess.run(["pgrep", "-P", str(report.pid)], capture_output=True, text=True).stdout.split()
+    time.sleep(0.5)
+    if whom == "a worker":
+        os.kill(int(workers[0]), signal.SIGKILL)
+    else:
+        os.killpg(report.pid, signal.SIGINT)
+    _, errors = report.communicate(timeout=60)
+    assert report.returncode == code and told in errors and "Traceback" not in errors, errors
