@@ -40,7 +40,7 @@ CONSTANT = {"_target_": "torch.optim.lr_scheduler.ConstantLR", "factor": 1.0}
 BATCH = 64
 EPOCHS = 20
 REPEATS = 3
-EPOCH_SECONDS = 8.0  # short epochs, which vary more, are repeated until they add up to as much
+EPOCH_SECONDS = 5.0  # short epochs, which vary more, are repeated until they add up to as much
 FLOOR_STEPS = 150
 # In a process of its own: the memory of one that starts another counts as the other's, too.
 MEASURE = """
