@@ -20,13 +20,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-# The published protocol: it trains on 10,000 digits, so that many epochs, and their writes, go by.
-SWEEP = ("-m", "model=lenet5,lenet5r,mlp", "protocol=published")
+MODELS = "lenet5,lenet5r,mlp"
 
 
-def sweep(root: Path, epochs: int, kill_after: float | None = None) -> bool:
-    """Run the sweep, or kill its whole process group after so many seconds; whether it was killed."""
-    words = [sys.executable, "-m", "mnist_exp.run", *SWEEP, f"epochs={epochs}", f"output_root={root}"]
+def sweep(root: Path, models: str, epochs: int, kill_after: float | None = None) -> bool:
+    """Run a sweep, or kill its whole process group after so many seconds; whether it was killed."""
+    words = [sys.executable, "-m", "mnist_exp.run", "-m", f"model={models}", f"output_root={root}"]
+    # The published protocol: it trains on 10,000 digits, so that many epochs, and their writes, go by.
+    words += ["protocol=published", f"epochs={epochs}"]
     process = subprocess.Popen(
         words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -41,19 +42,19 @@ def sweep(root: Path, epochs: int, kill_after: float | None = None) -> bool:
     return False
 
 
-def kill_sweeps(kills: int, epochs: int, seed: int = 0) -> tuple[int, int, int]:
+def kill_sweeps(kills: int, epochs: int, seed: int = 0, models: str = MODELS) -> tuple[int, int, int]:
     """Kill sweeps so many times. Returns kills, sweeps finished in spite of them, files that differ."""
     draw = random.Random(seed)
     with tempfile.TemporaryDirectory() as temporary:
         undisturbed, disturbed = Path(temporary, "undisturbed"), Path(temporary, "disturbed")
         start = time.monotonic()
-        sweep(undisturbed, epochs)
+        sweep(undisturbed, models, epochs)
         whole = time.monotonic() - start
         expected = bytes_of(undisturbed)
         done = finished = differences = 0
         while done < kills or disturbed.exists():
             # Once enough were killed, the last sweep may finish.
-            killed = sweep(disturbed, epochs, draw.uniform(0.3 * whole, whole) if done < kills else None)
+            killed = sweep(disturbed, models, epochs, draw.uniform(0.3 * whole, whole) if done < kills else None)
             done += killed
             if killed:
                 print(f"kill {done} of {kills}; sweeps finished so far: {finished}", flush=True)

@@ -16,7 +16,7 @@ import pandas as pd
 def test_a_terminal_of_80_columns_has_room_for_all_that_a_bar_says(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    words = ["-m", "mnist_exp.run", "model=lenet5r", "protocol=published", "epochs=2"]
+    words = ["-m", "mnist_exp.run", "model=lenet5", "protocol=published", "epochs=2"]
     environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
     process = subprocess.Popen(
         [sys.executable, *words], cwd=tmp_path, stdout=theirs, env=environment | {"TERM": "xterm"}
@@ -32,7 +32,7 @@ def test_a_terminal_of_80_columns_has_room_for_all_that_a_bar_says(tmp_path: Pat
     assert process.wait() == 0
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
     lines = [line.strip() for line in re.split(r"[\r\n]+", plain) if line.strip()]
-    assert "…" not in plain and lines[0].startswith("lenet5r-published-sgd-seed0-")
+    assert "…" not in plain and lines[0].startswith("lenet5-published-sgd-seed0-")
     (metrics,) = tmp_path.glob("outputs/runs/*/metrics.csv")
     accuracies = pd.read_csv(metrics)["test_accuracy"]
     after = [f"  test accuracy {accuracy:.4f}" for accuracy in accuracies]

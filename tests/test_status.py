@@ -64,6 +64,16 @@ def row(lines: list[str], name: str) -> list[str]:
     return line[len(name) :].split(maxsplit=3)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_output_that_finds_no_room_is_told_in_a_line(runs: Path, tmp_path: Path) -> None:
+    make(runs, "done", "finished", 20)
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, str(SCRIPT)], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 1 and done.stderr == "status: [Errno 28] No space left on device\n"
+
+
 def test_each_state_is_told_apart(runs: Path, tmp_path: Path) -> None:
     make(runs, "done", "finished", 20)
     path = make(runs, "held-out", "finished", 20) / "run.json"
