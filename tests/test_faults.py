@@ -24,7 +24,8 @@ def test_a_fault_in_any_step_of_any_write_costs_no_byte(
 
 
 def test_sweeps_killed_at_random_instants_come_out_the_same() -> None:
-    done, finished, differences = kill_sweeps(kills=2, epochs=1, models="lenet5r,mlp")
+    # With this seed while runs are under way, so that it takes three sweeps and no more.
+    done, finished, differences = kill_sweeps(kills=2, epochs=1, seed=9, models="lenet5r,mlp")
     assert (done, differences) == (2, 0) and finished >= 1
 
 
