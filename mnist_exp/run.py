@@ -32,7 +32,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mnist_exp import download, folders
-from mnist_exp.config import SPLITS, Config
+from mnist_exp.config import SPLITS, Config, DataConfig
 from mnist_exp.errors import DataError, Interrupted
 from mnist_exp.files import write_atomically
 from mnist_exp.messages import about, reason, score
@@ -123,7 +123,7 @@ class Sweep(Callback):
         swept = _swept_data(config)
         for data in swept:
             try:
-                _ensure_data(OmegaConf.to_object(data), config.protocol.train_split)
+                _ensure_data(data, config.protocol.train_split)
             except Exception as error:
                 if len(swept) == 1:  # of several, its own jobs will say so, and the others go on
                     raise _Failed(error) from error
@@ -186,13 +186,16 @@ def _swept_data(config: DictConfig) -> list[DictConfig]:
     return [hydra.compose("config", words).data for words in BasicSweeper.split_arguments(chosen, None)[0]]
 
 
-def _ensure_data(config: Any, trained: str) -> None:
-    """Have the data (a `DataConfig`) fetched, or decoded, or found wanting, before any job starts."""
+def _ensure_data(settings: DictConfig, trained: str) -> None:
+    """Have the data fetched, or decoded, or found wanting, before any job starts."""
+    config = OmegaConf.to_object(settings)
+    assert isinstance(config, DataConfig)
     if config.name != "png_folder":
         for split in SPLITS:
             download.ensure(config.name, split, Path(config.root))
     else:
-        for folder in folders.scan_both(Path(config.train_dir), Path(config.test_dir), trained).values():
+        train_dir, test_dir = Path(str(config.train_dir)), Path(str(config.test_dir))
+        for folder in folders.scan_both(train_dir, test_dir, trained).values():
             folders.load(folder, Path(config.root) / folders.CACHE)
 
 

@@ -31,10 +31,10 @@ from torchvision.transforms import Compose, Normalize, Resize, ToTensor
 from mnist_exp import datasets, environment, factory
 from mnist_exp.acceleration import accelerate
 from mnist_exp.config import DataConfig, DeviceConfig
+from mnist_exp.report.published import MODELS
 from mnist_exp.report.tables import markdown
 from mnist_exp.training import Digits, Training, fit
 
-MODELS = {"LeNet5": "lenet5", "LeNet5Regularized": "lenet5r", "MLP": "mlp"}
 SGD = {"_target_": "torch.optim.SGD", "lr": 0.01, "momentum": 0.9, "fused": True}
 CONSTANT = {"_target_": "torch.optim.lr_scheduler.ConstantLR", "factor": 1.0}
 BATCH = 64

@@ -37,6 +37,7 @@ def test_two_identical_sweeps_at_once_train_each_run_once(tmp_path: Path) -> Non
     together = "".join(outputs)
     assert together.count("epoch 2/2") == 2 and together.count("already finished; skipped") == 2
     assert len(results(tmp_path / "outputs")) == 6
+    assert len(list((tmp_path / "outputs" / "sweeps").iterdir())) == 2  # each its own, though of one second
 
 
 @pytest.mark.parametrize("limit", [1_000, 600_000])
@@ -49,6 +50,7 @@ def test_a_file_size_limit_is_told_and_costs_nothing(limit: int, tmp_path: Path)
     done = command("model=mlp", "protocol=published", "epochs=2", cwd=tmp_path, preexec_fn=limited)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     assert "raise the limit on file sizes, then type the same command again" in done.stderr
+    assert done.stderr.startswith("mnist_exp: outputs/runs/mlp-published-"), done.stderr  # the file is named
     assert command("model=mlp", "protocol=published", "epochs=2", cwd=tmp_path).returncode == 0
     assert len(results(tmp_path / "outputs")) == 3
     assert not list(tmp_path.rglob("*.partial"))

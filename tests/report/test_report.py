@@ -285,7 +285,8 @@ def test_pictures_are_looked_for_where_the_environment_says(
 
 @pytest.mark.skipif(os.cpu_count() == 1, reason="on one processor, the report draws by itself")
 @pytest.mark.parametrize(
-    ("whom", "code", "told"), [("a worker", 1, "a process that draws was killed"), ("all", 130, "stopped")]
+    ("whom", "code", "told"),
+    [("a worker", 1, "a process that draws was killed"), ("its parent", -9, ""), ("all", 130, "stopped")],
 )
 def test_a_report_that_is_stopped_says_so_in_a_line(whom: str, code: int, told: str, tmp_path: Path) -> None:
     script, reference = ROOT / "scripts" / "report.py", ROOT / "outputs" / "reference" / "runs"
@@ -300,7 +301,9 @@ def test_a_report_that_is_stopped_says_so_in_a_line(whom: str, code: int, told: 
     time.sleep(0.5)
     if whom == "a worker":
         os.kill(int(workers[0]), signal.SIGKILL)
+    elif whom == "its parent":
+        report.kill()
     else:
         os.killpg(report.pid, signal.SIGINT)
-    _, errors = report.communicate(timeout=60)
+    _, errors = report.communicate(timeout=60)  # for as long as any worker lives, and could still say something
     assert report.returncode == code and told in errors and "Traceback" not in errors, errors
