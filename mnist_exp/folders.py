@@ -73,7 +73,7 @@ def scan_both(train_dir: Path, test_dir: Path, trained: str = "train") -> Folder
     both = {"train": scan(train_dir), "test": scan(test_dir)}
     if both["train"].sha256 == both["test"].sha256:
         raise DataError(f"{train_dir} and {test_dir} hold the same images: train and test on different ones")
-    learned, asked = sorted(both.values(), key=lambda folder: folder is not both[trained])
+    learned, asked = both[trained], both["test" if trained == "train" else "train"]
     if missing := sorted({*asked.labels.tolist()} - {*learned.labels.tolist()}):
         raise DataError(
             f"{learned.root} has no images of class {', '.join(map(str, missing))}, but {asked.root} has"

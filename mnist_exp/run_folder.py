@@ -115,7 +115,7 @@ class RunFolder:
             record["status"], record["resumed"]
         except FileNotFoundError:
             return None
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             self._set_aside(path, f"is damaged ({type(error).__name__}: {error})")
             return None
         if number != RECORD_FORMAT:

@@ -20,7 +20,7 @@ from joblib import Parallel, delayed
 
 from mnist_exp import environment
 from mnist_exp.config import Config, DataConfig, DeviceConfig, ProtocolConfig, differences
-from mnist_exp.errors import UserError
+from mnist_exp.errors import DivergedError, UserError
 from mnist_exp.job import execute
 from mnist_exp.process import end_with_parent, leave
 from mnist_exp.progress import Lines
@@ -65,7 +65,11 @@ def verify(folder: Path, data_root: str, *dirs: str | None) -> Finding:
             if not changed:
                 return Finding(folder.name, EQUAL, [])
             return _explain(folder, record, again, stored, pd.read_csv(fresh / METRICS), changed)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, UserError) as error:
+    except DivergedError as error:  # which the stored run did not
+        return Finding(folder.name, DIFFERENT, [str(error)])
+    except UserError as error:
+        return Finding(folder.name, UNVERIFIED, [str(error)])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         return Finding(folder.name, UNVERIFIED, [f"{type(error).__name__}: {error}"])
 
 

@@ -75,10 +75,20 @@ def test_what_the_environment_does_not_explain_is_different(run: Path) -> None:
     assert finding.verdict == DIFFERENT and "the code must give other numbers" in finding.details[-1]
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"config": {"model": 1}}', "[" * 100_000])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"config": {"model": 1}}', pytest.param("[" * 9999, id="deep")]
+)
 def test_a_damaged_record_is_told(run: Path, content: str) -> None:
     (run / "run.json").write_text(content)
     assert verify(run, "data").verdict == UNVERIFIED
+
+
+def test_a_training_that_now_diverges_is_different(run: Path) -> None:
+    record = json.loads((run / "run.json").read_text())
+    record["config"]["optimizer"]["lr"] = 1e9
+    (run / "run.json").write_text(json.dumps(record))
+    finding = verify(run, "data")
+    assert finding.verdict == DIFFERENT and "loss became" in finding.details[0]
 
 
 def test_a_record_without_its_environment_is_told(run: Path) -> None:
