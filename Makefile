@@ -1,4 +1,4 @@
-# What people do here. The first target that needs it makes .venv; later ones find it made.
+# Every target that needs .venv makes it first.
 PYTHON ?= python3
 SEEDS ?= 0,1,2
 DEVICE ?= cpu
@@ -6,6 +6,7 @@ RUN := .venv/bin/python
 
 .PHONY: help setup clusters sweep status reproduce forensics report verify bench docs test lint lock clean
 .DEFAULT_GOAL := help
+.NOTPARALLEL:  # make -j4 sweep report: in this order
 
 help:  ## List the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 12
@@ -22,34 +23,35 @@ sweep: .venv/.ready  ## Train the three models (SEEDS=0,1,2 by default)
 status: .venv/.ready  ## Show what is done, running, waiting and failed (python scripts/status.py --watch)
 	@$(RUN) scripts/status.py
 
-reproduce: .venv/.ready  ## Train what the published numbers need: 60 runs, then: make report
+reproduce: .venv/.ready  ## Train the runs behind the published numbers (60), then: make report
 	$(RUN) -m mnist_exp.run experiment=reproduce
 	@echo "Next: make report"
 
-forensics: .venv/.ready  ## Train the two slips apart and together: 30 runs more
+forensics: .venv/.ready  ## Train the two slips separately and together (30 more runs)
 	$(RUN) -m mnist_exp.run experiment=forensics
 	@echo "Next: make report"
 
-report: .venv/.ready  ## Make the tables, the figures and the page of all finished runs
+report: .venv/.ready  ## Make the tables, figures and page of all finished runs
 	$(RUN) scripts/report.py
 
 verify: .venv/.ready  ## Train stored runs again and compare the bytes
 	$(RUN) scripts/verify.py
 
-bench: .venv/.ready  ## Measure speed and memory against the usual pipeline and the floor (10 minutes, quiet machine)
+bench: .venv/.ready  ## Measure speed and memory against the usual pipeline and the floor (10 minutes, on a quiet machine)
 	$(RUN) scripts/benchmark.py --device $(DEVICE)
 
-docs: .venv/.ready  ## Bring the tables and figures of README.md and docs/ up to date with outputs/reference
+docs: .venv/.ready  ## Update the tables and figures of README.md and docs/ from outputs/reference
 	$(RUN) scripts/report.py --runs outputs/reference/runs --out outputs/reference/report
 	$(RUN) scripts/update_docs.py
 
 test: .venv/.ready  ## Run the tests
 	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
-lint: .venv/.ready  ## Check style and types
+lint: .venv/.ready  ## Check style, types and imports
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+	.venv/bin/lint-imports --no-logo --no-cache
 
 lock: .venv/.ready  ## Choose the newest versions that pyproject.toml allows, for requirements.lock
 	.venv/bin/pip install -q uv

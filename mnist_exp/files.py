@@ -1,4 +1,4 @@
-"""Files that are whole or absent, whatever happens while they are written."""
+"""Files that are written whole or not at all."""
 
 import os
 import uuid
@@ -8,9 +8,9 @@ TEMPORARY = ".partial"
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Give ``path`` this content, such that a crash at any instant leaves the old content or the new.
+    """Give ``path`` this content; a crash at any instant leaves either the old content or the new.
 
-    The bytes go to a temporary file beside it, reach the disk, and then take its name.
+    The bytes go to a temporary file in the same folder, are flushed to the disk, and are then renamed.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}{TEMPORARY}")
     try:
@@ -21,14 +21,16 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.replace(path)
     except BaseException as error:
         if isinstance(error, OSError):
-            error.filename = str(path)  # a full disk doesn't say itself what it has no room for
+            error.filename = str(path)  # a full disk does not say itself which file it has no room for
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:
-    """Make the names in a folder as durable as the files' contents."""
+    """Flush a folder's list of names to the disk, as `write_atomically` does with contents."""
+    if os.name == "nt":  # Windows opens no folders; its file system journals names by itself
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -37,6 +39,6 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_temporary_files(folder: Path) -> None:
-    """Remove what writes that were cut off left behind. Only for the one who owns the folder now."""
+    """Remove what interrupted writes left behind. Only for the process that has locked the folder."""
     for path in folder.rglob(f".*{TEMPORARY}"):
         path.unlink(missing_ok=True)

@@ -1,158 +1,223 @@
-"""One run, from its settings to its finished folder. Knows no Hydra."""
+"""One run, from its settings to its finished folder. Knows no Hydra and no terminal."""
 
 import contextlib
+import copy
 import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, Self
 
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from mnist_exp import datasets, environment, factory, folders
-from mnist_exp.acceleration import accelerate
-from mnist_exp.config import Config, identity, run_name
-from mnist_exp.errors import Interrupted
-from mnist_exp.folders import Folders
-from mnist_exp.messages import reason
-from mnist_exp.progress import Display
-from mnist_exp.run_folder import History, RunFolder, new_record
-from mnist_exp.training import Digits, Training, evaluate, fit
+from mnist_exp.data import folders, images
+from mnist_exp.data.folders import Folders
+from mnist_exp.data.images import ImageSplit
+from mnist_exp.errors import ConfigError, Interrupted, failure_reason
+from mnist_exp.machine.determinism import make_deterministic
+from mnist_exp.machine.provenance import provenance
+from mnist_exp.runs.checkpoint import History
+from mnist_exp.runs.folder import RunFolder
+from mnist_exp.runs.record import Record, utc_now
+from mnist_exp.settings import factory
+from mnist_exp.settings.identity import run_identity, run_name
+from mnist_exp.settings.schema import Config, DataConfig
+from mnist_exp.training import EpochResult, TrainState, evaluate, fit
+
+
+class Display(Protocol):
+    """Shows one run's progress; a context manager."""
+
+    def __enter__(self) -> Self: ...
+    def __exit__(self, *_: object) -> None: ...
+    def resumed(self, epoch: int) -> None:
+        """The run resumes after this many epochs."""
+
+    def step(self, done: int, steps: int, loss: Tensor) -> None:
+        """A training step of the current epoch is done."""
+
+    def epoch(self, result: EpochResult) -> None:
+        """An epoch is done and saved."""
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of a run."""
+class RunResult:
+    """The outcome of a run."""
 
     folder: str
     metrics: dict[str, float]
     """The last epoch's row of ``metrics.csv``, by column."""
     skipped: bool
+    """Whether the run was already finished."""
 
     @property
-    def score(self) -> float:
-        """What settings are to be chosen by: the validation accuracy, where digits were held out for it."""
+    def selection_score(self) -> float:
+        """What to choose settings by: the validation accuracy, where images were held out for it."""
         return self.metrics.get("validation_accuracy", self.metrics["test_accuracy"])
 
 
-def execute(
-    config: Config, choices: dict[str, str], extra_files: dict[str, str], display: Callable[[str, int], Display]
-) -> Outcome:
-    """Train what the settings say, or what is still missing of it, into its own folder.
+def train_run(
+    config: Config,
+    choices: dict[str, str],
+    extra_files: dict[str, str],
+    make_display: Callable[[str, int], Display],
+) -> RunResult:
+    """Train what the settings say, or what is still missing of it, into the run's own folder.
 
     Args:
         config: the settings.
         choices: the chosen option of each config group, for the folder's name and the report.
         extra_files: more files for the folder, by relative path.
-        display: makes what shows progress, from the run's name and its number of epochs.
+        make_display: makes the progress display, from the run's name and its number of epochs.
 
     Raises:
-        UserError: settings, digits or a folder that can't be used, or a training that diverged.
-        Interrupted: a signal stopped it; what was finished is kept.
+        UserError: settings, data or a folder that cannot be used, or a training that diverged.
+        Interrupted: a signal stopped it; finished epochs are kept.
     """
-    device = environment.prepare(config.device)
-    components = {kind: factory.describe(kind, getattr(config, kind)) for kind in factory.KINDS}
-    factory.check(config.model, config.optimizer, config.scheduler)
-    scanned: Folders = {}
-    if config.data.name == "png_folder":
-        train_dir, test_dir = Path(str(config.data.train_dir)), Path(str(config.data.test_dir))
-        scanned = folders.scan_both(train_dir, test_dir, config.protocol.train_split)
+    device = make_deterministic(config.device)
+    components = {kind: factory.identity_of(kind, getattr(config, kind)) for kind in factory.KINDS}
+    factory.dry_build(config.model, config.optimizer, config.scheduler)
+    scanned = scan_folders(config.data, config.protocol.train_split)
     contents = {f"{split}_sha256": folder.sha256 for split, folder in scanned.items()}
-    run_identity = identity(config, components, device.type, contents)
-    name = run_name(choices, run_identity)
-    folder = RunFolder(Path(config.output_root) / "runs", name, run_identity)
+    identity = run_identity(config, components, device.type, contents)
+    name = run_name(choices, identity)
+    folder = RunFolder(Path(config.output_root) / "runs", name, identity)
     with folder.locked():
         record = folder.record()
-        if record and folder.is_complete(record) and not config.overwrite:
-            print(f"{name}: already finished; skipped (overwrite=true trains it anew)", flush=True)
-            return Outcome(str(folder.final_path), record["metrics"], skipped=True)
+        if record and record.metrics and folder.is_complete(record) and not config.overwrite:
+            print(f"{name}: already finished; skipped (overwrite=true trains it again)", flush=True)
+            return RunResult(str(folder.final_path), record.metrics, skipped=True)
         history = History() if config.overwrite else folder.load_history()
         if record is None or config.overwrite:
             title = str(config.model.get("title", choices["model"]))
-            record = new_record(name, run_identity, choices, title, _recordable(config))
+            record = Record(name, title, choices, identity, _config_for_record(config))
         else:
-            record.update(status="running", reason=None, ended=None, resumed=record["resumed"] + 1)
-        folder.begin(record, extra_files, anew=config.overwrite)
+            record.status, record.reason, record.ended = "running", None, None
+            record.resumed += 1
+        folder.open_for_writing(record, extra_files, fresh=config.overwrite)
         try:
-            with display(name, config.epochs) as shown:
-                _train(config, scanned, device, folder, history, record, shown)
+            with make_display(name, config.epochs) as display:
+                _train(config, device, scanned, _Output(folder, record, history, display))
         except BaseException as error:
-            _record_end(folder, record, error, history)
+            _record_failure(folder, record, history, error)
             raise
-    return Outcome(str(folder.final_path), record["metrics"], skipped=False)
+    return RunResult(str(folder.final_path), history.metrics[-1], skipped=False)
 
 
-def _train(
-    config: Config,
-    scanned: Folders,
-    device: torch.device,
-    folder: RunFolder,
-    history: History,
-    record: dict[str, Any],
-    display: Display,
-) -> None:
-    protocol = config.protocol
-    (train, evaluation), record["data"] = datasets.load(
-        config.data, scanned, (protocol.train_split, protocol.eval_split), device
-    )
-    if names := datasets.classes(config.data.name):
-        record["classes"] = names
+def scan_folders(config: DataConfig, train_split: str) -> Folders:
+    """With ``data=png_folder``, the two folders, read and checked; else none."""
+    if config.name != "png_folder":
+        return {}
+    return folders.scan_both(Path(str(config.train_dir)), Path(str(config.test_dir)), train_split)
+
+
+@dataclass
+class _Output:
+    """Where a run's results go."""
+
+    folder: RunFolder
+    record: Record
+    history: History
+    display: Display
+
+
+def _train(config: Config, device: torch.device, scanned: Folders, output: _Output) -> None:
+    folder, record, history = output.folder, output.record, output.history
+    splits = (config.protocol.train_split, config.protocol.eval_split)
+    (train, evaluation), record.data = images.load(config.data, scanned, splits, device)
+    record.classes = images.class_names(config.data.name)
     validation = None
     if config.data.validation_size:
-        train, validation = datasets.hold_out(train, config.data.validation_size, config.seed)
-    training = _start(config, device, len(train))
-    record["parameters"] = sum(parameter.numel() for parameter in training.model.parameters())
-    record["multiply_accumulates"] = _multiply_accumulates(training.model, train)
-    record["provenance"] = environment.describe(device)
-    accelerate(training.model, config.device, device)
+        train, validation = images.stratified_split(train, config.data.validation_size, config.seed)
+    state = _build_state(config, device, len(train))
+    _check_last_batch(state.model, train, config.batch_size)
+    record.parameters = sum(parameter.numel() for parameter in state.model.parameters())
+    record.multiply_accumulates = _multiply_accumulates(state.model, train)
+    record.provenance = provenance(device)
     if history.training is not None:
-        training.load_state_dict(history.training)
-        folder.write_rows(history)
-        display.resumed(training.epoch)
+        state.load_state_dict(history.training)
+        folder.write_tables(history)
+        output.display.resumed(state.epoch)
     folder.write_record(record)
 
     logits = None
     for epoch in fit(
-        training,
+        state,
         train,
         evaluation,
         validation,
         epochs=config.epochs,
         batch_size=config.batch_size,
-        training_mode=protocol.training_mode,
-        on_step=display.step,
+        training_mode=config.protocol.training_mode,
+        on_step=output.display.step,
     ):
-        folder.save_epoch(history, training.state_dict(), epoch, len(train))
-        display.epoch(epoch)
+        _append(history, epoch, len(train), state)
+        folder.save_epoch(history)
+        output.display.epoch(epoch)
         logits = epoch.logits
-    if logits is None:  # stopped between its last epoch and its results
-        logits = evaluate(training.model, evaluation)
-    record.update(status="finished", metrics=history.metrics[-1], ended=environment.now())
-    folder.finish(record, training.model.state_dict(), logits, evaluation.labels)
+    if logits is None:  # interrupted between its last epoch and its results
+        logits = evaluate(state.model, evaluation)
+    record.status, record.metrics, record.ended = "finished", history.metrics[-1], utc_now()
+    folder.finish(record, state.model.state_dict(), logits, evaluation.labels)
 
 
-def _start(config: Config, device: torch.device, train_size: int) -> Training:
+def _build_state(config: Config, device: torch.device, train_size: int) -> TrainState:
     # One seed, two streams: torch's global generator draws the weights and then dropout's masks, the
-    # other the order of the digits. So runs of one seed see the digits in one order, whatever the model.
+    # other the order of the images. So runs of one seed see the images in one order, whatever the model.
     torch.manual_seed(config.seed)
     model = factory.build_model(config.model).to(device)
     optimizer = factory.build_optimizer(config.optimizer, model)
     steps_per_epoch = -(-train_size // config.batch_size)
-    scheduler, each_batch = factory.build_scheduler(config.scheduler, optimizer, steps_per_epoch)
-    return Training(model, optimizer, scheduler, each_batch, torch.Generator().manual_seed(config.seed))
+    scheduler, per_batch = factory.build_scheduler(config.scheduler, optimizer, steps_per_epoch)
+    return TrainState(model, optimizer, scheduler, per_batch, torch.Generator().manual_seed(config.seed))
 
 
-def _multiply_accumulates(model: torch.nn.Module, digits: Digits) -> int:
-    """Of one digit's way through the model; a multiply-accumulate is two floating-point operations."""
+def _check_last_batch(model: torch.nn.Module, train: ImageSplit, batch_size: int) -> None:
+    """Raise a ConfigError if the last batch has one image and the model cannot train on one."""
+
+    def leaves_one(size: int) -> bool:
+        return len(train) % size == 1 or size == 1 or len(train) == 1
+
+    if not leaves_one(batch_size):
+        return
+    try:
+        with torch.random.fork_rng(), torch.no_grad():
+            copy.deepcopy(model).train()(train.normalised(slice(0, 1)))
+    except ValueError as error:
+        fitting = (size for gap in range(len(train)) for size in (batch_size - gap, batch_size + gap) if size > 1)
+        better = next((size for size in fitting if not leaves_one(size)), None)
+        advice = f"batch_size={better} works" if better else "add images"
+        raise ConfigError(
+            f"batch_size={batch_size}: the last batch of {len(train):,} training images would have only one, and "
+            f"{type(model).__name__} cannot train on one (batch normalisation needs two); {advice}"
+        ) from error
+
+
+def _multiply_accumulates(model: torch.nn.Module, split: ImageSplit) -> int:
+    """Of one image's way through the model; a multiply-accumulate is two floating-point operations."""
     model.eval()
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        model(digits.normalised(slice(0, 1)))
+        model(split.normalised(slice(0, 1)))
     return int(counter.get_total_flops()) // 2
 
 
-def _recordable(config: Config) -> dict[str, Any]:
-    """The settings without paths, which say nothing about numbers but may name a person."""
+def _append(history: History, epoch: EpochResult, train_size: int, state: TrainState) -> None:
+    history.metrics.append(epoch.metrics.as_row())
+    history.timing.append(
+        {
+            "epoch": epoch.metrics.epoch,
+            "train_seconds": epoch.train_seconds,
+            "eval_seconds": epoch.eval_seconds,
+            "train_images_per_second": train_size / epoch.train_seconds,
+        }
+    )
+    history.training = state.state_dict()
+
+
+def _config_for_record(config: Config) -> dict[str, Any]:
+    """The settings without paths, which do not affect numbers but may name a person."""
     settings = dataclasses.asdict(config)
     del settings["output_root"], settings["overwrite"]
     for key in ("root", "train_dir", "test_dir"):
@@ -160,15 +225,13 @@ def _recordable(config: Config) -> dict[str, Any]:
     return settings
 
 
-def _record_end(folder: RunFolder, record: dict[str, Any], error: BaseException, history: History) -> None:
+def _record_failure(folder: RunFolder, record: Record, history: History, error: BaseException) -> None:
     stopped = isinstance(error, Interrupted | SystemExit | BrokenPipeError)
-    record.update(
-        status="interrupted" if stopped else "failed",
-        reason=reason(error),
-        metrics=history.metrics[-1] if history.metrics else None,
-        ended=environment.now(),
-    )
-    # Where even this can't be written (a full disk), the record still says "running", and the next
-    # start goes on all the same: nobody holds the lock.
+    record.status = "interrupted" if stopped else "failed"
+    record.reason = failure_reason(error)
+    record.metrics = history.metrics[-1] if history.metrics else None
+    record.ended = utc_now()
+    # Where even this cannot be written (a full disk), the record still says "running", and the next
+    # start resumes all the same: nobody holds the lock.
     with contextlib.suppress(OSError):
         folder.write_record(record)

@@ -1,19 +1,15 @@
-"""The three networks. Digits in, logits out; no softmax, which the loss has.
+"""The three networks: images in, logits out (the loss includes the softmax).
 
 LeNet-5 follows LeCun, Bottou, Bengio and Haffner, "Gradient-Based Learning Applied to Document
 Recognition" (1998), section II.B, with today's parts: ReLU for the scaled tanh, max-pooling for the
 trainable average, full connections from S2 to C3, and a linear output layer.
 
-Every layer has PyTorch's default initialisation. A model's parameters are counted where its layers
-are made.
+Every layer has PyTorch's default initialisation.
 """
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import max_pool2d, relu
-
-BLOCKS = torch.backends.mkldnn.is_available() and "AVX" in torch.backends.cpu.get_cpu_capability()  # type: ignore[no-untyped-call]
-"""Whether this CPU has what oneDNN's blocked memory format is made for."""
 
 
 class LeNet5(nn.Module):
@@ -32,12 +28,15 @@ class LeNet5(nn.Module):
     ===== =========================================== =========== ==========
     """
 
+    blocked_layout = False
+    """Whether maps are in oneDNN's blocked layout from C1 to S4; only the training loop sets it."""
+
     def __init__(self) -> None:
         super().__init__()
         self.C1 = nn.Conv2d(1, 6, kernel_size=5)
         self.C3 = nn.Conv2d(6, 16, kernel_size=5)
-        # A 5×5 convolution over a 5×5 map has one output position, so it is a full connection, and
-        # as one it is a single matrix product. Its initial weights are the convolution's, draw for draw.
+        # A 5×5 convolution over a 5×5 map has one output position, so it is a fully connected layer, which
+        # is a single matrix product. Its initial weights are the convolution's, draw for draw.
         self.C5 = nn.Linear(16 * 5 * 5, 120)
         self.F6 = nn.Linear(120, 84)
         self.output = nn.Linear(84, 10)
@@ -51,8 +50,9 @@ class LeNet5(nn.Module):
         Returns:
             Logits, float32, ``[N, 10]``.
         """
+        maps = digits.to_mkldnn() if self.blocked_layout else digits
         # ReLU and max-pooling commute; pooling first leaves ReLU a quarter of the work.
-        maps = relu(max_pool2d(self.C1(_blocked(digits)), 2, 2))  # C1, S2
+        maps = relu(max_pool2d(self.C1(maps), 2, 2))  # C1, S2
         maps = relu(max_pool2d(self.C3(maps), 2, 2))  # C3, S4
         features = relu(self.C5(maps.to_dense().flatten(1)))
         features = relu(self.F6(features))
@@ -77,9 +77,9 @@ class LeNet5Regularized(LeNet5):
     def forward(self, digits: Tensor) -> Tensor:
         """Classify digits, as `LeNet5.forward`."""
         # oneDNN has no gradient of batch normalisation in evaluation mode, in which protocol=published trains.
-        if self.training or not torch.is_grad_enabled():
-            digits = _blocked(digits)
-        maps = relu(max_pool2d(self.N1(self.C1(digits)), 2, 2))  # C1, S2
+        blocked = self.blocked_layout and (self.training or not torch.is_grad_enabled())
+        maps = digits.to_mkldnn() if blocked else digits
+        maps = relu(max_pool2d(self.N1(self.C1(maps)), 2, 2))  # C1, S2
         maps = relu(max_pool2d(self.N3(self.C3(maps)), 2, 2))  # C3, S4
         features = relu(self.N5(self.C5(maps.to_dense().flatten(1))))
         features = self.dropout(relu(self.F6(features)))
@@ -102,17 +102,3 @@ class MLP(nn.Module):
         features = relu(self.hidden2(features))
         logits: Tensor = self.output(features)
         return logits
-
-
-def _blocked(digits: Tensor) -> Tensor:
-    """The digits in oneDNN's memory format, in which convolutions, normalisation and pooling hand maps on.
-
-    It keeps as many channels side by side as a vector register holds, 8 or 16. That takes a fifth off a
-    training step on a CPU, where maps would else be converted before and after each layer. Other devices,
-    autocast and ``torch.compile`` choose their formats themselves.
-    """
-    # First, since the compiler can't read what follows.
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cpu"):
-        return digits
-    fits = BLOCKS and digits.device.type == "cpu" and digits.dtype == torch.float32
-    return digits.to_mkldnn() if fits else digits

@@ -1,5 +1,9 @@
-"""Epochs of training and evaluation, and what they measured. Knows no disk, no config, no display."""
+"""The training loop: epochs of training and evaluation, and what they measured.
 
+`fit` is the place to start. Knows no disk, no config, no display.
+"""
+
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -12,48 +16,25 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from mnist_exp.data.images import ImageSplit
 from mnist_exp.errors import DivergedError
 
-CLASSES = 10
+NUM_CLASSES = 10
 EVALUATION_BATCH = 250
-"""Digits evaluated at once: large enough to waste no time between batches, small enough for the cache."""
-BLOCK = 1024
-"""Digits gathered and normalised at once, before they are cut into batches."""
-ADVICE = "a smaller optimizer.lr usually helps"
+"""Images evaluated at once: large enough to waste no time between batches, small enough for the cache."""
+GATHER_SIZE = 1024
+"""Images gathered and normalised at once, before they are cut into batches."""
+LEARNING_RATE_HINT = "a smaller optimizer.lr usually helps"
+HAS_BLOCKED_LAYOUT = torch.backends.mkldnn.is_available() and "AVX" in torch.backends.cpu.get_cpu_capability()  # type: ignore[no-untyped-call]
+"""Whether this CPU has the vector registers that oneDNN's blocked layout is made for."""
 
 OnStep = Callable[[int, int, Tensor], None]
 """Called after each training step with the steps done, the steps of the epoch, and the batch's loss."""
 
 
 @dataclass(frozen=True)
-class Digits:
-    """A split of a dataset, on the device that trains.
-
-    ``images`` are uint8, ``[N, 1, 32, 32]``; ``labels`` int64, ``[N]``. Pixels are normalised when
-    they are used: ``(pixel / 255 - mean) / std``.
-    """
-
-    images: Tensor
-    labels: Tensor
-    mean: float
-    std: float
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def normalised(self, index: Tensor | slice) -> Tensor:
-        """The digits at ``index`` as the models expect them: float32, ``[n, 1, 32, 32]``.
-
-        The arithmetic is that of torchvision's ``ToTensor`` and ``Normalize``, bit for bit.
-        """
-        # index_select takes whole digits; ``images[tensor]`` goes pixel by pixel and takes six times as long.
-        images = self.images[index] if isinstance(index, slice) else self.images.index_select(0, index)
-        return images.float().div_(255).sub_(self.mean).div_(self.std)
-
-
-@dataclass(frozen=True)
 class Metrics:
-    """One epoch's row of ``metrics.csv``. Losses are means over digits; accuracies are fractions."""
+    """One epoch's row of ``metrics.csv``. Losses are means over images; accuracies are fractions."""
 
     epoch: int
     train_loss: float
@@ -65,17 +46,17 @@ class Metrics:
     learning_rate: float
     """Of the epoch's last step."""
     validation_loss: float | None = None
-    """Over the digits held out of training, after the epoch; None where there are none."""
+    """Over the images held out of training, after the epoch; None where there are none."""
     validation_accuracy: float | None = None
 
-    def measured(self) -> dict[str, float]:
-        """The metrics that there are, by name."""
+    def as_row(self) -> dict[str, float]:
+        """The metrics by name, without those that were not measured."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
-class Epoch:
-    """What one epoch gave: its metrics, its cost, and the evaluated digits' logits, ``[N, 10]``."""
+class EpochResult:
+    """The result of one epoch: its metrics, its cost, and the evaluated images' logits, ``[N, 10]``."""
 
     metrics: Metrics
     train_seconds: float
@@ -84,15 +65,15 @@ class Epoch:
 
 
 @dataclass
-class Training:
+class TrainState:
     """All that changes while a model trains, and so all that resuming needs."""
 
     model: nn.Module
     optimizer: Optimizer
     scheduler: LRScheduler
-    scheduler_steps_each_batch: bool
+    step_scheduler_per_batch: bool
     shuffle: Generator
-    """Draws each epoch's order of the training digits. On the CPU, whatever the device."""
+    """Draws each epoch's order of the training images. On the CPU, whatever the device."""
     epoch: int = 0
     """Epochs finished."""
 
@@ -106,42 +87,46 @@ class Training:
             "shuffle": self.shuffle.get_state(),
             "generator": torch.get_rng_state(),
         }
-        if torch.cuda.is_available():
-            state["cuda_generator"] = torch.cuda.get_rng_state()
+        if accelerator := self._accelerator():
+            state["device_generator"] = accelerator.get_rng_state()
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from where `state_dict` was called, torch's global generators included."""
+        """Restore what `state_dict` returned, torch's global generators included."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scheduler.load_state_dict(state["scheduler"])
         self.shuffle.set_state(state["shuffle"])
         torch.set_rng_state(state["generator"])
-        if "cuda_generator" in state and torch.cuda.is_available():
-            torch.cuda.set_rng_state(state["cuda_generator"])
+        if accelerator := self._accelerator():
+            accelerator.set_rng_state(state["device_generator"])
         self.epoch = state["epoch"]
+
+    def _accelerator(self) -> Any:
+        """The module with the generator of the model's device; None for the CPU, whose generator is global."""
+        return {"cuda": torch.cuda, "mps": torch.mps}.get(next(self.model.parameters()).device.type)
 
 
 def fit(
-    training: Training,
-    train: Digits,
-    evaluation: Digits,
-    validation: Digits | None = None,
+    state: TrainState,
+    train: ImageSplit,
+    evaluation: ImageSplit,
+    validation: ImageSplit | None = None,
     *,
     epochs: int,
     batch_size: int,
     training_mode: str,
     on_step: OnStep | None = None,
-) -> Iterator[Epoch]:
-    """Train until ``epochs`` epochs are done, yielding after each; `Training` then holds its end state.
+) -> Iterator[EpochResult]:
+    """Train until ``epochs`` epochs are done, and yield the result of each.
 
     Args:
-        training: where to start from; changed in place.
-        train: the digits to train on, shuffled anew each epoch; the last, smaller batch is kept.
-        evaluation: the digits to evaluate on after each epoch.
-        validation: digits held out of training, evaluated likewise; only `Metrics` tells of them.
+        state: where to start from; changed in place.
+        train: the images to train on, shuffled anew each epoch; the last, smaller batch is kept.
+        evaluation: the images to evaluate on after each epoch.
+        validation: images held out of training, evaluated likewise; they affect `Metrics` only.
         epochs: the number of epochs at which to stop, those already done included.
-        batch_size: digits a training step.
+        batch_size: images per training step.
         training_mode: ``every_epoch``, or ``first_epoch`` to leave the model in evaluation mode from
             the first evaluation on, as the published experiment did.
         on_step: called after each training step.
@@ -149,16 +134,16 @@ def fit(
     Raises:
         DivergedError: a batch's loss, or an evaluation's, is NaN or infinite.
     """
-    while training.epoch < epochs:
-        training.epoch += 1
+    while state.epoch < epochs:
+        state.epoch += 1
         start = time.perf_counter()
-        training.model.train(training_mode == "every_epoch" or training.epoch == 1)
-        train_loss, train_accuracy, learning_rate = _train_epoch(training, train, batch_size, on_step)
+        state.model.train(training_mode == "every_epoch" or state.epoch == 1)
+        train_loss, train_accuracy, learning_rate = _train_epoch(state, train, batch_size, on_step)
         middle = time.perf_counter()
-        logits, test_loss, test_accuracy = _measure(training, evaluation)
-        held_out = (None, None) if validation is None else _measure(training, validation)[1:]
+        logits, test_loss, test_accuracy = _evaluate_metrics(state, evaluation)
+        held_out = (None, None) if validation is None else _evaluate_metrics(state, validation)[1:]
         metrics = Metrics(
-            epoch=training.epoch,
+            epoch=state.epoch,
             train_loss=train_loss,
             train_accuracy=train_accuracy,
             test_loss=test_loss,
@@ -167,77 +152,105 @@ def fit(
             validation_loss=held_out[0],
             validation_accuracy=held_out[1],
         )
-        yield Epoch(metrics, middle - start, time.perf_counter() - middle, logits)
+        yield EpochResult(metrics, middle - start, time.perf_counter() - middle, logits)
 
 
-def evaluate(model: nn.Module, digits: Digits) -> Tensor:
-    """Logits of all digits, float32, ``[N, 10]``. Leaves the model in evaluation mode."""
+def evaluate(model: nn.Module, images: ImageSplit) -> Tensor:
+    """Logits of all images, float32, ``[N, 10]``. Leaves the model in evaluation mode."""
     model.eval()
-    with torch.inference_mode():
-        # Written to one place: small tensors kept between the large ones of each batch would scatter the
+    with torch.inference_mode(), use_blocked_layout(model):
+        # Written to one tensor: small ones kept between the large ones of each batch would fragment the
         # memory, which took 400 MB more.
-        logits = torch.empty(len(digits), CLASSES, device=digits.labels.device)
-        for start in range(0, len(digits), EVALUATION_BATCH):
+        logits = torch.empty(len(images), NUM_CLASSES, device=images.labels.device)
+        for start in range(0, len(images), EVALUATION_BATCH):
             batch = slice(start, start + EVALUATION_BATCH)
-            logits[batch] = model(digits.normalised(batch))
+            logits[batch] = model(images.normalised(batch))
         return logits
 
 
-def _measure(training: Training, digits: Digits) -> tuple[Tensor, float, float]:
-    logits = evaluate(training.model, digits)
-    loss = float(cross_entropy(logits.double(), digits.labels))
+def _evaluate_metrics(state: TrainState, images: ImageSplit) -> tuple[Tensor, float, float]:
+    logits = evaluate(state.model, images)
+    loss = float(cross_entropy(logits.cpu().double(), images.labels.cpu()))  # MPS has no float64
     if not math.isfinite(loss):
-        raise DivergedError(f"the evaluation loss became {loss} after epoch {training.epoch}; {ADVICE}")
-    return logits, loss, _accuracy(logits, digits.labels)
+        raise DivergedError(f"the evaluation loss became {loss} after epoch {state.epoch}; {LEARNING_RATE_HINT}")
+    return logits, loss, _accuracy(logits, images.labels)
 
 
 def _train_epoch(
-    training: Training, digits: Digits, batch_size: int, on_step: OnStep | None
+    state: TrainState, images: ImageSplit, batch_size: int, on_step: OnStep | None
 ) -> tuple[float, float, float]:
-    model, optimizer = training.model, training.optimizer
-    order = torch.randperm(len(digits), generator=training.shuffle).to(digits.labels.device)
-    labels = digits.labels[order]
-    # Read once, at the epoch's end: a number asked for in between would make a GPU wait.
+    """Train for one epoch; return the mean loss, the accuracy, and the last step's learning rate."""
+    optimizer, labels_device = state.optimizer, images.labels.device
+    order = torch.randperm(len(images), generator=state.shuffle).to(labels_device)
+    labels = images.labels[order]
+    # Read once, at the epoch's end: a number read in between would make a GPU wait.
     losses: list[Tensor] = []
     logits: list[Tensor] = []
     learning_rate = 0.0
-    steps = -(-len(digits) // batch_size)
-    for images, targets in _batches(digits, order, labels, batch_size):
-        batch_logits = model(images)
-        loss = cross_entropy(batch_logits, targets)
-        optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        optimizer.step()
-        learning_rate = optimizer.param_groups[0]["lr"]
-        if training.scheduler_steps_each_batch:
-            training.scheduler.step()
-        losses.append(loss.detach())
-        logits.append(batch_logits.detach())
-        if on_step is not None:
-            on_step(len(losses), steps, losses[-1])
-    if not training.scheduler_steps_each_batch:
-        training.scheduler.step()
+    steps = -(-len(images) // batch_size)
+    with use_blocked_layout(state.model):
+        for batch, targets in _batches(images, order, labels, batch_size):
+            batch_logits = state.model(batch)
+            loss = cross_entropy(batch_logits, targets)
+            optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            optimizer.step()
+            learning_rate = optimizer.param_groups[0]["lr"]
+            if state.step_scheduler_per_batch:
+                state.scheduler.step()
+            losses.append(loss.detach())
+            logits.append(batch_logits.detach())
+            if on_step is not None:
+                on_step(len(losses), steps, losses[-1])
+    if not state.step_scheduler_per_batch:
+        state.scheduler.step()
+    return (
+        _mean_loss(losses, len(images), batch_size, state.epoch),
+        _accuracy(torch.cat(logits), labels),
+        float(learning_rate),
+    )
 
-    batch_losses = torch.stack(losses).double()
+
+def _mean_loss(losses: list[Tensor], count: int, batch_size: int, epoch: int) -> float:
+    """The mean over images of the batches' mean losses; the last batch may be smaller."""
+    batch_losses = torch.stack(losses).cpu().double()
     finite = batch_losses.isfinite()
     if not finite.all():
         step = int(finite.logical_not().nonzero()[0])
         raise DivergedError(
-            f"the training loss became {batch_losses[step].item()} in epoch {training.epoch}, step {step + 1} "
-            f"of {steps}; {ADVICE}"
+            f"the training loss became {batch_losses[step].item()} in epoch {epoch}, step {step + 1} "
+            f"of {len(losses)}; {LEARNING_RATE_HINT}"
         )
     sizes = torch.full_like(batch_losses, batch_size)
-    sizes[-1] = len(digits) - batch_size * (steps - 1)
-    mean_loss = float((batch_losses * sizes).sum() / len(digits))
-    return mean_loss, _accuracy(torch.cat(logits), labels), float(learning_rate)
+    sizes[-1] = count - batch_size * (len(losses) - 1)
+    return float((batch_losses * sizes).sum() / count)
 
 
-def _batches(digits: Digits, order: Tensor, labels: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    block = batch_size * max(1, BLOCK // batch_size)
+def _batches(images: ImageSplit, order: Tensor, labels: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    block = batch_size * max(1, GATHER_SIZE // batch_size)
     for start in range(0, len(order), block):
-        images = digits.normalised(order[start : start + block])
+        gathered = images.normalised(order[start : start + block])
         targets = labels[start : start + block]
-        yield from zip(torch.split(images, batch_size), torch.split(targets, batch_size), strict=True)
+        yield from zip(torch.split(gathered, batch_size), torch.split(targets, batch_size), strict=True)
+
+
+@contextlib.contextmanager
+def use_blocked_layout(model: nn.Module) -> Iterator[None]:
+    """Have a model that can (`LeNet5`) keep its maps in oneDNN's blocked layout, in here and nowhere else.
+
+    That layout holds as many channels side by side as a vector register has room for, 8 or 16. It takes a
+    fifth off a training step on a CPU, where maps would otherwise be converted before and after each layer.
+    """
+    parameter = next(model.parameters())
+    fits = HAS_BLOCKED_LAYOUT and parameter.device.type == "cpu" and parameter.dtype == torch.float32
+    if not (fits and hasattr(model, "blocked_layout")):
+        yield
+        return
+    model.blocked_layout = True  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        model.blocked_layout = False  # type: ignore[assignment]
 
 
 def _accuracy(logits: Tensor, labels: Tensor) -> float:

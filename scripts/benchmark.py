@@ -1,10 +1,9 @@
 """How fast is it? Everything measured in one run on one machine: ``make bench``.
 
 Baseline: the usual pipeline (digits as PNG files, a Dataset that opens, resizes and normalises each
-image, a DataLoader with 4 workers; the same models, optimizer and batch size), with as many threads as
-PyTorch takes by itself. Floor: the same model's forward, backward and optimizer step on
-one batch that is already there, nothing else. With ``--options``: what bf16 and torch.compile change.
-The tables go to ``outputs/reference/benchmark``.
+image, a DataLoader with 4 workers; the same models, optimizer and batch size), with PyTorch's default
+number of threads. Floor: the same model's forward, backward and optimizer step on one batch already in
+memory. The tables go to ``outputs/reference/benchmark``.
 """
 
 import argparse
@@ -28,12 +27,14 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import Compose, Normalize, Resize, ToTensor
 
-from mnist_exp import datasets, environment, factory
-from mnist_exp.acceleration import accelerate
-from mnist_exp.config import DataConfig, DeviceConfig
+from mnist_exp.data.images import ImageSplit, load
+from mnist_exp.machine.determinism import make_deterministic, tune_malloc
+from mnist_exp.machine.provenance import PROJECT, provenance
 from mnist_exp.report.published import MODELS
 from mnist_exp.report.tables import markdown
-from mnist_exp.training import Digits, Training, fit
+from mnist_exp.settings import factory
+from mnist_exp.settings.schema import DataConfig, DeviceConfig, default_data_root
+from mnist_exp.training import TrainState, fit, use_blocked_layout
 
 SGD = {"_target_": "torch.optim.SGD", "lr": 0.01, "momentum": 0.9, "fused": True}
 CONSTANT = {"_target_": "torch.optim.lr_scheduler.ConstantLR", "factor": 1.0}
@@ -50,7 +51,6 @@ code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
 print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 sys.exit(code)
 """
-OPTIONS = {"bf16": DeviceConfig(precision="bf16"), "torch.compile": DeviceConfig(compile=True)}
 
 
 @dataclass
@@ -124,30 +124,30 @@ def usual_epoch(name: str, folder: Path, device: torch.device) -> float:
     return time.perf_counter() - start
 
 
-def new_training(name: str, device: torch.device, options: DeviceConfig) -> Training:
+def new_state(name: str, device: torch.device) -> TrainState:
     """A model at its start, with what trains it."""
     torch.manual_seed(0)
     model = factory.build_model({"_target_": f"mnist_exp.models.{name}"}).to(device)
     optimizer = factory.build_optimizer(SGD, model)
-    scheduler, each_batch = factory.build_scheduler(CONSTANT, optimizer, 938)
-    accelerate(model, options, device)
-    return Training(model, optimizer, scheduler, each_batch, torch.Generator().manual_seed(0))
+    scheduler, per_batch = factory.build_scheduler(CONSTANT, optimizer, 938)
+    return TrainState(model, optimizer, scheduler, per_batch, torch.Generator().manual_seed(0))
 
 
-def floor_step(name: str, digits: Digits, options: DeviceConfig) -> float:
-    """Seconds of a training step on one batch that is already there."""
-    training = new_training(name, digits.images.device, options)
-    images, labels = digits.normalised(slice(0, BATCH)), digits.labels[:BATCH]
+def floor_step(name: str, split: ImageSplit) -> float:
+    """Seconds of a training step on one batch already in memory."""
+    state = new_state(name, split.images.device)
+    batch, labels = split.normalised(slice(0, BATCH)), split.labels[:BATCH]
     start = 0.0
-    for step in range(FLOOR_STEPS + 20):
-        if step == 20:
-            synchronize(images.device)
-            start = time.perf_counter()
-        loss = cross_entropy(training.model(images), labels)
-        training.optimizer.zero_grad()
-        torch.autograd.backward(loss)
-        training.optimizer.step()
-    synchronize(images.device)
+    with use_blocked_layout(state.model):
+        for step in range(FLOOR_STEPS + 20):
+            if step == 20:
+                synchronize(batch.device)
+                start = time.perf_counter()
+            loss = cross_entropy(state.model(batch), labels)
+            state.optimizer.zero_grad()
+            torch.autograd.backward(loss)
+            state.optimizer.step()
+    synchronize(batch.device)
     return (time.perf_counter() - start) / FLOOR_STEPS
 
 
@@ -157,10 +157,10 @@ def synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def our_epoch(training: Training, train: Digits, test: Digits) -> tuple[float, float]:
+def our_epoch(state: TrainState, train: ImageSplit, test: ImageSplit) -> tuple[float, float]:
     """Seconds of the next epoch's training and of its evaluation."""
-    epochs = training.epoch + 1
-    (epoch,) = fit(training, train, test, epochs=epochs, batch_size=BATCH, training_mode="every_epoch")
+    epochs = state.epoch + 1
+    (epoch,) = fit(state, train, test, epochs=epochs, batch_size=BATCH, training_mode="every_epoch")
     return epoch.train_seconds, epoch.eval_seconds
 
 
@@ -200,47 +200,49 @@ class Bench:
         return pd.read_csv(path)
 
 
-def measure(bench: Bench) -> Rows:
-    """All that ``make bench`` prints."""
-    rows = Rows()
+def measure_usual(bench: Bench, rows: Rows) -> tuple[dict[str, float], float]:
+    """Seconds of an epoch of each model in the usual pipeline, and of the MLP's with one thread."""
     print("the usual pipeline", flush=True)
-    environment.keep_freed_memory()  # the models need it, whoever trains them
+    tune_malloc()  # the models need it, whoever trains them
     png = bench.scratch / "png"
     bench.command("", str(Path(__file__).parent / "export_png.py"), str(png), "--root", str(bench.data_root))
     usual = {}
     for name in MODELS:
-        usual[name] = rows.add(
-            f"usual pipeline: an epoch of {name}", "s", [usual_epoch(name, png, bench.device)]
-        ).median
+        seconds = [usual_epoch(name, png, bench.device)]
+        usual[name] = rows.add(f"usual pipeline: an epoch of {name}", "s", seconds).median
     torch.set_num_threads(1)  # its workers then have the cores to themselves
-    alone = rows.add(
-        "usual pipeline: an epoch of MLP, one thread", "s", [usual_epoch("MLP", png, bench.device)]
-    ).median
+    alone = [usual_epoch("MLP", png, bench.device)]
+    return usual, rows.add("usual pipeline: an epoch of MLP, one thread", "s", alone).median
 
-    environment.prepare(DeviceConfig(name=bench.device.type))
+
+def measure_epochs(bench: Bench, rows: Rows) -> Row:
+    """Our epochs against the floor, in turn; the row of the MLP's epochs is returned."""
+    make_deterministic(DeviceConfig(name=bench.device.type))
     data = DataConfig(root=str(bench.data_root))
-    (train, test), _ = datasets.load(data, {}, ("train", "test"), bench.device)
+    (train, test), _ = load(data, {}, ("train", "test"), bench.device)
     print("the floor, and our epochs in turn with it", flush=True)
-    our_epoch(new_training("MLP", bench.device, DeviceConfig()), train, test)  # warms caches and clocks up
+    our_epoch(new_state("MLP", bench.device), train, test)  # warms caches and clocks up
     ours = {}
     for name in MODELS:
         floors: list[float] = []
         epochs: list[tuple[float, float]] = []
         ratios: list[float] = []
         while len(epochs) < REPEATS or sum(map(sum, epochs)) < EPOCH_SECONDS:
-            before = floor_step(name, train, DeviceConfig())
-            epochs.append(our_epoch(new_training(name, bench.device, DeviceConfig()), train, test))
-            floors.append((before + floor_step(name, train, DeviceConfig())) / 2)
+            before = floor_step(name, train)
+            epochs.append(our_epoch(new_state(name, bench.device), train, test))
+            floors.append((before + floor_step(name, train)) / 2)
             ratios.append(epochs[-1][0] / (floors[-1] * -(-len(train) // BATCH)))
         rows.add(f"floor: a step of {name}", "ms", [1e3 * floor for floor in floors])
         ours[name] = rows.add(f"ours: an epoch of {name}", "s", [sum(epoch) for epoch in epochs])
         rows.add(f"an epoch's training of {name} / its steps at the floor", "×", ratios, "≤ 1.10")
-    rows.add("usual / ours, an epoch of MLP", "×", [usual["MLP"] / v for v in ours["MLP"].values], "≥ 25")
-    rows.add("… usual with one thread", "×", [alone / v for v in ours["MLP"].values])
+    return ours["MLP"]
 
+
+def measure_commands(bench: Bench, rows: Rows, usual: dict[str, float]) -> None:
+    """Whole commands: the sweep with its report, a short run, the imports, memory, the report."""
     print("whole commands", flush=True)
-    whole = bench.run("whole", "-m", f"model={','.join(MODELS.values())}", "seed=0", f"epochs={EPOCHS}")[0]
-    whole += bench.report("whole")
+    sweep = ("-m", f"model={','.join(MODELS.values())}")
+    whole = bench.run("whole", *sweep, "seed=0", f"epochs={EPOCHS}")[0] + bench.report("whole")
     rows.add("ours: make sweep SEEDS=0 and make report, cold", "s", [whole])
     work = EPOCHS * sum(usual.values())
     rows.add(f"usual pipeline: the same work ({EPOCHS} × one epoch of each)", "s", [work])
@@ -248,25 +250,22 @@ def measure(bench: Bench) -> Rows:
 
     # Trains on 10,000 digits, so that little of the time is the epoch's.
     short = [bench.run(f"start{i}", "model=lenet5r", "epochs=1", "protocol=published") for i in range(REPEATS)]
-    trained = [
-        bench.timing(f"start{i}")[["train_seconds", "eval_seconds"]].to_numpy().sum() for i in range(REPEATS)
-    ]
-    rows.add(
-        "a command without its epochs: start, digits, results",
-        "s",
-        [wall - float(seconds) for (wall, _), seconds in zip(short, trained, strict=True)],
-        "≤ 5",
-    )
+    trained = [bench.timing(f"start{i}")[["train_seconds", "eval_seconds"]].to_numpy().sum() for i in range(REPEATS)]
+    startup = [wall - float(seconds) for (wall, _), seconds in zip(short, trained, strict=True)]
+    rows.add("a command without its epochs: start, digits, results", "s", startup, "≤ 5")
     imports = ("-c", "import mnist_exp.run, mnist_exp.job")
     rows.add("… of which imports", "s", [bench.command("", *imports)[0] for _ in range(REPEATS)], "≤ 3.5")
     rows.add("peak memory of a job", "GiB", [peak for _, peak in short], "≤ 1.0")
-    bench.run("nine", "-m", f"model={','.join(MODELS.values())}", "seed=0,1,2", "epochs=1")
+    bench.run("nine", *sweep, "seed=0,1,2", "epochs=1")
     rows.add("the report of nine runs", "s", [bench.report("nine") for _ in range(REPEATS)], "≤ 5")
 
+
+def measure_growth(bench: Bench, rows: Rows) -> None:
+    """How time and memory grow with jobs, seeds and batch size."""
     print("how it grows", flush=True)
     pair = ("-m", "model=lenet5", "seed=0,1", "epochs=8")
     walls = [bench.run(f"jobs{jobs}", *pair, f"hydra.launcher.n_jobs={jobs}")[0] for jobs in (1, 2)]
-    rows.add("two jobs of LeNet5, one after the other / side by side", "×", [walls[0] / walls[1]], "≥ 1.8")
+    rows.add("two jobs of LeNet5, one after the other / in parallel", "×", [walls[0] / walls[1]], "≥ 1.8")
     for seeds in (1, 2, 4, 8):
         wall, peak = bench.run(f"seeds{seeds}", "-m", "model=mlp", f"seed=range(0,{seeds})", "epochs=3")
         rows.add(f"sweep of MLP, 3 epochs, seeds: {seeds}", "s", [wall])
@@ -277,28 +276,17 @@ def measure(bench: Bench) -> Rows:
         speed = float(bench.timing(f"batch{batch}")["train_images_per_second"].iloc[0])
         rows.add(f"training LeNet5 on 10,000 digits, batches of {batch}", "images/s", [speed])
         rows.add("… peak memory", "GiB", [peak])
-    return rows
 
 
-def measure_options(bench: Bench) -> Rows:
-    """What each option does to an epoch's time, in turn with the default."""
-    environment.prepare(DeviceConfig(name=bench.device.type))
-    data = DataConfig(root=str(bench.data_root))
-    (train, test), _ = datasets.load(data, {}, ("train", "test"), bench.device)
+def measure(bench: Bench) -> Rows:
+    """All that ``make bench`` prints."""
     rows = Rows()
-    for name in MODELS:
-        settings = {"fp32": DeviceConfig()} | OPTIONS
-        trainings = {option: new_training(name, bench.device, config) for option, config in settings.items()}
-        first = {option: sum(our_epoch(training, train, test)) for option, training in trainings.items()}
-        laps = [
-            {option: sum(our_epoch(training, train, test)) for option, training in trainings.items()}
-            for _ in range(REPEATS)
-        ]
-        for option in OPTIONS:
-            ratios = [lap[option] / lap["fp32"] for lap in laps]
-            rows.add(f"an epoch of {name}, {option} / default", "×", ratios)
-        later = statistics.median(lap["torch.compile"] for lap in laps)
-        rows.add(f"… compiling {name}, once a run", "s", [first["torch.compile"] - later])
+    usual, alone = measure_usual(bench, rows)
+    mlp = measure_epochs(bench, rows)
+    rows.add("usual / ours, an epoch of MLP", "×", [usual["MLP"] / seconds for seconds in mlp.values], "≥ 25")
+    rows.add("… usual with one thread", "×", [alone / seconds for seconds in mlp.values])
+    measure_commands(bench, rows, usual)
+    measure_growth(bench, rows)
     return rows
 
 
@@ -355,22 +343,19 @@ def machine(described: dict[str, Any]) -> str:
 def main() -> int:
     """Measure, print, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    default = environment.PROJECT / "outputs" / "reference" / "benchmark"
+    default = PROJECT / "outputs" / "reference" / "benchmark"
     parser.add_argument("--out", type=Path, default=default, help="where the tables go")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--options", action="store_true", help="measure bf16 and torch.compile instead")
     arguments = parser.parse_args()
-    name = "options" if arguments.options else "benchmark"
-    path = arguments.out / (name if arguments.device == "cpu" else f"{name}-{arguments.device}")
-    data_root = Path(os.environ.get("MNIST_EXP_DATA") or "data").absolute()
+    path = arguments.out / ("benchmark" if arguments.device == "cpu" else f"benchmark-{arguments.device}")
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as temporary:
-        bench = Bench(Path(temporary), data_root, torch.device(arguments.device))
-        rows = measure_options(bench) if arguments.options else measure(bench)
-    described = environment.describe(bench.device) | {"cores": os.cpu_count(), "system": platform.system()}
+        bench = Bench(Path(temporary), default_data_root().absolute(), torch.device(arguments.device))
+        rows = measure(bench)
+    described = provenance(bench.device) | {"cores": os.cpu_count(), "system": platform.system()}
     write(rows, path, described)
     print(path.with_suffix(".md").read_text(encoding="utf-8"))
-    print(f"measured in {(time.perf_counter() - start) / 60:.1f} minutes; the table lies in {path}.*")
+    print(f"measured in {(time.perf_counter() - start) / 60:.1f} minutes; the table is in {path}.*")
     return 0
 
 

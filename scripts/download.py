@@ -1,34 +1,35 @@
-"""Fetch a dataset, where the network is, for machines that have none: ``python scripts/download.py [DIR]``."""
+"""Fetch a dataset, for machines that have no network: ``python scripts/download.py [DIR]``."""
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
-from mnist_exp.datasets import originals
-from mnist_exp.download import CLASSES
+from mnist_exp.cli.streams import run_script
+from mnist_exp.data.catalog import CATALOG
+from mnist_exp.data.idx import load_raw
 from mnist_exp.errors import DataError
-from mnist_exp.process import leave
+from mnist_exp.settings.schema import default_data_root
 
 
 def main() -> int:
-    """Fetch what is missing, check it all, and tell the constants to normalise by."""
+    """Fetch what is missing, check all files, and print the normalisation constants."""
     parser = argparse.ArgumentParser(description=__doc__)
-    default = os.environ.get("MNIST_EXP_DATA") or "data"
-    parser.add_argument("root", nargs="?", default=default, metavar="DIR", help="(default: %(default)s)")
-    parser.add_argument("--data", choices=CLASSES, default="mnist", help="(default: %(default)s)")
+    default = default_data_root()
+    parser.add_argument("root", nargs="?", type=Path, default=default, metavar="DIR", help="(default: %(default)s)")
+    parser.add_argument("--data", choices=CATALOG, default="mnist", help="(default: %(default)s)")
     arguments = parser.parse_args()
-    root = Path(arguments.root)
+    root = arguments.root.expanduser()
     try:
-        originals(arguments.data, "test", root)
-        images, _, _ = originals(arguments.data, "train", root)
+        load_raw(arguments.data, "test", root)
+        images, _, _ = load_raw(arguments.data, "train", root)
     except DataError as error:
         print(f"download: {error}", file=sys.stderr)
         return 1
-    print(f"{arguments.data} lies in {root.absolute()}, checked")
-    print(f"its training pixels, from 0 to 1: mean {images.mean() / 255:.6f}, deviation {images.std() / 255:.6f}")
+    print(f"{arguments.data} is in {root.absolute()}, checked")
+    mean, std = images.mean() / 255, images.std() / 255
+    print(f"its training pixels, from 0 to 1: mean {mean:.6f}, standard deviation {std:.6f}")
     return 0
 
 
 if __name__ == "__main__":
-    leave(main)
+    run_script(main)

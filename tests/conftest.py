@@ -12,15 +12,16 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from mnist_exp import datasets, download, job
-from mnist_exp.config import Config
-from mnist_exp.progress import Lines
-from mnist_exp.run import CONFIG_FOLDER, GROUPS, plain
-from mnist_exp.training import Digits
+from mnist_exp import job
+from mnist_exp.cli.hydra_internals import CONFIG_FOLDER, GROUPS, to_config
+from mnist_exp.cli.progress import Lines
+from mnist_exp.data import fetch, images
+from mnist_exp.data.images import ImageSplit
+from mnist_exp.settings.schema import Config
 
 FEW = 600
 LONGEST = ("test_run", "test_faults", "test_folders")
-Execute = Callable[..., job.Outcome]
+Execute = Callable[..., job.RunResult]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -47,29 +48,31 @@ def digits_root() -> Path:
 
 def mnist_files(root: Path) -> dict[str, bytes]:
     """The contents of the four files; they are fetched where one is missing."""
-    return download.ensure("mnist", "train", root) | download.ensure("mnist", "test", root)
+    return fetch.load_or_fetch("mnist", "train", root) | fetch.load_or_fetch("mnist", "test", root)
 
 
 @pytest.fixture(scope="session")
-def all_digits(digits_root: Path) -> tuple[Digits, Digits]:
+def all_digits(digits_root: Path) -> tuple[ImageSplit, ImageSplit]:
     """The 60,000 and the 10,000."""
     config = settings()
-    digits, _ = datasets.load(config.data, {}, ("train", "test"), torch.device("cpu"))
+    digits, _ = images.load(config.data, {}, ("train", "test"), torch.device("cpu"))
     return digits[0], digits[1]
 
 
 @pytest.fixture
-def few_digits(all_digits: tuple[Digits, Digits], monkeypatch: pytest.MonkeyPatch) -> tuple[Digits, Digits]:
+def few_digits(
+    all_digits: tuple[ImageSplit, ImageSplit], monkeypatch: pytest.MonkeyPatch
+) -> tuple[ImageSplit, ImageSplit]:
     """The first 600 real digits of each split, in the place of all, wherever the program loads them."""
-    train, test = (Digits(d.images[:FEW], d.labels[:FEW], d.mean, d.std) for d in all_digits)
+    train, test = (ImageSplit(d.images[:FEW], d.labels[:FEW], d.mean, d.std) for d in all_digits)
     by_split = {"train": train, "test": test}
 
     def load(
         _config: Any, _scanned: Any, splits: tuple[str, ...], _device: Any
-    ) -> tuple[tuple[Digits, ...], dict[str, str]]:
+    ) -> tuple[tuple[ImageSplit, ...], dict[str, str]]:
         return tuple(by_split[split] for split in splits), {}
 
-    monkeypatch.setattr(datasets, "load", load)
+    monkeypatch.setattr(images, "load", load)
     return train, test
 
 
@@ -77,9 +80,9 @@ def few_digits(all_digits: tuple[Digits, Digits], monkeypatch: pytest.MonkeyPatc
 def execute(few_digits: object, tmp_path: Path) -> Iterator[Execute]:
     """Run one job in this process, on few digits, into ``tmp_path``."""
 
-    def run(*overrides: str, root: Path = tmp_path) -> job.Outcome:
+    def run(*overrides: str, root: Path = tmp_path) -> job.RunResult:
         config = settings(f"output_root={root}", *overrides)
-        return job.execute(config, choices(*overrides), {".hydra/config.yaml": "seed: 0\n"}, Lines)
+        return job.train_run(config, choices(*overrides), {".hydra/config.yaml": "seed: 0\n"}, Lines)
 
     yield run
     torch.use_deterministic_algorithms(False)
@@ -88,7 +91,7 @@ def execute(few_digits: object, tmp_path: Path) -> Iterator[Execute]:
 def settings(*overrides: str) -> Config:
     """The settings as the command line would compose them."""
     with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
-        return plain(compose("config", overrides=list(overrides)))
+        return to_config(compose("config", overrides=list(overrides)))
 
 
 def choices(*overrides: str) -> dict[str, str]:

@@ -78,7 +78,8 @@ def bytes_of(root: Path) -> dict[str, bytes]:
 @contextlib.contextmanager
 def fault_at(target: int, fault: Callable[[], None]) -> Iterator[Callable[[], int]]:
     """Call ``fault`` at the ``target``-th step of all file operations; yields the count of steps so far."""
-    from mnist_exp import files, run_folder
+    from mnist_exp import files
+    from mnist_exp.runs import folder as run_folder
 
     write, replace, unlink, count = files.write_atomically, Path.replace, Path.unlink, 0
 

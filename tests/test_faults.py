@@ -49,7 +49,7 @@ def test_a_file_size_limit_is_told_and_costs_nothing(limit: int, tmp_path: Path)
 
     done = command("model=mlp", "protocol=published", "epochs=2", cwd=tmp_path, preexec_fn=limited)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
-    assert "raise the limit on file sizes, then type the same command again" in done.stderr
+    assert "raise the limit on file sizes, then repeat the command" in done.stderr
     assert done.stderr.startswith("mnist_exp: outputs/runs/mlp-published-"), done.stderr  # the file is named
     assert command("model=mlp", "protocol=published", "epochs=2", cwd=tmp_path).returncode == 0
     assert len(results(tmp_path / "outputs")) == 3
@@ -63,7 +63,7 @@ def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={request.param}k", "tmpfs", str(folder)]
     if shutil.which("mount") is None or os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("a small disk can't be mounted here; the file-size limit stands in for it")
+        pytest.skip("a small disk cannot be mounted here; the file-size limit stands in for it")
     request.addfinalizer(lambda: subprocess.run(["umount", "-l", str(folder)], check=True))
     return folder
 

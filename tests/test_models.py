@@ -6,7 +6,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from mnist_exp import models
-from mnist_exp.training import Digits
+from mnist_exp import training as training_loop
+from mnist_exp.data.images import ImageSplit
 
 COUNTS = {"LeNet5": 61_706, "LeNet5Regularized": 61_990, "MLP": 62_930}
 
@@ -58,16 +59,21 @@ def test_one_seed_draws_the_same_initial_weights_as_the_plain_model(name: str) -
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", COUNTS)
 def test_same_logits_and_gradients_as_the_plain_model(
-    name: str, training: bool, blocked: bool, few_digits: tuple[Digits, Digits], monkeypatch: pytest.MonkeyPatch
+    name: str,
+    training: bool,
+    blocked: bool,
+    few_digits: tuple[ImageSplit, ImageSplit],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(models, "BLOCKS", models.BLOCKS and blocked)
+    monkeypatch.setattr(training_loop, "HAS_BLOCKED_LAYOUT", training_loop.HAS_BLOCKED_LAYOUT and blocked)
     digits = few_digits[0]
     ours, theirs = getattr(models, name)().train(training), plain(name).train(training)
     copy_weights(ours, theirs)
     outputs = []
     for model in (ours, theirs):
         torch.manual_seed(0)  # one dropout mask for both
-        logits = model(digits.normalised(slice(0, 64)))
+        with training_loop.use_blocked_layout(model):
+            logits = model(digits.normalised(slice(0, 64)))
         torch.autograd.backward(cross_entropy(logits, digits.labels[:64]))
         outputs.append(logits)
     # oneDNN's batch normalisation adds up a channel's 50,176 values in float32 one after the other.
@@ -78,7 +84,7 @@ def test_same_logits_and_gradients_as_the_plain_model(
         torch.testing.assert_close(mine.grad.flatten(), other.grad.flatten(), rtol=1e-3, atol=1e-5)
 
 
-def test_logits_are_not_probabilities(few_digits: tuple[Digits, Digits]) -> None:
+def test_logits_are_not_probabilities(few_digits: tuple[ImageSplit, ImageSplit]) -> None:
     logits = models.LeNet5()(few_digits[0].normalised(slice(0, 8)))
     assert logits.shape == (8, 10) and logits.dtype == torch.float32
     assert not torch.allclose(logits.sum(dim=1), torch.ones(8))

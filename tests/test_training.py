@@ -8,27 +8,28 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from mnist_exp import factory
+from mnist_exp.data.images import ImageSplit
 from mnist_exp.errors import DivergedError
 from mnist_exp.models import LeNet5Regularized
-from mnist_exp.training import Digits, Epoch, Training, evaluate, fit
+from mnist_exp.settings import factory
+from mnist_exp.training import EpochResult, TrainState, evaluate, fit, use_blocked_layout
 
 SGD = {"_target_": "torch.optim.SGD", "lr": 0.05, "momentum": 0.9}
 CONSTANT = {"_target_": "torch.optim.lr_scheduler.ConstantLR", "factor": 1.0}
-Pair = tuple[Digits, Digits]
+Pair = tuple[ImageSplit, ImageSplit]
 
 
 def start(
     model: str = "MLP", optimizer: dict[str, object] = SGD, scheduler: dict[str, object] = CONSTANT
-) -> Training:
+) -> TrainState:
     torch.manual_seed(0)
     net = factory.build_model({"_target_": f"mnist_exp.models.{model}"})
     opt = factory.build_optimizer(optimizer, net)
     sched, each_batch = factory.build_scheduler(scheduler, opt, steps_per_epoch=10)
-    return Training(net, opt, sched, each_batch, torch.Generator().manual_seed(0))
+    return TrainState(net, opt, sched, each_batch, torch.Generator().manual_seed(0))
 
 
-def run(training: Training, pair: Pair, epochs: int = 2, mode: str = "every_epoch") -> list[Epoch]:
+def run(training: TrainState, pair: Pair, epochs: int = 2, mode: str = "every_epoch") -> list[EpochResult]:
     return list(fit(training, *pair, epochs=epochs, batch_size=64, training_mode=mode))
 
 
@@ -46,7 +47,8 @@ def test_two_epochs_equal_a_plain_loop(model: str, few_digits: Pair) -> None:
         total, hits = 0.0, 0
         for chosen in torch.tensor_split(torch.randperm(600, generator=shuffle), tuple(range(64, 600, 64))):
             x = (train.images[chosen].float() / 255 - 0.1307) / 0.30812881
-            logits = net(x)
+            with use_blocked_layout(net):
+                logits = net(x)
             loss = cross_entropy(logits, train.labels[chosen])
             optimizer.zero_grad()
             torch.autograd.backward(loss)
@@ -59,24 +61,22 @@ def test_two_epochs_equal_a_plain_loop(model: str, few_digits: Pair) -> None:
         assert metrics.train_loss == pytest.approx(total / 600, rel=1e-4)
         assert metrics.train_accuracy == pytest.approx(hits / 600, abs=2.1 / 600)
         assert metrics.test_loss == pytest.approx(cross_entropy(logits, test.labels).item(), rel=1e-3)
-        assert metrics.test_accuracy == pytest.approx(
-            int((logits.argmax(1) == test.labels).sum()) / 600, abs=2.1 / 600
-        )
+        assert metrics.test_accuracy == pytest.approx(int((logits.argmax(1) == test.labels).sum()) / 600, abs=2.1 / 600)
 
 
 def test_a_validation_split_is_measured_and_disturbs_nothing(few_digits: Pair) -> None:
     """Accuracies and losses of a validation split are those of the same digits as the evaluated split."""
     train, test = few_digits
-    validation = Digits(test.images[:250], test.labels[:250], test.mean, test.std)
+    validation = ImageSplit(test.images[:250], test.labels[:250], test.mean, test.std)
     settings: Any = {"epochs": 2, "batch_size": 64, "training_mode": "every_epoch"}
     with_it = list(fit(start("LeNet5Regularized"), train, test, validation, **settings))
     as_test = list(fit(start("LeNet5Regularized"), train, validation, **settings))
     without = list(fit(start("LeNet5Regularized"), train, test, **settings))
     for epoch, other, plain in zip(with_it, as_test, without, strict=True):
-        metrics = epoch.metrics.measured()
+        metrics = epoch.metrics.as_row()
         assert metrics.pop("validation_loss") == other.metrics.test_loss
         assert metrics.pop("validation_accuracy") == other.metrics.test_accuracy
-        assert metrics == plain.metrics.measured()
+        assert metrics == plain.metrics.as_row()
         assert torch.equal(epoch.logits, plain.logits)
 
 
@@ -180,9 +180,7 @@ def test_learning_rates_of_each_schedule(few_digits: Pair) -> None:
     cosine = [0.025 * (1 + math.cos(math.pi * epoch / 4)) for epoch in range(4)]
     assert rates({"_target_": prefix + "CosineAnnealingLR", "T_max": 4}) == pytest.approx(cosine)
     onecycle = rates({"_target_": prefix + "OneCycleLR", "max_lr": 0.05, "epochs": 4, "interval": "step"})
-    assert onecycle[1] < 0.05 and onecycle[-1] == pytest.approx(
-        0.05 / 25 / 1e4
-    )  # down to torch's final_div_factor
+    assert onecycle[1] < 0.05 and onecycle[-1] == pytest.approx(0.05 / 25 / 1e4)  # down to torch's final_div_factor
 
 
 def test_evaluation_leaves_evaluation_mode_and_no_gradients(few_digits: Pair) -> None:

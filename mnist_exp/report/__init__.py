@@ -1,9 +1,12 @@
-"""From run folders to tables and figures. Imports no torch."""
+"""From run folders to tables, figures and a page. Imports no torch.
+
+Others use `build` (all of it), `collect` (runs as groups), `tables`, `statistics` and `published`.
+"""
 
 import logging
 import os
 
-# Set before matplotlib is first imported: it draws to files, with or without a display, and need not
-# mention that a home folder can't be written.
+# Before matplotlib is first imported: it draws to files, with or without a display, and need not report
+# that a home folder cannot be written.
 os.environ["MPLBACKEND"] = "agg"
 logging.getLogger("matplotlib").setLevel(logging.ERROR)

@@ -4,20 +4,25 @@ from typing import Any
 
 import numpy as np
 
-from mnist_exp.report.collect import TIMES, Collection, Group, clean
+from mnist_exp.report.collect import Collection, Group
+from mnist_exp.report.runs import TIMES
+from mnist_exp.report.text import printable
 
 
 def measure(collection: Collection) -> list[dict[str, Any]]:
     """A row for each group: its size, its times in seconds, and what they were measured on.
 
-    Of a time, each run gives its median epoch; told are the median, the lowest and the highest of these.
-    What no run has measured is None.
+    Times are medians over the runs, with the lowest and the highest, of each run's median epoch. What no
+    run has measured is None.
     """
     rows = []
     for group in collection.groups:
-        row = {"section": group.section, "model": group.label, "parameters": group.record["parameters"]}
-        operations = group.record.get("multiply_accumulates")
-        row["multiply_accumulates"] = operations if isinstance(operations, int) and operations > 0 else None
+        row: dict[str, Any] = {
+            "section": group.section,
+            "model": group.label,
+            "parameters": group.record.parameters,
+        }
+        row["multiply_accumulates"] = group.record.multiply_accumulates or None
         medians = [run.timing[[*TIMES]].median() for run in group.runs if run.timing is not None]
         row |= _spread("epoch_seconds", [float(m["train_seconds"] + m["eval_seconds"]) for m in medians])
         row |= _spread("images_per_second", [float(m["train_images_per_second"]) for m in medians])
@@ -33,8 +38,8 @@ def _spread(name: str, values: list[float]) -> dict[str, float | None]:
 def _machines(group: Group) -> str:
     found = set()
     for run in group.runs:
-        if isinstance(provenance := run.record.get("provenance"), dict):
+        if provenance := run.record.provenance:
             device, threads = provenance.get("device"), provenance.get("threads")
             chip = provenance.get("cpu") if device == "cpu" else device
-            found.add(clean(f"{chip}, {threads} thread{'' if threads == 1 else 's'}"))
+            found.add(printable(f"{chip}, {threads} thread{'' if threads == 1 else 's'}"))
     return "; ".join(sorted(found)) or "not recorded"

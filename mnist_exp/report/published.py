@@ -1,4 +1,4 @@
-"""The published experiment: its table, its curves, and which of our runs may be held against them."""
+"""The published experiment: its table, its curves, and which of our runs repeat it."""
 
 from collections.abc import Mapping
 from importlib.resources import files
@@ -7,7 +7,6 @@ from typing import Any
 import pandas as pd
 
 MODELS = {"LeNet5": "lenet5", "LeNet5Regularized": "lenet5r", "MLP": "mlp"}
-# Everything that the publication says of its training, as an identity records it.
 SETTINGS = {
     "data": {"name": "mnist", "mean": 0.1307, "std": 0.30812881},
     "epochs": 20,
@@ -15,23 +14,22 @@ SETTINGS = {
     "optimizer": {"target": "torch.optim.SGD", "lr": 0.01, "momentum": 0.9},
     "scheduler": {"target": "torch.optim.lr_scheduler.ConstantLR", "factor": 1, "interval": "epoch"},
 }
+"""Everything that the publication says about its training, as an identity records it."""
 SPEED_ONLY = {"fused", "foreach"}
 
 
 def table() -> dict[str, dict[str, float]]:
     """The published comparison table: our name of the model → metric → value."""
-    rows = pd.read_csv(file("published_table.csv")).set_index("model")
-    return {
-        str(model): {str(k): float(v) for k, v in row.items() if k != "title"} for model, row in rows.iterrows()
-    }
+    rows = pd.read_csv(resource("published_table.csv")).set_index("model")
+    return {str(model): {str(k): float(v) for k, v in row.items() if k != "title"} for model, row in rows.iterrows()}
 
 
 def curves() -> pd.DataFrame:
-    """The published curves: a row for each model and epoch."""
-    return pd.read_csv(file("published_curves.csv"))
+    """The published curves: one row per model and epoch."""
+    return pd.read_csv(resource("published_curves.csv"))
 
 
-def counterpart(identity: Mapping[str, Any]) -> str | None:
+def published_model(identity: Mapping[str, Any]) -> str | None:
     """The published model that a run repeats, seed and protocol apart; None for any other run."""
     for key, expected in SETTINGS.items():
         found = identity.get(key)
@@ -44,6 +42,6 @@ def counterpart(identity: Mapping[str, Any]) -> str | None:
     return name if not model else None
 
 
-def file(name: str) -> Any:
+def resource(name: str) -> Any:
     """A data file of this package."""
     return files("mnist_exp.report").joinpath(name)

@@ -33,7 +33,7 @@ class Summary:
 
 
 def summarise(values: Sequence[float]) -> Summary:
-    """Mean, deviation and Student's t intervals, with n - 1 degrees of freedom.
+    """Mean, standard deviation and Student's t intervals, with n - 1 degrees of freedom.
 
     The prediction interval for one new value is ``mean ± t s √(1 + 1/n)``; the confidence interval of
     the mean, ``mean ± t s / √n``.
@@ -47,7 +47,7 @@ def summarise(values: Sequence[float]) -> Summary:
     return Summary(n, mean, std, mean - of_mean, mean + of_mean, mean - of_run, mean + of_run)
 
 
-def reproduced(summary: Summary, published: float, decimals: int = 3) -> bool | None:
+def in_prediction_interval(summary: Summary, published: float, decimals: int = 3) -> bool | None:
     """Whether a published value lies in the prediction interval of one new run; None for too few seeds.
 
     The value was rounded when it was printed, so it stands for all that round to it.
@@ -58,7 +58,7 @@ def reproduced(summary: Summary, published: float, decimals: int = 3) -> bool | 
     return summary.run_low <= published + half and published - half <= summary.run_high
 
 
-def deviations(summary: Summary, published: float) -> float | None:
+def z_score(summary: Summary, published: float) -> float | None:
     """How many standard deviations the published value lies from the mean of our runs."""
     return (published - summary.mean) / summary.std if summary.std else None
 
@@ -77,7 +77,7 @@ class Comparison:
     """95 % bootstrap interval of the mean difference; None for fewer than three seeds."""
     p_value: float | None = None
     """Of a two-sided permutation test, Holm-corrected over the comparisons made together."""
-    least: float = 0.0
+    min_p_value: float = 0.0
     """The smallest p-value that a test of so many seeds and comparisons can give."""
 
     @property
@@ -89,7 +89,7 @@ class Comparison:
         """``second - first``."""
         low, high = (None if x is None else -x for x in (self.high, self.low))
         difference = None if self.difference is None else -self.difference
-        return Comparison(self.second, self.first, self.n, difference, low, high, self.p_value, self.least)
+        return Comparison(self.second, self.first, self.n, difference, low, high, self.p_value, self.min_p_value)
 
 
 def compare(groups: dict[str, dict[int, float]]) -> list[Comparison]:
@@ -105,14 +105,14 @@ def compare(groups: dict[str, dict[int, float]]) -> list[Comparison]:
         rows = max(1, CHUNK // (n * RESAMPLES))
         for chunk in (alike[start : start + rows] for start in range(0, len(alike), rows)):
             stack = np.stack([differences[position] for position in chunk])
-            found = zip(*bootstrap_interval(stack), sign_test(stack), strict=True)
+            found = zip(*bootstrap_interval(stack), paired_permutation_test(stack), strict=True)
             tested |= dict(zip(chunk, found, strict=True))
     corrected = dict(zip(tested, holm([p for _, _, p in tested.values()]), strict=True))
     comparisons = []
     for i, ((first, second), d) in enumerate(zip(pairs, differences, strict=True)):
         low, high = tested[i][:2] if i in tested else (None, None)
-        mean, least = float(d.mean()) if len(d) else None, len(tested) * 2.0 ** (1 - len(d))
-        comparisons.append(Comparison(first, second, len(d), mean, low, high, corrected.get(i), least))
+        mean, min_p_value = float(d.mean()) if len(d) else None, len(tested) * 2.0 ** (1 - len(d))
+        comparisons.append(Comparison(first, second, len(d), mean, low, high, corrected.get(i), min_p_value))
     return comparisons
 
 
@@ -128,7 +128,7 @@ def bootstrap_interval(differences: NDArray[np.float64]) -> tuple[list[float], l
     return low.tolist(), high.tolist()
 
 
-def sign_test(differences: NDArray[np.float64]) -> list[float]:
+def paired_permutation_test(differences: NDArray[np.float64]) -> list[float]:
     """Two-sided p-value of each row, ``[pairs, n]``, by a paired permutation test.
 
     Were the two groups alike, each difference could as well have had the other sign. Up to 13 seeds all
@@ -150,23 +150,23 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return [float(p) for p in corrected]
 
 
-def in_words(c: Comparison) -> str:
+def sentence(c: Comparison) -> str:
     """A comparison of accuracies in a sentence; points are percentage points."""
     if c.difference is None or c.low is None or c.high is None or c.p_value is None:
         return f"{c.first} and {c.second}: not enough seeds to say (n = {c.n}; {MIN_SEEDS} of each are needed)."
     if c.difference < 0:
-        return in_words(c.reversed())
+        return sentence(c.reversed())
     span = f"{100 * c.low:.2f} to {100 * c.high:.2f} points"
     seeds = f"n = {c.n} seeds, p = {c.p_value:.2g}"
     if c.significant:
         return f"{c.first} is more accurate than {c.second} by {span}; {seeds}."
-    if c.least >= 1 - LEVEL:
+    if c.min_p_value >= 1 - LEVEL:
         few = f"but {c.n} seeds are too few for a test to tell that from chance"
         return f"{c.first} was more accurate than {c.second} by {span}, {few}."
-    return f"{c.first} and {c.second} can't be told apart: they differ by {span}; {seeds}."
+    return f"{c.first} and {c.second} cannot be told apart: they differ by {span}; {seeds}."
 
 
-def winner(values: dict[str, list[float]], comparisons: list[Comparison]) -> str:
+def winner_sentence(values: dict[str, list[float]], comparisons: list[Comparison]) -> str:
     """Which group is the most accurate, and by how much, in a sentence.
 
     ``values`` is label → a value for each seed, ``comparisons`` are of all pairs of the labels.
@@ -183,7 +183,7 @@ def winner(values: dict[str, list[float]], comparisons: list[Comparison]) -> str
     alike = [label for label in others if not against[label].significant]
     if not alike:
         return f"{of} wins, {span}."
-    if second.least >= 1 - LEVEL:
+    if second.min_p_value >= 1 - LEVEL:
         return f"{of} comes first, {span}, but {second.n} seeds are too few for a test to tell that from chance."
     named = alike[0] if len(alike) == 1 else f"{alike[0]} and {len(alike) - 1} more"
-    return f"{of} comes first, but can't be told apart from {named} with these seeds."
+    return f"{of} comes first, but cannot be told apart from {named} with these seeds."

@@ -1,35 +1,36 @@
-"""The tables: as data (CSV), for a README (Markdown) and for a paper (LaTeX).
+"""The tables: their rows, and the files made of them: CSV, Markdown and LaTeX.
 
-A function here makes a table's rows. Its words, and how its cells are written from the rows, are data:
-``tables.csv`` and ``columns.csv``.
+How rows are written into cells is in `mnist_exp.report.columns`.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from mnist_exp.report import published
-from mnist_exp.report.collect import DIGITS, Collection, Group, clean
-from mnist_exp.report.errors import Mistakes
-from mnist_exp.report.statistics import Comparison, compare, deviations, in_words, reproduced, summarise
+from mnist_exp.report.collect import Collection, Group
+from mnist_exp.report.columns import LAYOUTS, Column, Row
+from mnist_exp.report.misclassified import Misclassified
+from mnist_exp.report.runs import DIGITS
+from mnist_exp.report.statistics import Comparison, compare, in_prediction_interval, sentence, summarise, z_score
+from mnist_exp.report.text import printable
 
 FINAL = {"test_loss": "test loss", "test_accuracy": "test accuracy"}
 FORENSIC_ORDER = ("published", "swapped splits only", "evaluation mode after epoch 1 only", "standard")
 PAIRS_IN_WORDS = 66
 """More pairs than those of 12 groups are not all put into words."""
 NOT_CHOSEN = ("version", "device", "data", "protocol", "seed")
-"""Of an identity, what nobody chooses for the sake of accuracy."""
-CONFUSED = 5
-"""Pairs of classes told of each model."""
+"""Of an identity, what is not chosen for the sake of accuracy."""
+MAX_CONFUSED = 5
+"""Pairs of classes listed for each model."""
 ESCAPES = str.maketrans({"\\": r"\\", "|": r"\|", "<": "&lt;"})
-"""Of Markdown, what would end a cell or begin a tag."""
+"""What would end a cell or begin a tag in Markdown."""
 
-Rows = list[dict[str, Any]]
+Rows = list[Row]
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,6 @@ class Table:
     """What a reader must know to read it rightly."""
     data: pd.DataFrame
     cells: pd.DataFrame
-
-
-class _Missing:
-    """Stands for a value that is not there, in whatever format."""
-
-    def __format__(self, _: str) -> str:
-        return "–"
 
 
 def write(tables: Sequence[Table], folder: Path) -> list[str]:
@@ -68,11 +62,11 @@ def comparison(collection: Collection) -> Table:
     rows = []
     by_test = _chosen_by_test_digits(collection)
     for group in collection.groups:
-        row = {"model": group.label, "section": group.section, "protocol": group.protocol, "n": len(group.runs)}
-        row |= {"parameters": group.record["parameters"]} | _over_seeds("test_loss", group.final("test_loss"))
-        row |= _over_seeds("test_accuracy", group.final("test_accuracy"))
-        if any(other.score == "validation_accuracy" for other in collection.groups):
-            row |= _over_seeds("validation_accuracy", group.final("validation_accuracy"))
+        row: Row = {"model": group.label, "section": group.section, "protocol": group.protocol, "n": len(group.runs)}
+        row |= {"parameters": group.record.parameters} | _over_seeds("test_loss", group.final_values("test_loss"))
+        row |= _over_seeds("test_accuracy", group.final_values("test_accuracy"))
+        if any(other.selection_metric == "validation_accuracy" for other in collection.groups):
+            row |= _over_seeds("validation_accuracy", group.final_values("validation_accuracy"))
         rows.append(row | ({"chosen_by": "test digits" if group in by_test else None} if by_test else {}))
     return _table("comparison", rows)
 
@@ -82,9 +76,12 @@ def verdict(collection: Collection) -> Table | None:
     rows = []
     for group, model in _counterparts(collection, ("standard", "published")):
         for metric, name in FINAL.items():
-            s, value = summarise(group.final(metric)), published.table()[model][metric]
-            answer = {True: "reproduced", False: "not reproduced", None: "not enough seeds"}[reproduced(s, value)]
-            row = {"protocol": group.protocol, "model": group.label, "metric": name, "mean": s.mean, "std": s.std}
+            s, value = summarise(group.final_values(metric)), published.table()[model][metric]
+            answer = {True: "reproduced", False: "not reproduced", None: "not enough seeds"}[
+                in_prediction_interval(s, value)
+            ]
+            row: Row = {"protocol": group.protocol, "model": group.label, "metric": name}
+            row |= {"mean": s.mean, "std": s.std}
             row |= {"n": s.n, "interval_low": s.run_low, "interval_high": s.run_high}
             rows.append(row | {"published": value, "verdict": answer})
     return _table("verdict", rows) if rows else None
@@ -94,13 +91,13 @@ def forensics(collection: Collection) -> Table | None:
     """How far the published values lie from each combination of the two slips; None without the half-ways."""
     rows: Rows = []
     for group, model in _counterparts(collection, FORENSIC_ORDER):
-        row: dict[str, Any] = {"protocol": group.protocol, "model": group.label, "n": len(group.runs)}
+        row: Row = {"protocol": group.protocol, "model": group.label, "n": len(group.runs)}
         row["splits_swapped"] = "yes" if group.protocol in FORENSIC_ORDER[:2] else "no"
         row["evaluation_mode"] = "yes" if group.protocol in FORENSIC_ORDER[:3:2] else "no"
         for metric in FINAL:
-            s, value = summarise(group.final(metric)), published.table()[model][metric]
+            s, value = summarise(group.final_values(metric)), published.table()[model][metric]
             row |= {metric: s.mean, f"{metric}_std": s.std, f"{metric}_published": value}
-            row[f"{metric}_deviations"] = deviations(s, value)
+            row[f"{metric}_deviations"] = z_score(s, value)
         rows.append(row)
     half_way = set(FORENSIC_ORDER[1:3]) & {row["protocol"] for row in rows}
     return _table("forensics", rows) if half_way else None
@@ -109,74 +106,74 @@ def forensics(collection: Collection) -> Table | None:
 def differences(collection: Collection) -> Table | None:
     """Every pair of groups within a section, compared by their score; None where there is no pair."""
     rows = []
-    scores = {group.score for group in collection.groups}
+    scores = {group.selection_metric for group in collection.groups}
     for section in collection.sections:
         pairs = compare_in(collection, section)
         (best,) = collection.in_section(section, most=1)
         for c in pairs:
-            told = len(pairs) <= PAIRS_IN_WORDS or best.label in (c.first, c.second)
+            in_words = len(pairs) <= PAIRS_IN_WORDS or best.label in (c.first, c.second)
             row = {"section": section, "first": c.first, "second": c.second, "n": c.n, "difference": c.difference}
-            row |= {"low": c.low, "high": c.high, "p_holm": c.p_value, "words": in_words(c) if told else ""}
-            rows.append(row | ({} if scores == {"test_accuracy"} else {"score": best.score}))
+            row |= {"low": c.low, "high": c.high, "p_holm": c.p_value, "words": sentence(c) if in_words else ""}
+            rows.append(row | ({} if scores == {"test_accuracy"} else {"score": best.selection_metric}))
     return _table("differences", rows, [row for row in rows if row["words"]]) if rows else None
 
 
 def compare_in(collection: Collection, section: str) -> list[Comparison]:
     """The groups of a section, every pair compared by their score."""
     values = {
-        group.label: dict(zip((run.seed for run in group.runs), group.final(group.score), strict=True))
+        group.label: dict(
+            zip((run.record.seed for run in group.runs), group.final_values(group.selection_metric), strict=True)
+        )
         for group in collection.in_section(section)
     }
     return compare(values)
 
 
-def classes(mistakes: Sequence[Mistakes]) -> list[Table]:
+def classes(misclassified: Sequence[Misclassified]) -> list[Table]:
     """The accuracy of each class: a table for all groups whose classes have the same names."""
     rows = []
-    for m in mistakes:
-        row: dict[str, Any] = {"section": m.group.section, "model": m.group.label}
+    for m in misclassified:
+        row: Row = {"section": m.group.section, "model": m.group.label}
         for label in range(10):
             right = [c[label, label] / c[label].sum() for c in m.confusions if c[label].any()]
             row |= _over_seeds(f"class_{label}", right)
         rows.append(row)
-    whole, names = _table("classes", rows), [m.group.classes for m in mistakes]
+    whole, names = _table("classes", rows), [m.group.classes for m in misclassified]
     parts: list[Table] = []
     for own in dict.fromkeys(names):
         here = [other == own for other in names]
         heads = dict(zip(DIGITS, own, strict=True))
-        heads |= {
-            f"class_{i}{end}": f"class_{heads[i]}{end}" for i in DIGITS for end in ("", "_std", "_low", "_high")
-        }
+        heads |= {f"class_{i}{end}": f"class_{heads[i]}{end}" for i in DIGITS for end in ("", "_std", "_low", "_high")}
         file, title = whole.name, whole.title
         if len({*names}) > 1:
-            of = [m.group.record["identity"]["data"]["name"] for m in mistakes if m.group.classes == own]
+            of = [m.group.record.identity["data"]["name"] for m in misclassified if m.group.classes == own]
             file += f"-{len(parts) + 1}" if parts else ""
-            title += f" ({clean(', '.join(dict.fromkeys(of)))})"
+            title += f" ({printable(', '.join(dict.fromkeys(of)))})"
         data, cells = (frame[here].rename(columns=heads) for frame in (whole.data, whole.cells))
         parts.append(Table(file, title, whole.note, data, cells))
     return parts
 
 
-def confused(mistakes: Sequence[Mistakes]) -> Table:
+def confused(misclassified: Sequence[Misclassified]) -> Table:
     """The pairs of classes that each group confuses most often."""
     rows = []
-    for m in mistakes:
+    for m in misclassified:
         wrong = m.confusion * (1 - np.eye(10))
-        for place in np.argsort(-wrong, axis=None, kind="stable")[:CONFUSED]:
+        for place in np.argsort(-wrong, axis=None, kind="stable")[:MAX_CONFUSED]:
             label, answer = divmod(int(place), 10)
             if wrong[label, answer]:
-                row: dict[str, Any] = {"section": m.group.section, "model": m.group.label}
+                row: Row = {"section": m.group.section, "model": m.group.label}
                 row |= {"label": m.group.classes[label], "predicted": m.group.classes[answer]}
                 row |= _over_seeds("digits", [float(c[label, answer]) for c in m.confusions])
                 rows.append(row | {"share": wrong[label, answer] / m.confusion[label].sum()})
     return _table("confused", rows)
 
 
-def calibration(mistakes: Sequence[Mistakes]) -> Table:
+def calibration(misclassified: Sequence[Misclassified]) -> Table:
     """The expected calibration error of each group."""
-    told = [{"section": m.group.section, "model": m.group.label, "n": len(m.confusions)} for m in mistakes]
-    errors = [_over_seeds("ece", m.calibration_errors) for m in mistakes]
-    return _table("calibration", [row | error for row, error in zip(told, errors, strict=True)])
+    rows = [{"section": m.group.section, "model": m.group.label, "n": len(m.confusions)} for m in misclassified]
+    errors = [_over_seeds("ece", m.calibration_errors) for m in misclassified]
+    return _table("calibration", [row | error for row, error in zip(rows, errors, strict=True)])
 
 
 def cost(measured: Rows) -> Table:
@@ -210,30 +207,30 @@ def numeric(cells: pd.DataFrame) -> list[bool]:
 
 
 def _table(name: str, rows: Rows, shown: Rows | None = None) -> Table:
-    """A table with its cells filled in. What all rows share, their section, needs no column.
+    """A table of these rows, or with the cells of only those ``shown``."""
+    shown, layout = rows if shown is None else shown, LAYOUTS[name]
+    present = {key for key in layout.notes_on if any(key in row for row in shown)}
+    columns = [column for column in layout.columns if _is_needed(column, shown, present, layout.notes_on)]
+    note = " ".join([layout.note, *(text for key, text in layout.notes_on.items() if key in present)])
+    cells = pd.DataFrame(
+        [[column.cell(row) for column in columns] for row in shown],
+        columns=[column.head for column in columns],
+        dtype=object,
+    )
+    return Table(name, layout.title, note, pd.DataFrame(rows), cells)
 
-    ``tables.csv`` may have a note of its own on a key, as TABLE.KEY: some tables' rows do without it.
-    """
-    shown = rows if shown is None else shown
-    words = pd.read_csv(published.file("tables.csv"), dtype=str).set_index("table")
-    columns = pd.read_csv(published.file("columns.csv"), dtype=str).query("table == @name")
-    if len({row.get("section") for row in shown}) < 2:
-        columns = columns[columns["pattern"] != "{section}"]
-    note = str(words["note"][name])
-    for key in (full.removeprefix(f"{name}.") for full in words.index if full.startswith(f"{name}.")):
-        if any(key in row for row in shown):
-            note += f" {words['note'][f'{name}.{key}']}"
-        else:
-            columns = columns[~columns["pattern"].str.startswith(f"{{{key}")]
-    cells = [[_fill(pattern, row) for pattern in columns["pattern"]] for row in shown]
-    filled = pd.DataFrame(cells, columns=[*columns["column"]], dtype=object)
-    return Table(name, str(words["title"][name]), note, pd.DataFrame(rows), filled)
+
+def _is_needed(column: Column, shown: Rows, present: set[str], optional: Mapping[str, str]) -> bool:
+    """Whether some row has the column's key; a section that all rows share needs no column."""
+    if column.key == "section":
+        return len({row.get("section") for row in shown}) > 1
+    return column.key in present or column.key not in optional
 
 
 def _chosen_by_test_digits(collection: Collection) -> list[Group]:
     """The groups beside which there are other settings of their model, not all of them validated anywhere."""
     choices = {group: _choice(group) for group in collection.groups}
-    validated = {choice for group, choice in choices.items() if group.score == "validation_accuracy"}
+    validated = {choice for group, choice in choices.items() if group.selection_metric == "validation_accuracy"}
     rivals: dict[tuple[str, str], set[tuple[str, str]]] = {}
     for group, choice in choices.items():
         rivals.setdefault((group.section, choice[0]), set()).add(choice)
@@ -243,21 +240,15 @@ def _chosen_by_test_digits(collection: Collection) -> list[Group]:
 
 def _choice(group: Group) -> tuple[str, str]:
     """What a choice of settings is made for (a model, its data and protocol), and the settings."""
-    known = group.record["identity"]
+    known = group.record.identity
     given = [known["model"]["target"], known["data"] | {"validation_size": 0}, known["protocol"]]
     settings = {key: value for key, value in known.items() if key not in NOT_CHOSEN}
     return json.dumps(given, sort_keys=True), json.dumps(settings, sort_keys=True)
 
 
-def _fill(pattern: str, row: dict[str, Any]) -> str:
-    known = {key: _Missing() if value is None or value != value else value for key, value in row.items()}
-    text = pattern.format(**known).replace("– (– to –)", "–").replace("– to –", "needs 2 seeds")
-    return text.replace(" ± –", "").replace("– SD", "–")
-
-
 def _counterparts(collection: Collection, protocols: Sequence[str]) -> list[tuple[Group, str]]:
     """The groups that repeat a published model, by protocol, each with that model's name."""
-    pairs = [(g, name) for g in collection.groups if (name := published.counterpart(g.record["identity"]))]
+    pairs = [(g, name) for g in collection.groups if (name := published.published_model(g.record.identity))]
     return [pair for protocol in protocols for pair in pairs if pair[0].protocol == protocol]
 
 

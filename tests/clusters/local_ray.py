@@ -14,7 +14,7 @@ RAY = Path(sys.executable).parent / "ray"
 
 
 def what_is_missing() -> str | None:
-    """Why Ray can't be started here, or None where it can."""
+    """Why Ray cannot be started here, or None where it can."""
     there = RAY.exists() and importlib.util.find_spec("hydra_plugins.hydra_ray_launcher")
     return None if there else "no Ray here: pip install -e '.[ray]'"
 

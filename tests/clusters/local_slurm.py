@@ -47,7 +47,7 @@ PartitionName=urgent Nodes={host} Default=NO MaxTime=60 PriorityTier=2 State=UP
 
 
 def what_is_missing() -> str | None:
-    """Why SLURM can't be started here, or None where it can."""
+    """Why SLURM cannot be started here, or None where it can."""
     if os.name != "posix" or os.geteuid() != 0:
         return "only root can start SLURM's daemons"
     if importlib.util.find_spec("submitit") is None:

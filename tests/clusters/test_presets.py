@@ -8,9 +8,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from mnist_exp import run
-from mnist_exp.messages import about
-from mnist_exp.run import CONFIG_FOLDER, planned
+from mnist_exp.cli import sweep
+from mnist_exp.cli.hydra_internals import CONFIG_FOLDER
+from mnist_exp.cli.messages import user_message
 from tests.conftest import command
 
 PROJECT = CONFIG_FOLDER.parent
@@ -37,15 +37,11 @@ def test_a_job_takes_its_threads_as_cpus_and_a_gpu_only_on_cuda() -> None:
         ray = launcher("hydra/launcher=ray", f"device={device}").ray.remote
         assert (slurm.cpus_per_task, slurm.gpus_per_node) == (ray.num_cpus, ray.num_gpus) == (1, gpus)
     assert launcher("hydra/launcher=submitit_slurm", "device.threads=4").cpus_per_task == 4
-    changed = launcher(
-        "hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=5", "hydra.launcher.partition=x"
-    )
+    changed = launcher("hydra/launcher=submitit_slurm", "hydra.launcher.timeout_min=5", "hydra.launcher.partition=x")
     assert (changed.timeout_min, changed.partition, changed.array_parallelism) == (5, "x", 32)
 
 
-@pytest.mark.parametrize(
-    ("name", "extra"), [("ray", "ray"), ("submitit_slurm", "slurm"), ("submitit_local", "slurm")]
-)
+@pytest.mark.parametrize(("name", "extra"), [("ray", "ray"), ("submitit_slurm", "slurm"), ("submitit_local", "slurm")])
 def test_a_launcher_whose_extra_is_missing_names_it(name: str, extra: str, tmp_path: Path) -> None:
     if find_spec({"ray": "ray", "slurm": "submitit"}[extra]):
         pytest.skip(f"the extra {extra} is installed here")
@@ -77,28 +73,31 @@ def test_a_launcher_whose_extra_is_missing_names_it(name: str, extra: str, tmp_p
     ],
 )
 def test_what_plugins_raise_becomes_a_sentence(error: Exception, sentence: str) -> None:
-    said = about(error)
+    said = user_message(error)
     assert said is not None and sentence in said and len(said.splitlines()) == 1
 
 
-def test_the_jobs_of_a_sweep_are_known_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_jobs_of_a_sweep_are_known_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     words = ("model=glob(lenet*)", "protocol=published", "epochs=1", "seed=7", "optimizer.lr=-1,-2")
     done = command("-m", *words, "hydra/launcher=basic", cwd=tmp_path)
     assert "Jobs: 4 failed" in done.stdout
     (folder,) = (tmp_path / "outputs" / "sweeps").iterdir()
     rest = ["protocol=published", "epochs=1", "seed=7"]
-    assert planned(folder) == [
+    assert sweep.read_plan(folder)[0] == [
         [f"model={model}", *rest, f"optimizer.lr={rate}"] for model in ("lenet5", "lenet5r") for rate in (-1, -2)
     ]
-    assert planned(tmp_path) == []
+    assert sweep.read_plan(tmp_path) == ([], None)
     (folder / "jobs" / "3.json").unlink()  # as if SLURM had killed it
-    run._print_summary(run._results(folder), len(planned(folder)))
+    monkeypatch.setattr(sweep, "current", folder)
+    assert not sweep.end(None)
     assert "Jobs: 3 failed, 1 without a result (make status says more)" in capsys.readouterr().out
 
 
 def test_the_extras_change_no_version_that_numbers_depend_on() -> None:
     locks = [(PROJECT / name).read_text() for name in ("requirements.lock", "requirements-clusters.lock")]
-    for package in ("torch", "torchvision", "numpy", "hydra-core", "omegaconf", "safetensors", "filelock"):
+    for package in ("torch", "numpy", "hydra-core", "omegaconf", "safetensors", "filelock"):
         usual, clusters = (re.findall(rf"^{package}==.*", text, re.MULTILINE) for text in locks)
         assert usual == clusters != []
     assert not any("://" in text for text in locks)

@@ -59,9 +59,7 @@ def test_a_preempted_job_goes_on(slurm: dict[str, str], start: Start) -> None:
     slurm_command(slurm, "scancel", "--partition=main")
 
 
-def test_a_job_that_finds_no_digits_says_how_to_fetch_them(
-    slurm: dict[str, str], start: Start, tmp_path: Path
-) -> None:
+def test_a_job_that_finds_no_digits_says_how_to_fetch_them(slurm: dict[str, str], start: Start, tmp_path: Path) -> None:
     # As on a node that does not see the digits' disk.
     absent = tmp_path / "absent"
     there = f"hydra.launcher.setup=['export MNIST_EXP_DATA={absent}']"

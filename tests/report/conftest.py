@@ -5,6 +5,7 @@ import hashlib
 import importlib.util
 import io
 import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -139,8 +140,10 @@ def write_digits(root: Path, split: str = "t10k") -> None:
     raw = root / "MNIST" / "raw"
     raw.mkdir(parents=True, exist_ok=True)
     pixels = np.arange(DIGITS * 28 * 28) % 251
-    (raw / f"{split}-images-idx3-ubyte").write_bytes(b"\0" * 16 + pixels.astype(np.uint8).tobytes())
-    (raw / f"{split}-labels-idx1-ubyte").write_bytes(b"\0" * 8 + labels().tobytes())
+    head = struct.pack(">4B3I", 0, 0, 8, 3, DIGITS, 28, 28)
+    (raw / f"{split}-images-idx3-ubyte").write_bytes(head + pixels.astype(np.uint8).tobytes())
+    head = struct.pack(">4BI", 0, 0, 8, 1, DIGITS)
+    (raw / f"{split}-labels-idx1-ubyte").write_bytes(head + labels().tobytes())
 
 
 def load_script() -> ModuleType:

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from mnist_exp.report.collect import Collection, clean, collect, slug
+from mnist_exp.report.collect import Collection, collect
+from mnist_exp.report.text import printable, slug
 from tests.report.conftest import write_run
 
 
@@ -18,7 +19,7 @@ def test_runs_that_differ_in_their_seed_alone_are_one_group(tmp_path: Path) -> N
         write_run(tmp_path, seed=seed)
     (group,) = collect(tmp_path).groups
     assert group.label == "LeNet5"
-    assert [run.seed for run in group.runs] == [0, 2, 10]
+    assert [run.record.seed for run in group.runs] == [0, 2, 10]
     assert group.section == "mnist, standard protocol"
 
 
@@ -187,27 +188,27 @@ DAMAGED = {
     "half-written number": (last_digit, "half-written metrics.csv"),
     "header only": (metrics("\n1,", "\n"), "metrics.csv"),
     "fewer epochs": (drop_last_row, "metrics.csv of 2 epochs instead of 1 to 3"),
-    "NaN": (metrics("0.3,", "nan,"), "column train_loss that is no finite number"),
-    "infinite": (metrics("0.3,", "inf,"), "column train_loss that is no finite number"),
-    "words": (metrics("0.3,", "much,"), "column train_loss that is no finite number"),
-    "no fraction": (metrics("0.965", "1.965"), "accuracy that is no fraction"),
+    "NaN": (metrics("0.3,", "nan,"), "column train_loss that is not a finite number"),
+    "infinite": (metrics("0.3,", "inf,"), "column train_loss that is not a finite number"),
+    "words": (metrics("0.3,", "much,"), "column train_loss that is not a finite number"),
+    "no fraction": (metrics("0.965", "1.965"), "accuracy outside 0 to 1"),
     "missing column": (metrics("test_loss", "x"), "without column test_loss"),
     "no validation": (record(identity__data__validation_size=50), "without column validation_loss, validation_ac"),
     "binary metrics": (metrics("epoch", "\0\1"), "without column epoch"),
-    "other metrics": (overwrite("metrics.csv", b"epoch\n1\n"), "another metrics.csv"),
+    "other metrics": (overwrite("metrics.csv", b"epoch\n1\n"), "metrics.csv that was changed after the run"),
     "no UTF-8 metrics": (lambda f: [record(files=None)(f), overwrite("metrics.csv", b"\xff\xfe")(f)], "damaged"),
     "metrics is a folder": (as_folder("metrics.csv"), "no file metrics.csv"),
     "record is a folder": (as_folder("run.json"), "no file run.json"),
-    "empty record": (overwrite("run.json", b""), "empty run.json"),
-    "half a record": (cut("run.json", 30), "damaged run.json"),
-    "no UTF-8 record": (overwrite("run.json", b'{"format": "\xff"}'), "damaged run.json"),
+    "empty record": (overwrite("run.json", b""), "run.json that is damaged"),
+    "half a record": (cut("run.json", 30), "run.json that is damaged"),
+    "no UTF-8 record": (overwrite("run.json", b'{"format": "\xff"}'), "run.json that is damaged"),
     "deep record": (overwrite("run.json", b"[" * 100_000), ""),
-    "half a surrogate": (record(title="\ud800"), "damaged run.json"),
-    "NaN in record": (record(parameters=float("nan")), "damaged run.json"),
+    "half a surrogate": (record(title="\ud800"), "run.json that is damaged"),
+    "NaN in record": (record(parameters=float("nan")), "run.json that is damaged"),
     "list": (overwrite("run.json", b"[]"), "format None"),
     "null": (overwrite("run.json", b"null"), "format None"),
     "unknown format": (record(format=99), "format 99"),
-    "no status": (record(status=...), "not finished (None)"),
+    "no status": (record(status=...), "without status"),
     "failed": (record(status="failed", reason="out of memory"), "not finished (failed: out of memory)"),
     "no identity": (record(identity=...), "without identity.model.target"),
     "identity is a list": (record(identity=[]), "without identity.model.target"),
@@ -235,7 +236,7 @@ def test_a_damaged_run_is_named_and_the_rest_reported(tmp_path: Path, kind: str)
     (problem,) = collection.problems
     assert (problem.folder, problem.left_out) == ("bad", True)
     assert words in problem.reason
-    assert problem.reason == clean(problem.reason)
+    assert problem.reason == printable(problem.reason)
 
 
 @pytest.mark.parametrize(
@@ -258,9 +259,7 @@ def test_a_run_without_its_timing_is_reported_all_the_same(tmp_path: Path, damag
 def test_classes_have_the_names_that_the_record_gives_them(tmp_path: Path) -> None:
     write_run(tmp_path)
     write_run(tmp_path, "lenet5r", change=lambda r: r.update(classes=None))
-    write_run(
-        tmp_path, "mlp", change=lambda r: r.update(classes=["T-shirt/top", " Ankle\n boot\x1b", *"abcdefgh"])
-    )
+    write_run(tmp_path, "mlp", change=lambda r: r.update(classes=["T-shirt/top", " Ankle\n boot\x1b", *"abcdefgh"]))
     collection = collect(tmp_path)
     assert not collection.problems
     assert [group.classes for group in collection.groups] == [
@@ -279,7 +278,7 @@ def test_names_of_classes_that_are_none_are_told_and_the_run_reported(tmp_path: 
     collection = collect(tmp_path)
     assert collection.groups[0].classes == tuple("0123456789")
     assert [(problem.left_out, problem.reason) for problem in collection.problems] == [
-        (False, "has a run.json whose classes are not ten different names, so they are told as 0 to 9"),
+        (False, "has a run.json whose classes are not ten different names, so they are shown as 0 to 9"),
         (False, "has no file timing.csv"),
     ]
 
@@ -323,4 +322,4 @@ def test_words_become_safe_names() -> None:
     assert slug("../../etc/passwd") == "etc-passwd"
     assert slug("모델") == "unnamed"
     assert len(slug("x" * 500)) == 80
-    assert clean("a\n b\x1b[31m") == "a b\N{REPLACEMENT CHARACTER}[31m"
+    assert printable("a\n b\x1b[31m") == "a b\N{REPLACEMENT CHARACTER}[31m"

@@ -86,7 +86,7 @@ def test_everything_wrong_is_named_on_the_page_and_on_one_line_each(
     problems = collect(site / "runs").problems
     assert len(problems) == 5
     assert run(site / "runs" / "stray", tmp_path, tmp_path) == 1
-    assert "there is no finished run" in capsys.readouterr().err
+    assert "there are no finished runs" in capsys.readouterr().err
 
 
 def test_the_page_asks_nothing_of_anybody(site: Path) -> None:
@@ -170,7 +170,10 @@ def test_what_is_not_there_is_said_not_to_be(tmp_path: Path) -> None:
         write_run(tmp_path / "runs", seed=seed)
     assert run(tmp_path / "runs", tmp_path / "out", tmp_path / "nowhere") == 0
     text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
-    assert "There are no pictures: the digits (t10k-images-idx3-ubyte) are not in the data folder." in text
+    assert (
+        "There are no pictures: the images cannot be read from the data folder: t10k-images-idx3-ubyte is missing."
+        in text
+    )
     assert "Label 0" in text and "is the only one here" in text
     assert "There is nothing to compare" in text
     assert "have no usable predictions.npz" not in text
@@ -178,7 +181,7 @@ def test_what_is_not_there_is_said_not_to_be(tmp_path: Path) -> None:
         file.unlink()
     assert run(tmp_path / "runs", tmp_path / "out", tmp_path / "nowhere") == 0
     text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
-    assert "2 of 2 runs have no usable predictions.npz, so nothing can be said of what they got wrong" in text
+    assert "2 of 2 runs have no usable predictions.npz, so it is not known what they got wrong" in text
     assert not (tmp_path / "out" / "confused.csv").exists()
     assert 'class="gallery"' not in text
 
@@ -259,18 +262,19 @@ def test_what_can_not_be_read_or_written_is_said_without_a_traceback(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(tmp_path / "nowhere", tmp_path / "out", tmp_path) == 1
-    assert "there is no finished run" in capsys.readouterr().err
+    assert "there are no finished runs" in capsys.readouterr().err
     write_run(tmp_path / "runs")
     (tmp_path / "taken").write_text("")
     assert run(tmp_path / "runs", tmp_path / "taken", tmp_path) == 1
-    assert "can't be written" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "Not a directory" in said and "then repeat the command" in said and len(said.splitlines()) == 1
 
 
 def test_a_sweep_of_many_groups_shows_the_best(tmp_path: Path) -> None:
     for rate in range(12):
         write_run(tmp_path, settings={"optimizer.lr": rate}, accuracy=0.9 + rate / 1000)
     collection = collect(tmp_path)
-    groups = collection.in_section(collection.sections[0], most=figures.TOGETHER)
+    groups = collection.in_section(collection.sections[0], most=figures.MAX_TOGETHER)
     assert [group.label for group in groups] == [f"LeNet5, lr={rate}" for rate in range(4, 12)]
 
 
@@ -286,7 +290,7 @@ def test_pictures_are_looked_for_where_the_environment_says(
 @pytest.mark.skipif(os.cpu_count() == 1, reason="on one processor, the report draws by itself")
 @pytest.mark.parametrize(
     ("whom", "code", "told"),
-    [("a worker", 1, "a process that draws was killed"), ("its parent", -9, ""), ("all", 130, "stopped")],
+    [("a worker", 1, "a drawing process was killed"), ("its parent", -9, ""), ("all", 130, "stopped")],
 )
 def test_a_report_that_is_stopped_says_so_in_a_line(whom: str, code: int, told: str, tmp_path: Path) -> None:
     script, reference = ROOT / "scripts" / "report.py", ROOT / "outputs" / "reference" / "runs"

@@ -10,13 +10,13 @@ from mnist_exp.report.statistics import (
     Comparison,
     bootstrap_interval,
     compare,
-    deviations,
     holm,
-    in_words,
-    reproduced,
-    sign_test,
+    in_prediction_interval,
+    paired_permutation_test,
+    sentence,
     summarise,
-    winner,
+    winner_sentence,
+    z_score,
 )
 
 
@@ -34,18 +34,18 @@ def test_summary_by_hand() -> None:
 def test_one_seed_has_no_interval() -> None:
     s = summarise([0.5])
     assert (s.mean, s.std, s.mean_low, s.run_high) == (0.5, None, None, None)
-    assert reproduced(s, 0.5) is None and deviations(s, 0.5) is None
+    assert in_prediction_interval(s, 0.5) is None and z_score(s, 0.5) is None
 
 
 def test_alike_seeds_have_no_deviation_to_count_in() -> None:
-    assert deviations(summarise([0.5, 0.5]), 0.6) is None
-    assert deviations(summarise([1, 2, 3]), 4) == pytest.approx(2)
+    assert z_score(summarise([0.5, 0.5]), 0.6) is None
+    assert z_score(summarise([1, 2, 3]), 4) == pytest.approx(2)
 
 
 @pytest.mark.parametrize(("value", "answer"), [(0.9, True), (0.7, False), (0.8996, True), (0.8994, False)])
 def test_a_rounded_value_stands_for_all_that_round_to_it(value: float, answer: bool) -> None:
     s = summarise([0.9, 0.9, 0.9])  # an interval of no width: 0.8996 ± 0.0005 holds 0.9, though 0.8996 is outside
-    assert reproduced(s, value, decimals=3) is answer
+    assert in_prediction_interval(s, value, decimals=3) is answer
 
 
 def brute_force_p(differences: NDArray[np.float64]) -> float:
@@ -56,9 +56,9 @@ def brute_force_p(differences: NDArray[np.float64]) -> float:
 
 def test_permutation_test_against_all_patterns_of_signs() -> None:
     rows = np.random.default_rng(3).normal(0.4, 1, (5, 8))
-    assert sign_test(rows) == pytest.approx([brute_force_p(row) for row in rows])
-    assert sign_test(np.ones((1, 5))) == pytest.approx([2 / 2**5])
-    assert sign_test(np.zeros((2, 4))) == [1.0, 1.0]
+    assert paired_permutation_test(rows) == pytest.approx([brute_force_p(row) for row in rows])
+    assert paired_permutation_test(np.ones((1, 5))) == pytest.approx([2 / 2**5])
+    assert paired_permutation_test(np.zeros((2, 4))) == [1.0, 1.0]
 
 
 def own_bca(differences: NDArray[np.float64]) -> tuple[float, float]:
@@ -119,19 +119,19 @@ def test_too_few_seeds_say_nothing() -> None:
     both, none = compare({"a": {0: 0.5, 1: 0.6}, "b": {0: 0.5, 1: 0.5}, "c": {7: 1.0}})[:2]
     assert (both.n, both.p_value, both.low) == (2, None, None)
     assert (none.n, none.difference) == (0, None)
-    assert in_words(both) == "a and b: not enough seeds to say (n = 2; 3 of each are needed)."
+    assert sentence(both) == "a and b: not enough seeds to say (n = 2; 3 of each are needed)."
 
 
 def test_comparisons_in_words() -> None:
     clear = Comparison("A", "B", 10, 0.001, 0.0004, 0.0011, 0.002)
-    assert in_words(clear) == "A is more accurate than B by 0.04 to 0.11 points; n = 10 seeds, p = 0.002."
-    assert in_words(clear.reversed()) == in_words(clear)
+    assert sentence(clear) == "A is more accurate than B by 0.04 to 0.11 points; n = 10 seeds, p = 0.002."
+    assert sentence(clear.reversed()) == sentence(clear)
     open_ = Comparison("A", "B", 10, 0.001, -0.0004, 0.0011, 0.2)
-    assert in_words(open_) == (
-        "A and B can't be told apart: they differ by -0.04 to 0.11 points; n = 10 seeds, p = 0.2."
+    assert sentence(open_) == (
+        "A and B cannot be told apart: they differ by -0.04 to 0.11 points; n = 10 seeds, p = 0.2."
     )
-    few = Comparison("A", "B", 4, 0.001, 0.0004, 0.0011, 0.375, least=0.375)
-    assert "A was more accurate than B by 0.04 to 0.11 points, but 4 seeds are too few" in in_words(few)
+    few = Comparison("A", "B", 4, 0.001, 0.0004, 0.0011, 0.375, min_p_value=0.375)
+    assert "A was more accurate than B by 0.04 to 0.11 points, but 4 seeds are too few" in sentence(few)
 
 
 @pytest.mark.parametrize(
@@ -144,19 +144,18 @@ def test_comparisons_in_words() -> None:
 )
 def test_winner_in_words(seeds: int, gap: float, words: str) -> None:
     values = {
-        name: [level + 0.001 * s for s in range(seeds)]
-        for name, level in (("B", 0.9 - gap), ("A", 0.9), ("C", 0.7))
+        name: [level + 0.001 * s for s in range(seeds)] for name, level in (("B", 0.9 - gap), ("A", 0.9), ("C", 0.7))
     }
     comparisons = compare({name: dict(enumerate(v)) for name, v in values.items()})
-    assert words in winner(values, comparisons).replace("90.15", "90.45")
+    assert words in winner_sentence(values, comparisons).replace("90.15", "90.45")
 
 
 def test_a_winner_that_is_none() -> None:
     random = np.random.default_rng(0)
     values = {name: list(random.normal(0.9, 0.01, 10)) for name in "AB"}
-    said = winner(values, compare({name: dict(enumerate(v)) for name, v in values.items()}))
-    assert "can't be told apart from" in said
-    assert winner({"A": [0.9]}, []) == "A (90.00 %) is the only one here."
+    said = winner_sentence(values, compare({name: dict(enumerate(v)) for name, v in values.items()}))
+    assert "cannot be told apart from" in said
+    assert winner_sentence({"A": [0.9]}, []) == "A (90.00 %) is the only one here."
 
 
 def family(shift: float) -> float:
@@ -165,7 +164,7 @@ def family(shift: float) -> float:
     accuracies = random.normal(0, 1, (1000, 3, 10)) + random.normal(0, 1, (1000, 1, 10))  # seeds shared
     accuracies[:, 0] += shift
     pairs = np.stack([accuracies[:, a] - accuracies[:, b] for a, b in ((0, 1), (0, 2), (1, 2))], axis=1)
-    p_values = np.array(sign_test(pairs.reshape(3000, 10))).reshape(1000, 3)
+    p_values = np.array(paired_permutation_test(pairs.reshape(3000, 10))).reshape(1000, 3)
     return float(np.mean([min(holm(p)) < 0.05 for p in p_values.tolist()]))
 
 

@@ -74,7 +74,7 @@ def test_differences_are_of_validation_accuracy_where_there_is_one(tmp_path: Pat
             write_run(tmp_path, seed=seed, accuracy=accuracy, validation=validation, settings=settings)
             write_run(tmp_path, seed=seed, accuracy=accuracy, settings=settings)
     table = tables.differences(collect(tmp_path))
-    assert table is not None and "validation accuracy is compared in its place" in table.note
+    assert table is not None and "validation accuracy is compared instead" in table.note
     assert table.data[["first", "score"]].to_numpy().tolist() == [
         ["LeNet5, lr=1", "test_accuracy"],
         ["LeNet5, lr=2", "validation_accuracy"],
@@ -147,9 +147,7 @@ def test_cost_is_the_median_of_the_runs_medians(tmp_path: Path) -> None:
     (tmp_path / "untimed").mkdir()
     (write_run(tmp_path, seed=3) / "timing.csv").unlink()
     (row,) = cost.measure(collect(tmp_path))
-    assert (row["epoch_seconds"], row["epoch_seconds_low"], row["epoch_seconds_high"]) == pytest.approx(
-        (6.1, 6, 6.2)
-    )
+    assert (row["epoch_seconds"], row["epoch_seconds_low"], row["epoch_seconds_high"]) == pytest.approx((6.1, 6, 6.2))
     assert row["images_per_second"] == pytest.approx(60000 / 5.1)
     assert (row["parameters"], row["multiply_accumulates"], row["timed_runs"]) == (61_706, 416_520, 3)
     assert row["machine"] == "Some CPU, 1 thread"

@@ -1,0 +1,126 @@
+"""Hydra: how it is started, what it composed, and what its sweeps consist of. Its private names are only here."""
+
+import argparse
+import dataclasses
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra._internal.utils import get_args_parser
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.types import TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+from mnist_exp.cli.messages import SECTIONS, unknown_setting
+from mnist_exp.errors import ConfigError
+from mnist_exp.settings.schema import Config, DataConfig
+
+GROUPS = ("model", "optimizer", "scheduler", "device", "data", "protocol")
+PACKAGE = Path(__file__).resolve().parents[1]
+CONFIG_FOLDER = next((p for p in (PACKAGE.parent / "conf", PACKAGE / "conf") if p.is_dir()), PACKAGE / "conf")
+"""``conf/`` of the checkout, or its copy in an installed package."""
+
+
+# What conf/ uses, made known to Hydra and OmegaConf wherever this module is imported, in workers too.
+ConfigStore.instance().store(name="schema", node=Config)
+OmegaConf.register_new_resolver("gpus", lambda device: 1 if device == "cuda" else None, replace=True)
+OmegaConf.register_new_resolver("expand_user", lambda path: str(Path(path).expanduser()), replace=True)
+# Our launchers' presets have the names of the plugins' own, as their users expect; each is complete, so that
+# it makes no difference whether Hydra still checks it against the plugin's.
+warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/.* is validated against ConfigStore")
+
+
+def start(task: TaskFunction) -> None:
+    """Compose the settings from the command line, and call ``task`` with them: once, or for each job of a sweep."""
+    if not CONFIG_FOLDER.is_dir():
+        raise ConfigError(f"the folder of settings is missing: {CONFIG_FOLDER}; install mnist_exp again")
+    sys.modules["hydra.main"].get_args_parser = _args_parser  # type: ignore[attr-defined]
+    hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="config")(task)()
+
+
+def _args_parser() -> argparse.ArgumentParser:
+    """Hydra's parser, made to work on Python 3.14 and to accept flags between settings."""
+    check = getattr(argparse.ArgumentParser, "_check_help", None)
+    if check:  # Python 3.14 checks each help text, and one of Hydra's is not a string
+        argparse.ArgumentParser._check_help = lambda *_: None  # type: ignore[attr-defined]
+    try:
+        parser: argparse.ArgumentParser = get_args_parser()
+    finally:
+        if check:
+            argparse.ArgumentParser._check_help = check  # type: ignore[attr-defined]
+    parser.parse_args = parser.parse_intermixed_args  # type: ignore[method-assign]
+    return parser
+
+
+def to_config(settings: DictConfig) -> Config:
+    """Hydra's settings as our dataclasses, values checked.
+
+    Raises:
+        ConfigError: a setting does not exist or has a value that it cannot have.
+    """
+    reject_unknown(settings)
+    config = OmegaConf.to_object(settings)
+    assert isinstance(config, Config)
+    return config
+
+
+def to_data_config(settings: DictConfig) -> DataConfig:
+    """Hydra's ``data`` group as our dataclass, values checked."""
+    config = OmegaConf.to_object(settings)
+    assert isinstance(config, DataConfig)
+    return config
+
+
+def reject_unknown(settings: DictConfig) -> None:
+    """Raise a ConfigError for a setting that was added with ``+`` but does not exist."""
+    if OmegaConf.get_type(settings) is not Config:
+        raise ConfigError(
+            "these settings do not start from conf/config.yaml, so nothing can check them; to repeat a stored run, "
+            "leave --config-path and --config-name out and repeat the words of its .hydra/overrides.yaml"
+        )
+    for section, schema in ({"": Config} | SECTIONS).items():
+        known = {field.name for field in dataclasses.fields(schema)}
+        given = settings[section] if section else settings
+        for key in given:
+            if key not in known and key != "hydra":
+                raise ConfigError(unknown_setting(f"{section}.{key!s}" if section else str(key)))
+
+
+def run_files(settings: DictConfig) -> dict[str, str]:
+    """The files that Hydra itself would write about a run, by relative path."""
+    context = HydraConfig.get()
+    return {
+        ".hydra/config.yaml": OmegaConf.to_yaml(settings),
+        ".hydra/hydra.yaml": OmegaConf.to_yaml(OmegaConf.create({"hydra": context})),
+        ".hydra/overrides.yaml": OmegaConf.to_yaml(context.overrides.task),
+    }
+
+
+def pin_sweep_folder(config: DictConfig, folder: Path) -> None:
+    """Have jobs on other machines, which compose the settings again, use the same folder."""
+    quoted = QuotedString(str(folder), Quote.single).with_quotes()
+    config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted}")
+
+
+def planned_jobs(config: DictConfig) -> list[list[str]]:
+    """The overrides of each job of a sweep that is about to start; none where the sweeper decides as it goes."""
+    if not config.hydra.sweeper["_target_"].endswith(".BasicSweeper"):
+        return []
+    words = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+    parser = OverridesParser.create(GlobalHydra.instance().config_loader())  # resolves glob(*)
+    overrides = parser.parse_overrides(words + list(config.hydra.overrides.task))
+    (jobs,) = BasicSweeper.split_arguments(overrides, None)
+    return jobs
+
+
+def swept_data(config: DictConfig, jobs: list[list[str]]) -> list[Any]:
+    """The ``data`` group of each job of a sweep, but each only once: what is swept is not in ``config``."""
+    by_data = {tuple(word for word in job if word.partition("=")[0].partition(".")[0] == "data"): job for job in jobs}
+    return [config.data] if len(by_data) < 2 else [hydra.compose("config", job).data for job in by_data.values()]

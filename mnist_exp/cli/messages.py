@@ -1,0 +1,143 @@
+"""One sentence for a person, from whatever Hydra, OmegaConf, a launcher or the disk reported."""
+
+import dataclasses
+import difflib
+import re
+import shlex
+import sys
+import traceback
+from collections.abc import Mapping
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import hydra
+import omegaconf
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+
+from mnist_exp import errors
+from mnist_exp.errors import UserError, disk_message
+from mnist_exp.settings.schema import Config, DataConfig, DeviceConfig, ProtocolConfig
+
+SECTIONS = {"device": DeviceConfig, "data": DataConfig, "protocol": ProtocolConfig}
+PATH_SETTINGS = ("output_root", "data.root", "data.train_dir", "data.test_dir", "hydra.sweep.dir", "hydra.run.dir")
+PLUGINS = {
+    "hydra/sweeper=optuna": "pip install -e '.[search]'",
+    "hydra/launcher=ray": "pip install -e '.[ray]'",
+    "hydra/launcher=submitit": "pip install -e '.[slurm]'",
+}
+"""What an option needs where it is missing; the plugins' own names start alike."""
+REPEAT = "repeat the command to resume"
+# What libraries raise, none of which need be installed: how the message starts → what to say.
+FOREIGN_MESSAGES = {
+    "Unknown plugin class.*hydra_ray|No module named 'ray": "an extra is needed: pip install -e '.[ray]'",
+    "Unknown plugin class.*submitit|No module named 'submitit": "an extra is needed: pip install -e '.[slurm]'",
+    'Could not detect "srun"': "there is no srun command here: run this on a login node of a SLURM cluster",
+    "Could not find any running Ray": "{0}; first: ray start --head",
+    "n_jobs == 0|batch_size must be": "hydra.launcher: {0}",
+    "sbatch: ": "SLURM refused the jobs ({0}); the settings hydra.launcher.* are passed to sbatch",
+    "Job .* has not produced any output": "{0}; the other jobs continue. Repeat the command for this one",
+    r".*DefaultCPUAllocator: (can't|not enough)|.*[Oo]ut of memory|MemoryError|Unable to allocate": (
+        "not enough memory ({0}); a smaller batch_size needs less"
+    ),
+}
+LIBRARIES = (Path(hydra.__file__).parent, Path(omegaconf.__file__).parent)
+
+
+def user_message(error: Exception) -> str | None:
+    """The sentence for a person's mistake, or None for an error of the program's own."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        return _about_missing_option(error.missing_cfg_file, [*(error.options or ())])
+    if isinstance(error, OverrideParseException):
+        return _about_unreadable(error)
+    if isinstance(error, BrokenProcessPool):
+        return f"the process of a job was killed (out of memory, perhaps); {REPEAT}"
+    if isinstance(error, BrokenPipeError):
+        return f"stopped, since nothing reads the output any more; {REPEAT}"
+    for pattern, sentence in FOREIGN_MESSAGES.items():
+        if re.match(pattern, first := _lines(error)[0]):
+            return sentence.format(first)
+    if isinstance(error, OSError):
+        return disk_message(error)
+    innermost = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
+    if isinstance(error, HydraException) or any(library in innermost.parents for library in LIBRARIES):
+        return _about_settings(error)
+    return None
+
+
+def failure_reason(error: BaseException) -> str:
+    """Why a job ended, for the sweep's summary."""
+    return (user_message(error) if isinstance(error, Exception) else None) or errors.failure_reason(error)
+
+
+def format_accuracy(metrics: Mapping[str, Any]) -> str:
+    """The accuracy that settings are chosen by: of the validation images, where any were held out."""
+    split = "validation" if "validation_accuracy" in metrics else "test"
+    return f"{split} accuracy {metrics[f'{split}_accuracy']:.4f}"
+
+
+def unknown_setting(key: str) -> str:
+    """What to say of a setting that does not exist."""
+    close = difflib.get_close_matches(key, _keys(), n=1)
+    hint = f"did you mean {close[0]}?" if close else "--cfg job shows all settings"
+    return f"there is no setting {key}; {hint}"
+
+
+def _about_missing_option(path: str, options: list[str]) -> str:
+    group, _, name = path.rpartition("/")
+    if not group:
+        return f"--config-name {name}: there is no such config; leave the flag out"
+    if plugin := next(
+        (how for option, how in PLUGINS.items() if path.replace("/", "=", 2).replace("=", "/", 1).startswith(option)),
+        None,
+    ):
+        return f"{group}={name} needs a plugin that is not installed: {plugin}"
+    return f"{group}={name}: there is no such {group}; there are: {', '.join(options) or 'none'}"
+
+
+def _about_unreadable(error: OverrideParseException) -> str:
+    key, equals, value = error.override.partition("=")
+    if equals and key.lstrip("+~") in PATH_SETTINGS:
+        sweep = {"-m", "--multirun"} & {*sys.argv}
+        return (
+            f"{error.override}: cannot be read as it is; write {_quoted(key, value.split(',') if sweep else [value])}"
+        )
+    return f"{error.override}: cannot be read ({_lines(error)[0]}); write KEY=VALUE, and quote it for the shell"
+
+
+def _quoted(key: str, values: list[str]) -> str:
+    """An override for values of any characters, in Hydra's quotes and in the shell's, ready to paste."""
+    hydras = ",".join("'{}'".format(re.sub(r"(\\*)'", r"\1\1\\'", value.strip("'\""))) for value in values)
+    word = f"{key}={hydras}"
+    return shlex.quote(word) if re.search(r'["$`\\!]', word) else f'"{word}"'
+
+
+def _about_settings(error: Exception) -> str:
+    cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
+    lines = _lines(error)
+    if unknown := re.match(r"Could not override '(.+)'", lines[0]):
+        return unknown_setting(unknown[1])
+    if several := re.match(r"Ambiguous value for argument '(.+)'", lines[0]):
+        key, _, value = several[1].partition("=")
+        if key in PATH_SETTINGS:
+            return f"{several[1]} is several values; for one with a comma in it, write {_quoted(key, [value])}"
+        return f"{several[1]} is several values; add -m to run each of them"
+    if "INTERVAL_SWEEP" in lines[0] or "Sweep parameters" in lines[0]:
+        return "interval(…) is for sweepers that choose values themselves; list the values: optimizer.lr=0.01,0.1 -m"
+    if merging := re.match(r"Error merging override (.+)", lines[0]):
+        return f"{merging[1]}: {_lines(cause)[0]}"
+    key = next((line.partition(":")[2].strip() for line in lines if line.startswith("full_key:")), "")
+    return f"{key}: {lines[0]}" if key else lines[0]
+
+
+def _keys() -> list[str]:
+    keys = [field.name for field in dataclasses.fields(Config)]
+    for section, schema in SECTIONS.items():
+        keys += [f"{section}.{field.name}" for field in dataclasses.fields(schema)]
+    return [*keys, "optimizer.lr", "optimizer.momentum", "optimizer.weight_decay"]
+
+
+def _lines(error: Exception) -> list[str]:
+    return [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]

@@ -1,0 +1,189 @@
+"""The state of all runs: ``make status``, on a laptop and on a cluster's login node alike.
+
+Reads the run folders and the plans of sweeps, and nothing else: no launcher is asked, no file is written.
+"""
+
+import argparse
+import contextlib
+import csv
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from omegaconf import OmegaConf
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from mnist_exp.cli.messages import format_accuracy
+from mnist_exp.cli.sweep import JOBS_DIR, read_job, read_plan
+from mnist_exp.runs.lock import is_live
+from mnist_exp.runs.record import METRICS, TIMING, RecordError, read_record
+
+STATUSES = ("running", "failed", "damaged", "interrupted", "waiting", "finished")
+REFRESH_SECONDS = 2
+MAX_LISTED = 20  # rows of one status
+GONE = "its process is gone; repeat the command to resume it"
+IDLE = (
+    "Nothing is running. What is waiting or interrupted may be queued on a cluster; if it is not, repeat the command."
+)
+
+
+@dataclass(frozen=True)
+class StatusRow:
+    """One run, or one job of a sweep that has no folder yet."""
+
+    name: str
+    status: str
+    epochs: str = ""
+    seconds_left: float | None = None
+    remark: str = ""
+    overrides: tuple[str, ...] | None = None
+    """What the run was last started with."""
+
+
+def read_run(run: Path) -> StatusRow:
+    """The state of a run's folder, or of the one beside it where the run is being trained again."""
+    name, live = run.name, is_live(run)
+    if live and (fresh := run.with_name(f".{name}.new")).exists():
+        run = fresh
+    try:
+        record = read_record(run)
+        done = len(_rows(run / METRICS))
+        status, remark = record.status, record.reason or ""
+        if status == "running" and not live:
+            status, remark = "interrupted", GONE
+        left = _seconds_left(run, record.epochs - done) if status == "running" else None
+        if status == "finished":
+            remark = format_accuracy(record.metrics or {})
+        return StatusRow(name, status, f"{done}/{record.epochs}", left, remark, _overrides(run))
+    except FileNotFoundError as error:
+        return StatusRow(name, "damaged", remark=f"{Path(error.filename).name} is missing")
+    except RecordError as error:
+        return StatusRow(name, "damaged", remark=f"run.json is a record {error}")
+    except Exception as error:  # a file may hold anything
+        return StatusRow(name, "damaged", remark=f"its tables cannot be read: {type(error).__name__}: {error}")
+
+
+def read_sweep(sweep: Path, started: set[tuple[str, ...] | None]) -> list[StatusRow]:
+    """The jobs of a sweep that have no run's folder: waiting ones, and those that failed before they had one.
+
+    Args:
+        sweep: the sweep's folder.
+        started: the overrides that each run was started with.
+    """
+    try:
+        jobs, refused = read_plan(sweep)
+    except Exception as error:  # a file may hold anything
+        return [StatusRow(f"sweeps/{sweep.name}", "damaged", remark=f"jobs.json: {type(error).__name__}")]
+    rows = []
+    for number, job in enumerate(jobs):
+        overrides, result = tuple(job), read_job(sweep / JOBS_DIR / f"{number}.json")
+        status = "waiting" if result is None else result["status"]
+        if overrides not in started and (status == "failed" or (status == "waiting" and not refused)):
+            rows.append(StatusRow(" ".join(job), status, remark=str((result or {}).get("reason") or "")))
+    return rows
+
+
+def read_all(runs: Path) -> list[StatusRow]:
+    """All runs, and the jobs without a run of the newest sweep and of every sweep that has a running job."""
+    rows = [read_run(run) for run in sorted(runs.glob("[!.]*/"))]
+    started = {row.overrides for row in rows}
+    running = {row.overrides for row in rows if row.status == "running"}
+    for age, sweep in enumerate(sorted((runs.parent / "sweeps").glob("[!.]*/"), reverse=True)):
+        # Jobs of an older sweep that were never started will not start, unless others of it are running.
+        if age == 0 or (running and running.intersection(_planned(sweep))):
+            rows += read_sweep(sweep, started)
+    return list(dict.fromkeys(rows))
+
+
+def view(rows: list[StatusRow], *, everything: bool) -> RenderableType:
+    """The counts, and a line for each run that is not finished (or for every run)."""
+    counts = Counter(row.status for row in rows)
+    table = Table("run", "status", "epoch", "left", "remark", box=None, pad_edge=False)
+    for status in STATUSES:
+        of_this = [row for row in rows if row.status == status]
+        listed = len(of_this) if everything else 0 if status == "finished" else MAX_LISTED
+        for row in of_this[:listed]:
+            cells = (row.name, row.status, row.epochs, _duration(row.seconds_left), row.remark)
+            table.add_row(*(Text(cell, overflow="fold") for cell in cells))
+        if status != "finished" and len(of_this) > listed:
+            table.add_row(Text(f"… and {len(of_this) - listed} more"), status)
+    parts: list[RenderableType] = [
+        Text(", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status]))
+    ]
+    if table.row_count:
+        parts.append(table)
+    if counts["waiting"] + counts["interrupted"] and not counts["running"]:
+        parts.append(Text(IDLE))
+    return Group(*parts)
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    if not path.exists():  # the run has only just started
+        return []
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _seconds_left(run: Path, epochs: int) -> float | None:
+    recent = _rows(run / TIMING)[-5:]
+    if not recent:
+        return None
+    each = sum(float(row["train_seconds"]) + float(row["eval_seconds"]) for row in recent) / len(recent)
+    since_the_last = time.time() - (run / TIMING).stat().st_mtime
+    return max(0.0, each * epochs - since_the_last)
+
+
+def _overrides(run: Path) -> tuple[str, ...] | None:
+    try:
+        return tuple(str(word) for word in OmegaConf.load(run / ".hydra" / "overrides.yaml"))
+    except Exception:  # then the run is known by its folder alone
+        return None
+
+
+def _planned(sweep: Path) -> list[tuple[str, ...]]:
+    try:
+        return [tuple(job) for job in read_plan(sweep)[0]]
+    except Exception:  # an old sweep's; of the newest it is reported that it cannot be read
+        return []
+
+
+def _duration(seconds: float | None) -> str:
+    if seconds is None:
+        return ""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def main() -> int:
+    """Show the runs once, or again and again."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    default = Path("outputs/runs")
+    parser.add_argument("--runs", type=Path, default=default, metavar="DIR", help="their folder (%(default)s)")
+    parser.add_argument("--all", action="store_true", help="list finished runs too")
+    parser.add_argument("--watch", action="store_true", help="again and again, until Ctrl-C")
+    arguments = parser.parse_args()
+    rows = read_all(arguments.runs)
+    if not rows and not arguments.watch:
+        hint = "make sweep trains some, --runs DIR names others"
+        print(f"status: there are no runs in {arguments.runs}; {hint}", file=sys.stderr)
+        return 1
+    console = Console(width=None if sys.stdout.isatty() else 140)
+    if not arguments.watch:
+        console.print(view(rows, everything=arguments.all))
+        return 0
+    with contextlib.suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False) as live:
+        while True:
+            shown = view(read_all(arguments.runs), everything=arguments.all)
+            if console.is_terminal:
+                live.update(shown, refresh=True)
+            else:
+                console.print(shown, "")
+            time.sleep(REFRESH_SECONDS)
+    return 0

@@ -1,0 +1,169 @@
+"""Train stored runs again from their own records, and compare the bytes: ``make verify``.
+
+Exit code 0: all equal. 1: a run came out differently, and nothing in its record explains it.
+2: a run could not be compared. 3: numbers differ, but so do versions or the processor, and they are
+numerically close.
+"""
+
+import argparse
+import sys
+import tempfile
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from joblib import Parallel, delayed
+
+from mnist_exp.cli.progress import Lines
+from mnist_exp.errors import ConfigError, DivergedError, UserError
+from mnist_exp.job import train_run
+from mnist_exp.machine.parent import exit_when_parent_dies
+from mnist_exp.machine.provenance import PROJECT
+from mnist_exp.runs.record import METRICS, RESULT_FILES, Record, RecordError, checksum, read_record
+from mnist_exp.settings.identity import diff_settings
+from mnist_exp.settings.schema import Config, DataConfig, DeviceConfig, ProtocolConfig, default_data_root
+
+EQUAL, DIFFERENT, UNVERIFIED, CLOSE = range(4)
+VERDICTS = {
+    EQUAL: "equal, bit for bit",
+    DIFFERENT: "DIFFERENT",
+    UNVERIFIED: "cannot be verified",
+    CLOSE: "numerically close",
+}
+TOLERANCE = {"test_accuracy": 0.005, "test_loss": 0.02}  # measured: docs/reproduction.md, "Elsewhere"
+ENVIRONMENT = ("platform", "cpu", "cpu_capability", "threads", "device")
+"""What can change how arithmetic rounds, of all that is recorded."""
+PACKAGES = ("torch", "numpy")
+
+
+@dataclass(frozen=True)
+class DataPlaces:
+    """Where the data of the stored runs is on this machine."""
+
+    root: str
+    train_dir: str | None = None
+    test_dir: str | None = None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The verdict on one run."""
+
+    name: str
+    verdict: int
+    details: list[str]
+
+
+def verify(run: Path, places: DataPlaces) -> Finding:
+    """Train the run of a folder again, in a temporary one, and compare the two."""
+    exit_when_parent_dies()
+    try:
+        record = read_record(run)
+        with tempfile.TemporaryDirectory() as temporary:
+            result = train_run(_config(record, temporary, places), record.choices, {}, Lines)
+            return _compare(run, record, Path(result.folder))
+    except DivergedError as error:  # which the stored run did not
+        return Finding(run.name, DIFFERENT, [str(error)])
+    except UserError as error:
+        return Finding(run.name, UNVERIFIED, [str(error)])
+    except RecordError as error:
+        return Finding(run.name, UNVERIFIED, [f"run.json is a record {error}"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return Finding(run.name, UNVERIFIED, [f"{type(error).__name__}: {error}"])
+
+
+def _config(record: Record, output_root: str, places: DataPlaces) -> Config:
+    settings = dict(record.config)
+    device, known = record.identity["device"], {field.name for field in fields(DeviceConfig)}
+    if gone := device.keys() - known - {"type"}:
+        raise ConfigError(f"this version of mnist_exp has no setting device.{', device.'.join(sorted(gone))}")
+    given = {key: value for key, value in settings["device"].items() if key in known}
+    settings["device"] = DeviceConfig(**given | {"name": device["type"]})
+    own = vars(places) if settings["data"]["name"] == "png_folder" else {"root": places.root}
+    settings["data"] = DataConfig(**settings["data"], **own)
+    settings["protocol"] = ProtocolConfig(**settings["protocol"])
+    return Config(**settings, output_root=output_root)
+
+
+def _compare(run: Path, record: Record, fresh: Path) -> Finding:
+    again = read_record(fresh)
+    if others := diff_settings(again.identity, record.identity):
+        return Finding(run.name, DIFFERENT, [f"its data or settings differ: {', '.join(others)}"])
+    changed = [name for name in RESULT_FILES if checksum(fresh / name) != _stored_checksum(run, name, record)]
+    if not changed:
+        return Finding(run.name, EQUAL, [])
+    return _explain(run, record, again, fresh, changed)
+
+
+def _stored_checksum(run: Path, name: str, record: Record) -> str:
+    """Of the stored file, or as recorded where the file was too large to be kept."""
+    return checksum(run / name) if (run / name).exists() else (record.files or {})[name]
+
+
+def _explain(run: Path, record: Record, again: Record, fresh: Path, changed: list[str]) -> Finding:
+    """What differs and why, where it is known."""
+    details = [f"{', '.join(changed)} came out differently"]
+    tampered = checksum(run / METRICS) != (record.files or {})[METRICS]
+    if tampered:
+        details.append(f"{METRICS} is not the file that the run wrote: it was changed afterwards")
+    stored, new = pd.read_csv(run / METRICS), pd.read_csv(fresh / METRICS)
+    if stored.shape != new.shape or list(stored) != list(new):
+        return Finding(run.name, DIFFERENT, [*details, f"{METRICS} has other rows or columns"])
+    unequal = (stored != new).to_numpy().nonzero()
+    if len(unequal[0]):
+        row, column = int(unequal[0][0]), str(stored.columns[unequal[1][0]])
+        was, now = float(stored[column].iloc[row]), float(new[column].iloc[row])
+        details.append(f"first difference: epoch {row + 1}, {column}: stored {was}, now {now}")
+    far = {name: float((stored[name] - new[name]).abs().iloc[-1]) for name in TOLERANCE}
+    details.append("largest difference after the last epoch: " + ", ".join(f"{n} {d:.2g}" for n, d in far.items()))
+    explained = diff_settings(_rounding(again), _rounding(record))
+    details += [f"recorded and present environment differ: {line}" for line in explained]
+    if not explained and not tampered:
+        details.append("the recorded environment is the present one, so the code must give other numbers")
+    close = bool(explained) and not tampered and all(far[name] <= limit for name, limit in TOLERANCE.items())
+    return Finding(run.name, CLOSE if close else DIFFERENT, details)
+
+
+def _rounding(record: Record) -> dict[str, Any]:
+    """The part of a record's provenance that can change how arithmetic rounds."""
+    provenance = record.provenance or {}
+    chosen = {key: provenance[key] for key in ENVIRONMENT}
+    return chosen | {package: provenance["packages"][package] for package in PACKAGES}
+
+
+def _one_of_each_model(runs: list[Path]) -> list[Path]:
+    first: dict[str, Path] = {}
+    for run in runs:
+        first.setdefault(run.name.partition("-")[0], run)
+    return list(first.values())
+
+
+def main() -> int:
+    """Verify the given runs in parallel."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="folders of runs")
+    parser.add_argument("--all", action="store_true", help="all of the reference, not one run of each model")
+    parser.add_argument("--reference", type=Path, default=PROJECT / "outputs/reference/runs")
+    parser.add_argument("--train-dir", help="of runs with data=png_folder: the images to train on")
+    parser.add_argument("--test-dir", help="and to test on")
+    arguments = parser.parse_args()
+    runs = arguments.runs or sorted(path.parent for path in arguments.reference.glob("*/run.json"))
+    if not arguments.runs and not arguments.all:
+        runs = _one_of_each_model(runs)
+    if not runs:
+        print(f"verify: there are no runs in {arguments.reference}", file=sys.stderr)
+        return UNVERIFIED
+    places = DataPlaces(str(default_data_root()), arguments.train_dir, arguments.test_dir)
+    try:
+        findings = Parallel(n_jobs=-1, batch_size=1)(delayed(verify)(run, places) for run in runs)
+    except BrokenProcessPool:
+        print("verify: a process was killed (out of memory, perhaps); repeat the command", file=sys.stderr)
+        return UNVERIFIED
+    for finding in findings:
+        print(f"{finding.name}: {VERDICTS[finding.verdict]}")
+        for detail in finding.details:
+            print(f"  {detail}")
+    verdicts = {finding.verdict for finding in findings}
+    return next(verdict for verdict in (DIFFERENT, UNVERIFIED, CLOSE, EQUAL) if verdict in verdicts)

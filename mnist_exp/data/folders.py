@@ -1,0 +1,289 @@
+"""Folders of PNG files as images and labels, decoded once and then cached by content.
+
+Two layouts are read, each flat or nested: files named ``{number}_{label}.png``, with or without a prefix
+(``train_00012_7.png``), or any names below a folder named by the label. Images are sorted by file name in
+natural order (9 before 10), then by folder, whatever order the file system has.
+"""
+
+import hashlib
+import io
+import os
+import re
+import struct
+import unicodedata
+import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from mnist_exp.errors import DataError, disk_errors_as_data_errors
+from mnist_exp.files import write_atomically
+
+IMAGE_SIZE = 32
+"""Pixels per side that the models expect (LeCun et al., 1998)."""
+LABELS = range(10)
+CACHE = "png_folder"
+"""The folder under ``data.root`` for decoded images."""
+MAX_NAMED = 3  # files that a message names
+MIN_BRIGHTNESS = 64  # of 255; dark ink on transparency becomes no brighter than this
+CACHE_VERSION = 1  # raised when the same file would be decoded to other pixels
+
+Labels = dict[str, int | None]
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The PNG files of a folder, in order."""
+
+    root: Path
+    paths: list[str]
+    """Relative to the root."""
+    labels: NDArray[np.int64]
+    sha256: str
+    """Of all labels and files' contents, in order; the same images have the same in either layout."""
+    summary: str
+    """How it was read and what was skipped, in a sentence."""
+
+
+Folders = dict[str, Folder]
+"""By split: ``train`` and ``test``."""
+
+
+def scan_both(train_dir: Path, test_dir: Path, trained: str = "train") -> Folders:
+    """Scan the two folders of a dataset, and check that they can be used together.
+
+    Args:
+        train_dir: the training split.
+        test_dir: the test split.
+        trained: the split that is trained on; it must have every class of the other.
+
+    Raises:
+        DataError: one of them cannot be used, or the two cannot be used together.
+    """
+    train, test = train_dir.resolve(), test_dir.resolve()
+    if train.is_relative_to(test) or test.is_relative_to(train):
+        raise DataError(f"{train_dir} and {test_dir}: the training and test folders must not contain each other")
+    both = {"train": scan(train_dir), "test": scan(test_dir)}
+    if both["train"].sha256 == both["test"].sha256:
+        raise DataError(f"{train_dir} and {test_dir} hold the same images; train and test on different ones")
+    learned, asked = both[trained], both["test" if trained == "train" else "train"]
+    if missing := sorted({*asked.labels.tolist()} - {*learned.labels.tolist()}):
+        raise DataError(f"{learned.root} has no images of class {', '.join(map(str, missing))}, but {asked.root} has")
+    return both
+
+
+def scan(root: Path) -> Folder:
+    """Find the PNG files below a folder, read their labels, and compute the checksum of all of it.
+
+    Raises:
+        DataError: there is no such folder, it has no PNG file, or a label cannot be read or is not one of
+            0 to 9; the message names the first files and says how many there are.
+    """
+    paths, skipped = _list_images(root)
+    if not paths:
+        raise DataError(f"{root} has no PNG files in it" + skipped)
+    by_folder = {path: next(iter(_folder_labels(path)), None) for path in paths}
+    by_name = {path: _name_label(path, prefixed=by_folder[path] is None) for path in paths}
+    layout, labels = _choose_layout(root, by_name, by_folder)
+    _raise_if_any(root, (p for p in paths if labels[p] not in LABELS), paths, "have a label outside 0 to 9")
+    paths.sort(key=_natural_key)
+    values = np.array([labels[path] for path in paths], dtype=np.int64)
+    summary = f"{root}: {len(paths):,} PNG files, labelled by the name of the {layout}{skipped}"
+    return Folder(root, paths, values, _checksum(root, paths, values, lambda *_: None), summary)
+
+
+def load(folder: Folder, cache: Path) -> NDArray[np.uint8]:
+    """The folder's images, uint8, ``[N, 32, 32]``: from the cache, or decoded and then cached.
+
+    Raises:
+        DataError: images cannot be decoded (the message names the first of them and says how many there
+            are), files changed meanwhile, or the cache cannot be written.
+    """
+    with disk_errors_as_data_errors("decoded images", cache):
+        cache.mkdir(parents=True, exist_ok=True)
+        with FileLock(cache / ".lock"):  # of jobs that start side by side, the first decodes
+            images = read_cache(cache, folder.sha256, len(folder.paths))
+            print(f"{folder.summary}; {'decoding them' if images is None else 'decoded before'}", flush=True)
+            if images is None:
+                images = _decoded(folder)
+                buffer = io.BytesIO()
+                np.savez(buffer, images=images)
+                write_atomically(_cache_path(cache, folder.sha256), buffer.getvalue())
+    return images
+
+
+def read_cache(cache: Path, sha256: str, count: int) -> NDArray[np.uint8] | None:
+    """The cached images of the folder with that checksum; None where there are none, or they are damaged."""
+    try:
+        with np.load(_cache_path(cache, sha256), allow_pickle=False) as file:  # a zip file: its checksum is checked
+            images: NDArray[np.uint8] = file["images"]
+    except Exception:  # whatever is wrong with it, it is not a usable cache
+        return None
+    return images if images.shape == (count, IMAGE_SIZE, IMAGE_SIZE) and images.dtype == np.uint8 else None
+
+
+def _cache_path(cache: Path, sha256: str) -> Path:
+    return cache / f"{sha256}-{CACHE_VERSION}.npz"
+
+
+def to_grey32(image: Image.Image) -> Image.Image:
+    """Any image as the models' input: 8-bit grey, 32×32.
+
+    Colours become their luminance (ITU-R 601-2); transparent pixels become black, as around MNIST's
+    digits; 16 bits are scaled to 8; other sizes and shapes are resized as MNIST's are (bilinear).
+    """
+    if "exif" in image.info:
+        image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # Pillow's own conversion cuts 16 bits off at 255
+        image = Image.fromarray(((np.asarray(image, dtype=np.int64) + 128) // 257).astype(np.uint8))
+    if _has_alpha(image):
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
+    if image.mode == "P":
+        image = image.convert("RGB")
+    return image.convert("L").resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR)
+
+
+def _has_alpha(image: Image.Image) -> bool:
+    return "transparency" in image.info or image.mode in ("RGBA", "LA", "PA")
+
+
+def _list_images(root: Path) -> tuple[list[str], str]:
+    """The PNG files below a folder, and a remark on other files there."""
+    if not root.is_dir():
+        raise DataError(
+            f"{root} is " + ("not a folder" if root.exists() else "missing") + "; name a folder of PNG files"
+        )
+    paths: list[str] = []
+    others: list[str] = []
+    hidden, seen = 0, set()
+
+    def fail(error: OSError) -> None:
+        raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
+
+    for folder, below, names in os.walk(root, onerror=fail, followlinks=True):
+        status = Path(folder).stat()
+        if (place := (status.st_dev, status.st_ino)) in seen:  # a link that leads back up
+            below.clear()
+            continue
+        seen.add(place)
+        hidden += sum(name.startswith(".") for name in [*below, *names])
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        for name in sorted(name for name in names if not name.startswith(".")):
+            path = Path(folder, name)
+            # Reading a pipe would block; a broken link is a file that cannot be read.
+            is_file = path.is_file() or path.is_symlink()
+            (paths if name.lower().endswith(".png") and is_file else others).append(str(path.relative_to(root)))
+    counts = [f"{hidden} hidden"] * bool(hidden) + [
+        f"{len(others)} other, such as {_printable(min(others, default=''))}"
+    ] * bool(others)
+    return paths, f" (skipped: {', '.join(counts)})" if counts else ""
+
+
+def _choose_layout(root: Path, by_name: Labels, by_folder: Labels) -> tuple[str, dict[str, int]]:
+    """The layout that gives the labels, and the labels."""
+    paths, agreed = list(by_name), False
+    named, filed = ([path for path in paths if labels[path] is not None] for labels in (by_name, by_folder))
+    if len(named) == len(filed) == len(paths):  # then the numbers that are not labels are something else: dates, shards
+        if any(label not in LABELS for label in by_folder.values()):
+            filed = []
+        elif all(label in LABELS for label in by_name.values()):
+            differing = [path for path in paths if by_name[path] != by_folder[path]]
+            _raise_if_any(
+                root, differing, paths, "have one label in their names, another in their folders' (12_7.png, 7/)"
+            )
+            agreed = True
+    ways = [("file", by_name, "a name like 12_7.png"), ("folder", by_folder, "a folder's like 7/")]
+    (layout, labels, usual), (_, other, unusual) = ways if len(named) > len(filed) else reversed(ways)
+    without = [path for path in paths if labels[path] is None]
+    lack = "have no label, neither in a name like 12_7.png or train_00012_7.png nor in a folder's like 7/"
+    _raise_if_any(root, (path for path in without if other[path] is None), paths, lack)
+    _raise_if_any(root, without, paths, f"have their label in {unusual}, the others in {usual}")
+    if layout == "folder" and not agreed:
+        unclear = (path for path in paths if len({*_folder_labels(path)}) > 1)
+        _raise_if_any(root, unclear, paths, "lie in two folders that are named by labels")
+    return layout, {path: label for path, label in labels.items() if label is not None}
+
+
+def _folder_labels(path: str) -> list[int]:
+    """The label in the names of the folders above, the nearest first: one digit, else 07, else any number."""
+    numbers = [part for part in reversed(Path(path).parts[:-1]) if re.fullmatch("[0-9]+", part)]
+    digits = [int(number) for number in numbers if len(number) == 1]
+    return digits or [int(n) for n in numbers if int(n) in LABELS] or [int(n) for n in numbers[:1]]
+
+
+def _name_label(path: str, *, prefixed: bool) -> int | None:
+    """The label in a name like 12_7.png; where ``prefixed`` is allowed, also in one like train_00012_7.png.
+
+    Such a name in a folder named by a label is more often a date or a shard, so there the folder decides.
+    """
+    pattern = r"(?s:.*[^0-9])?[0-9]+_([0-9]+)" if prefixed else r"[0-9]+_([0-9]+)"
+    match = re.fullmatch(pattern, Path(path).stem)
+    return int(match[1]) if match else None
+
+
+def _raise_if_any(root: Path, offenders: Iterable[str], paths: list[str], fault: str) -> None:
+    if bad := sorted(offenders, key=_natural_key):
+        first = ", ".join(map(_printable, bad[:MAX_NAMED])) + (", …" if len(bad) > MAX_NAMED else "")
+        raise DataError(f"{len(bad)} of {len(paths)} PNG files in {root} {fault}: {first}")
+
+
+def _printable(path: str) -> str:
+    """On one line, in printable characters: a file's name may hold any bytes."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in path)
+
+
+def _natural_key(path: str) -> tuple[object, ...]:
+    """A sort key: numbers by value, and names alike in whichever Unicode form the file system has them."""
+    *folders, name = Path(unicodedata.normalize("NFC", path)).parts
+
+    def pieces(part: str) -> list[object]:
+        return [int(piece) if i % 2 else piece for i, piece in enumerate(re.split("([0-9]+)", part))]
+
+    return pieces(name), [pieces(part) for part in folders], path
+
+
+def _checksum(root: Path, paths: list[str], labels: NDArray[np.int64], use: Callable[[int, bytes], None]) -> str:
+    """Read every file, call ``use`` with its position and content, and return the checksum of all."""
+    checksum, unread = hashlib.sha256(), {}
+    for place, (path, label) in enumerate(zip(paths, labels.tolist(), strict=True)):
+        try:
+            content = (root / path).read_bytes()
+        except OSError as error:
+            unread[path] = str(error.strerror)
+            continue
+        checksum.update(struct.pack("<BQ", label, len(content)) + content)
+        use(place, content)
+    _raise_if_any(root, unread, paths, f"cannot be read ({', '.join(sorted({*unread.values()}))})")
+    return checksum.hexdigest()
+
+
+def _decoded(folder: Folder) -> NDArray[np.uint8]:
+    images = np.empty((len(folder.paths), IMAGE_SIZE, IMAGE_SIZE), dtype=np.uint8)
+    broken, dim = [], []
+
+    def decode(place: int, content: bytes) -> None:
+        try:
+            with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+                image.verify()  # its checksums: Pillow decodes some damaged files to wrong pixels
+            with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+                images[place] = np.asarray(to_grey32(image))
+                if _has_alpha(image) and images[place].max() < MIN_BRIGHTNESS:
+                    dim.append(folder.paths[place])
+        except Exception:  # Pillow raises all kinds of errors for damaged files
+            broken.append(folder.paths[place])
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # twice as large is an error
+        checksum = _checksum(folder.root, folder.paths, folder.labels, decode)
+    _raise_if_any(folder.root, broken, folder.paths, "cannot be decoded as PNG images")
+    unseen = "are dark on transparency, which becomes black; give them a white background or lighter ink"
+    _raise_if_any(folder.root, dim, folder.paths, unseen)
+    if checksum != folder.sha256:
+        raise DataError(f"{folder.root} changed while it was read; repeat the command")
+    return images

@@ -1,0 +1,1 @@
+"""The machine a run is on: made deterministic (`determinism`), described (`provenance`), its processes (`parent`)."""

@@ -1,0 +1,63 @@
+"""What a reader needs to judge whether numbers should come out the same."""
+
+import importlib.metadata
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+PACKAGES = ("torch", "numpy", "pillow", "hydra-core", "omegaconf", "mnist-exp")
+PROJECT = Path(__file__).resolve().parents[2]
+CODE = ("mnist_exp", "conf", "requirements.lock", "pyproject.toml")
+"""What can change a number; a changed README does not make a run's code uncertain."""
+
+
+def provenance(device: torch.device) -> dict[str, Any]:
+    """Commit, versions, processor and threads: JSON values, no paths."""
+    commit, dirty = _git_state()
+    return {
+        "git_commit": commit,
+        "git_dirty": dirty,
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_model(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "deterministic": device.type == "cpu",
+    }
+
+
+def _git_state() -> tuple[str | None, bool | None]:
+    """The project's commit and whether its code differs from it; None outside a checkout of it."""
+
+    def git(*arguments: str) -> str:
+        # A checkout may belong to another user, as in containers; Git would refuse to read it.
+        command = ["git", "-c", "safe.directory=*", "-C", str(PROJECT), *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", "mnist_exp/run.py")  # not just inside somebody else's checkout
+        return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", *CODE))
+    except (OSError, subprocess.SubprocessError):
+        return None, None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_model() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()

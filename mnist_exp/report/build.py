@@ -1,0 +1,74 @@
+"""The whole report: tables, figures and page, written beside the old one and then put in its place."""
+
+import dataclasses
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from mnist_exp.report import cost, figures, misclassified, page, tables
+from mnist_exp.report.collect import Collection, collect
+
+MANIFEST = ".report-files"
+"""Names the files of a report, so that the next one can remove those that it does not have."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a report was made of, and what it shows."""
+
+    collection: Collection
+    tables: list[tables.Table]
+    figures: int
+
+
+def build(runs: Path, out: Path, data: Path) -> Report:
+    """Read the runs and write their report; without a finished run, nothing is written.
+
+    Args:
+        runs: the folder of the run folders.
+        out: where to write.
+        data: the folder of the datasets, for pictures.
+
+    Raises:
+        OSError: ``runs`` cannot be read, or ``out`` cannot be written; the old report is then unchanged.
+    """
+    collection = collect(runs)
+    wrong, damaged = misclassified.load_misclassified(collection)
+    collection = dataclasses.replace(collection, problems=(*collection.problems, *damaged))
+    if not collection.groups:
+        return Report(collection, [], 0)
+    measured = cost.measure(collection)
+    made = [tables.comparison(collection), tables.cost(measured)]
+    made += [t for t in (f(collection) for f in (tables.verdict, tables.forensics, tables.differences)) if t]
+    if wrong:
+        made += [tables.confused(wrong), *tables.classes(wrong), tables.calibration(wrong)]
+    drawings = []
+    for section in collection.sections:
+        mine = [m for m in wrong if m.group.section == section]
+        drawings += figures.of_section(collection, section, mine, measured)
+    new = out / ".new"
+    try:
+        new.mkdir(parents=True, exist_ok=True)
+        files = tables.write(made, new) + figures.write(drawings, new)
+        text = page.render(collection, made, drawings, wrong, new, data)
+        (new / "index.html").write_text(text, encoding="utf-8", newline="\n")
+        _replace(out, new, [*files, "index.html"])
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    return Report(collection, made, len(drawings))
+
+
+def _replace(out: Path, new: Path, files: list[str]) -> None:
+    """Move the new report's files into place, and remove those that only the old one had."""
+    manifest = out / MANIFEST
+    earlier = manifest.read_text(encoding="utf-8", errors="replace").splitlines() if manifest.is_file() else []
+    (new / MANIFEST).write_text("".join(f"{name}\n" for name in sorted(files)), encoding="utf-8", newline="\n")
+    for name in [*files, MANIFEST]:
+        (out / name).parent.mkdir(parents=True, exist_ok=True)
+        (new / name).replace(out / name)  # takes no room on the disk
+    for name in sorted(set(earlier) - set(files), reverse=True):
+        path = out / name
+        if name and not Path(name).is_absolute() and ".." not in Path(name).parts and path.is_file():
+            path.unlink()
+            if path.parent != out and not any(path.parent.iterdir()):
+                path.parent.rmdir()

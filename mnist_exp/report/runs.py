@@ -1,0 +1,132 @@
+"""Finished runs, read from their folders; whatever cannot be used is reported, with the reason."""
+
+import hashlib
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from mnist_exp.report.text import printable
+from mnist_exp.runs.record import METRICS, RECORD, TIMING, Record, RecordError, read_record
+
+METRIC_NAMES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
+VALIDATION_NAMES = ("validation_loss", "validation_accuracy")
+"""Metrics of the runs that held images out of training."""
+DIGITS = tuple("0123456789")
+"""The classes of a run whose record names none."""
+TIMES = ("train_seconds", "eval_seconds", "train_images_per_second")
+RESTORE = "; to restore it, delete it and repeat the run's command, which rewrites it from the checkpoint"
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with a folder, and whether the folder is left out of the report for it."""
+
+    folder: str
+    reason: str
+    left_out: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One finished run."""
+
+    folder: Path
+    record: Record
+    epochs: pd.DataFrame
+    """``metrics.csv``, one row per epoch."""
+    timing: pd.DataFrame | None
+    """``timing.csv``, one row per epoch; None where it is missing or damaged."""
+
+
+def read_run(folder: Path) -> tuple[Run, list[str]]:
+    """A finished run, and what of it cannot be used.
+
+    Raises:
+        ValueError, OSError: the run cannot be used at all.
+    """
+    if not folder.is_dir():
+        raise ValueError("is a file, not a run's folder")
+    if not (folder / RECORD).is_file():
+        raise ValueError(f"has no file {RECORD}")
+    try:
+        record = read_record(folder)
+    except RecordError as error:
+        raise ValueError(f"has a {RECORD} {error}") from error
+    if record.status != "finished":
+        reason = f": {record.reason}" if record.reason else ""
+        raise ValueError(f"is not finished ({record.status}{reason})")
+    record.title = printable(record.title) or "untitled"
+    lacks = _check_classes(record)
+    measured = [*METRIC_NAMES, *(VALIDATION_NAMES if record.identity["data"].get("validation_size") else ())]
+    epochs = _table(folder, record, METRICS, ["epoch", *measured, "learning_rate"])
+    if len(epochs) != record.epochs or list(epochs["epoch"]) != list(range(1, record.epochs + 1)):
+        raise ValueError(f"has a {METRICS} of {len(epochs)} epochs instead of 1 to {record.epochs}{RESTORE}")
+    accuracies = epochs.filter(like="accuracy").to_numpy()
+    if accuracies.min() < 0 or accuracies.max() > 1:
+        raise ValueError(f"has a {METRICS} with an accuracy outside 0 to 1{RESTORE}")
+    timing = None
+    try:
+        timing = _table(folder, record, TIMING, ["epoch", *TIMES])
+    except (ValueError, OSError) as error:
+        lacks.append(describe_error(error))
+    return Run(folder, record, epochs, timing), lacks
+
+
+def read_checked(folder: Path, record: Record, name: str) -> bytes:
+    """A file's content.
+
+    Raises:
+        ValueError: it is missing or empty, or differs from what ``run.json`` has the SHA-256 of.
+    """
+    path = folder / name
+    if not path.is_file():
+        raise ValueError(f"has no file {name}")
+    content = path.read_bytes()
+    if not content:
+        raise ValueError(f"has an empty {name}{RESTORE}")
+    if hashlib.sha256(content).hexdigest() != (record.files or {}).get(name, hashlib.sha256(content).hexdigest()):
+        how = RESTORE if name == METRICS else ""
+        raise ValueError(f"has a {name} that was changed after the run: its SHA-256 is not the recorded one{how}")
+    return content
+
+
+def describe_error(error: Exception) -> str:
+    """What went wrong, on one line and without a path."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"cannot be read: {error.strerror}"
+    return printable(str(error) or type(error).__name__)
+
+
+def _check_classes(record: Record) -> list[str]:
+    """Give the record ten class names; what is wrong with those it had."""
+    given = record.classes
+    names = [printable(name) if isinstance(name, str) else "" for name in given] if isinstance(given, list) else []
+    named = len(names) == len({*names} - {""}) == len(DIGITS)
+    record.classes = names if named else [*DIGITS]
+    bad_names = f"has a {RECORD} whose classes are not ten different names, so they are shown as 0 to 9"
+    return [] if named or given is None else [bad_names]
+
+
+def _table(folder: Path, record: Record, name: str, columns: list[str]) -> pd.DataFrame:
+    try:
+        text = read_checked(folder, record, name).decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"has a damaged {name}: {error}{RESTORE}") from error
+    header, *rows = [line.split(",") for line in text.splitlines()]
+    if missing := [column for column in columns if column not in header]:
+        raise ValueError(f"has a {name} without column {', '.join(missing)}{RESTORE}")
+    if not rows or not text.endswith("\n") or any(len(row) != len(header) for row in rows):
+        raise ValueError(f"has a half-written {name}{RESTORE}")
+    table = pd.DataFrame({column: [_number(row[header.index(column)]) for row in rows] for column in columns})
+    if bad := [column for column in columns if not table[column].map(math.isfinite).all()]:
+        raise ValueError(f"has a {name} with a value in column {', '.join(bad)} that is not a finite number{RESTORE}")
+    return table.astype({"epoch": int})
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

@@ -1,0 +1,212 @@
+"""A run's folder: its record, tables, checkpoints and results.
+
+Every file is written whole or not at all (`mnist_exp.files`), and a checkpoint holds all rows written so
+far. So a process may die at any instant: the next one resumes from the newest whole checkpoint and
+rewrites the rest from it.
+"""
+
+import contextlib
+import csv
+import io
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+
+from mnist_exp.errors import RunFolderError
+from mnist_exp.files import remove_temporary_files, sync_folder, write_atomically
+from mnist_exp.runs import checkpoint, lock
+from mnist_exp.runs.checkpoint import History
+from mnist_exp.runs.record import (
+    METRICS,
+    PREDICTIONS,
+    RECORD,
+    RESULT_FILES,
+    TIMING,
+    WEIGHTS,
+    Record,
+    RecordError,
+    UnknownFormatError,
+    checksum,
+    read_record,
+)
+from mnist_exp.settings.identity import diff_settings
+
+CHECKPOINT = "checkpoint.pt"
+PREVIOUS_CHECKPOINT = "checkpoint.previous.pt"
+
+
+class RunFolder:
+    """One run's folder, ``<output_root>/runs/<name>``. Use it inside `locked`."""
+
+    def __init__(self, runs: Path, name: str, identity: dict[str, Any]) -> None:
+        self.identity = identity
+        self.final_path = runs / name
+        self.path = self.final_path
+        self._new_path = runs / f".{name}.new"
+        self._old_path = runs / f".{name}.old"
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every other process out of this folder, and repair what a dead one left."""
+        with lock.locked(self.final_path):
+            self._recover()
+            yield
+
+    def record(self) -> Record | None:
+        """What ``run.json`` says; None where there is none, or where it is damaged and is set aside.
+
+        Raises:
+            RunFolderError: the folder holds a run of other settings than its name stands for, or of
+                another version of mnist_exp.
+        """
+        path = self.final_path / RECORD
+        try:
+            record = read_record(self.final_path)
+        except FileNotFoundError:
+            return None
+        except UnknownFormatError as error:
+            raise RunFolderError(
+                f"{path} is a record {error}; use the version that wrote it, or another output_root"
+            ) from error
+        except RecordError as error:
+            self._quarantine(path, f"is a record {error}")
+            return None
+        self._check_identity(path, record.identity)
+        return record
+
+    def is_complete(self, record: Record) -> bool:
+        """Whether the run is finished and its results are still there."""
+        files = (METRICS, TIMING, WEIGHTS, PREDICTIONS)
+        return record.status == "finished" and all((self.final_path / name).exists() for name in files)
+
+    def open_for_writing(self, record: Record, extra_files: dict[str, str], *, fresh: bool) -> None:
+        """Make the folder, and write the record of a run that starts or resumes.
+
+        Args:
+            record: the content of ``run.json``.
+            extra_files: more files, by relative path.
+            fresh: the run starts from scratch; what the folder holds is kept until the first checkpoint.
+        """
+        self.path = self._new_path if fresh and self.final_path.exists() else self.final_path
+        self.path.mkdir(parents=True, exist_ok=True)
+        for name, text in extra_files.items():
+            (self.path / name).parent.mkdir(exist_ok=True)
+            write_atomically(self.path / name, text.encode())
+        self.write_record(record)
+
+    def write_record(self, record: Record) -> None:
+        """Replace ``run.json``."""
+        write_atomically(self.path / RECORD, record.to_json())
+
+    def load_history(self) -> History:
+        """What the newest whole checkpoint holds, or nothing where there is none.
+
+        Raises:
+            RunFolderError: a checkpoint is of other settings.
+        """
+        for name in (CHECKPOINT, PREVIOUS_CHECKPOINT):
+            path = self.final_path / name
+            if not path.exists():
+                continue
+            try:
+                identity, history = checkpoint.read(path)
+            except Exception as error:  # whatever is wrong with it, it is not a usable checkpoint
+                reason = (str(error).splitlines() or [type(error).__name__])[0]
+                self._quarantine(path, f"is damaged or not a checkpoint ({reason})")
+                continue
+            self._check_identity(path, identity)
+            return history
+        return History()
+
+    def save_epoch(self, history: History) -> None:
+        """Write what the run's newest epoch added: first the checkpoint, which has all rows, then the tables."""
+        content = checkpoint.to_bytes(self.identity, history)
+        if (self.path / CHECKPOINT).exists():
+            (self.path / CHECKPOINT).replace(self.path / PREVIOUS_CHECKPOINT)
+        write_atomically(self.path / CHECKPOINT, content)
+        self.write_tables(history)
+        self._swap_in()
+
+    def write_tables(self, history: History) -> None:
+        """Write ``metrics.csv`` and ``timing.csv`` from the rows so far."""
+        write_atomically(self.path / METRICS, _csv(history.metrics))
+        write_atomically(self.path / TIMING, _csv(history.timing))
+
+    def finish(
+        self, record: Record, weights: dict[str, torch.Tensor], logits: torch.Tensor, labels: torch.Tensor
+    ) -> None:
+        """Write the results, and finally the record that says so.
+
+        Args:
+            record: the content of ``run.json``; the results' checksums are added.
+            weights: the model's state.
+            logits: of the evaluated images, float32, ``[N, 10]``.
+            labels: of the evaluated images, ``[N]``.
+        """
+        # Contiguous, whatever memory layout the model computes in.
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in weights.items()}
+        write_atomically(self.path / WEIGHTS, safetensors.torch.save(tensors))
+        buffer = io.BytesIO()
+        np.savez(
+            buffer,
+            label=labels.cpu().numpy().astype(np.uint8),
+            predicted=logits.argmax(dim=1).cpu().numpy().astype(np.uint8),
+            probabilities=logits.softmax(dim=1).cpu().numpy(),
+        )
+        write_atomically(self.path / PREDICTIONS, buffer.getvalue())
+        record.files = {name: checksum(self.path / name) for name in RESULT_FILES}
+        self.write_record(record)
+        (self.path / PREVIOUS_CHECKPOINT).unlink(missing_ok=True)
+
+    def _swap_in(self) -> None:
+        """Put the run that started from scratch in the place of the old one."""
+        if self.path == self.final_path:
+            return
+        self.final_path.replace(self._old_path)
+        self.path.replace(self.final_path)
+        self.path = self.final_path
+        sync_folder(self.path.parent)
+        _remove(self._old_path)
+
+    def _recover(self) -> None:
+        """Finish or undo what a process that died in `open_for_writing` or `_swap_in` left behind."""
+        if self._old_path.exists() and not self.final_path.exists():
+            self._old_path.replace(self.final_path)
+        for path in (self._old_path, self._new_path):
+            if path.exists():
+                _remove(path)
+        if self.final_path.exists():
+            remove_temporary_files(self.final_path)
+
+    def _check_identity(self, path: Path, recorded: dict[str, Any]) -> None:
+        if different := diff_settings(self.identity, recorded):
+            raise RunFolderError(
+                f"{path} belongs to a run with other settings than its folder's name stands for "
+                f"({'; '.join(different)}). Move {self.final_path} away, or use another output_root"
+            )
+
+    def _quarantine(self, path: Path, what: str) -> None:
+        aside = path.with_name(f"{path.name}.damaged")
+        path.replace(aside)
+        print(f"warning: {path} {what}; it was set aside as {aside.name}", file=sys.stderr, flush=True)
+
+
+def _remove(folder: Path) -> None:
+    if folder.is_symlink():  # the link's target is not ours to remove
+        folder.unlink()
+    else:
+        shutil.rmtree(folder)
+
+
+def _csv(rows: list[dict[str, float]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)  # floats by repr, which loses nothing
+    return text.getvalue().encode()

@@ -1,0 +1,81 @@
+"""One process per run, across hosts that share a disk.
+
+The lock is a file with a heartbeat, not the operating system's, since those do not work on every shared
+file system.
+"""
+
+import _thread
+import contextlib
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+from filelock import SoftFileLease, Timeout
+
+LEASE_SECONDS = 60.0
+"""A lock without a heartbeat for so long, on whatever host, is taken over."""
+
+
+def lock_path(run: Path) -> Path:
+    """The lock of a run's folder, beside it."""
+    return run.with_name(f".{run.name}.lock")
+
+
+@contextlib.contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Keep every other process out of a run's folder, on this host or another on the same disk.
+
+    A second process waits, and prints for which one. A dead process's lock is taken over.
+    """
+    path = lock_path(run)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = SoftFileLease(
+        path,
+        lease_duration=LEASE_SECONDS,
+        # Another process has taken this run over, so this one must stop writing, as after Ctrl-C.
+        # Not by SIGTERM, which a cluster's launcher may handle itself.
+        on_compromise=lambda _: _thread.interrupt_main(signal.SIGINT),
+    )
+    patience = 0.0
+    while not lock.is_locked:
+        _remove_empty(path)
+        try:
+            lock.acquire(timeout=patience)
+        except Timeout:
+            unknown = f"the holder of {path}"
+            holder = f"process {lock.owner.pid} on {lock.owner.hostname}" if lock.owner else unknown
+            if not patience:
+                print(f"{run.name}: waiting for {holder}, which is training it", flush=True)
+            patience = LEASE_SECONDS
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def is_live(run: Path) -> bool:
+    """Whether the process that has locked a run is alive, as far as that can be known from here.
+
+    On this host its process is looked up. Another host's must have touched its lock within
+    `LEASE_SECONDS`, so the clocks may differ by less than that.
+    """
+    path = lock_path(run)
+    try:
+        age = time.time() - path.stat().st_mtime
+        owner = SoftFileLease(path, lease_duration=LEASE_SECONDS).owner
+    except OSError:
+        return False
+    if owner is not None and owner.hostname == socket.gethostname() and not psutil.pid_exists(owner.pid):
+        return False
+    return age < LEASE_SECONDS
+
+
+def _remove_empty(path: Path) -> None:
+    """Remove a lock that nothing was written to, as a power cut leaves it: it would never be released."""
+    with contextlib.suppress(OSError):
+        status = path.stat()
+        if status.st_size == 0 and time.time() - status.st_mtime > LEASE_SECONDS:
+            path.unlink()

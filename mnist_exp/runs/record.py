@@ -1,0 +1,167 @@
+"""``run.json``: what is known of a run, typed. Written by runs; read by the report, status and verify."""
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+RECORD_FORMAT = 1
+RECORD = "run.json"
+METRICS = "metrics.csv"
+TIMING = "timing.csv"
+WEIGHTS = "model.safetensors"
+PREDICTIONS = "predictions.npz"
+RESULT_FILES = (METRICS, PREDICTIONS, WEIGHTS)
+"""The files whose bytes equal runs share."""
+STATUSES = ("running", "finished", "failed", "interrupted")
+REQUIRED: dict[str, type] = {
+    "title": str,
+    "status": str,
+    "identity.model.target": str,
+    "identity.data.name": str,
+    "identity.protocol.train_split": str,
+    "identity.protocol.eval_split": str,
+    "identity.protocol.training_mode": str,
+    "identity.seed": int,
+    "identity.epochs": int,
+}
+OPTIONAL: dict[str, type] = {
+    "name": str,
+    "reason": str,
+    "choices": dict,
+    "config": dict,
+    "parameters": int,
+    "multiply_accumulates": int,
+    "metrics": dict,
+    "started": str,
+    "ended": str,
+    "resumed": int,
+    "provenance": dict,
+    "data": dict,
+    "files": dict,
+}
+"""Ignored where they are of another type: nothing depends on them but what is shown."""
+
+
+class RecordError(ValueError):
+    """A ``run.json`` that cannot be used; the message completes "a record …"."""
+
+
+class UnknownFormatError(RecordError):
+    """A record that another version of mnist_exp wrote."""
+
+
+def utc_now() -> str:
+    """The time, UTC, to the second, as in ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+@dataclass
+class Record:
+    """The content of a ``run.json``, in the order in which it is written."""
+
+    name: str
+    title: str
+    """The model's, as people read it."""
+    choices: dict[str, str]
+    """The chosen option of each config group."""
+    identity: dict[str, Any]
+    """Every setting that can change the numbers (`mnist_exp.settings.identity.run_identity`)."""
+    config: dict[str, Any]
+    """All settings but paths."""
+    status: str = "running"
+    """One of `STATUSES`."""
+    reason: str | None = None
+    """Why the run failed or was interrupted."""
+    parameters: int | None = None
+    multiply_accumulates: int | None = None
+    """Of one image's way through the model."""
+    metrics: dict[str, float] | None = None
+    """The last epoch's row of ``metrics.csv``."""
+    started: str = field(default_factory=utc_now)
+    ended: str | None = None
+    resumed: int = 0
+    provenance: dict[str, Any] | None = None
+    data: dict[str, str] | None = None
+    """SHA-256 of each file or folder that the images came from."""
+    files: dict[str, str] | None = None
+    """SHA-256 of each of `RESULT_FILES`."""
+    classes: list[str] | None = None
+    """The names of the classes by label; None where they are the digits."""
+
+    @property
+    def seed(self) -> int:
+        """The seed that every random draw of the run follows from."""
+        return int(self.identity["seed"])
+
+    @property
+    def epochs(self) -> int:
+        """The number of epochs to train."""
+        return int(self.identity["epochs"])
+
+    def to_json(self) -> bytes:
+        """The file's content."""
+        first = ("name", "status", "reason", "title")
+        fields = {name: getattr(self, name) for name in first} | dataclasses.asdict(self)
+        if self.classes is None:
+            del fields["classes"]
+        return json.dumps({"format": RECORD_FORMAT} | fields, indent=2, ensure_ascii=False).encode() + b"\n"
+
+    @classmethod
+    def from_json(cls, content: bytes) -> "Record":
+        """Read a file's content.
+
+        Raises:
+            RecordError: it is damaged, of another format, or lacks something that every run has.
+        """
+        try:
+            fields = json.loads(content.decode())
+            # Rejects NaN, which is not JSON, and half of a surrogate pair, which no file can hold.
+            json.dumps(fields, ensure_ascii=False, allow_nan=False).encode()
+        except (ValueError, RecursionError) as error:
+            raise RecordError(f"that is damaged ({type(error).__name__}: {error})") from error
+        fields = fields if isinstance(fields, dict) else {}
+        if (number := fields.get("format")) != RECORD_FORMAT:
+            raise (UnknownFormatError if type(number) is int else RecordError)(
+                f"of format {number}, and this version of mnist_exp reads format {RECORD_FORMAT}"
+            )
+        required = REQUIRED | ({"parameters": int} if fields.get("status") == "finished" else {})
+        for path, kind in required.items():
+            _check_field(fields, path, kind)
+        if fields["status"] not in STATUSES:
+            raise RecordError(f"whose status is {fields['status']!r:.40}")
+        values: dict[str, Any] = {
+            key: fields.get(key) if type(fields.get(key)) is kind else None for key, kind in OPTIONAL.items()
+        }
+        defaults: dict[str, Any] = {"name": "", "choices": {}, "config": {}, "started": "", "resumed": 0}
+        values |= {key: default for key, default in defaults.items() if values[key] is None}
+        kept = {key: fields[key] for key in ("title", "status", "identity")}
+        return cls(**kept, **values, classes=fields.get("classes"))
+
+
+def read_record(run: Path) -> Record:
+    """The record in a run's folder.
+
+    Raises:
+        FileNotFoundError: there is none.
+        RecordError: it cannot be used.
+    """
+    return Record.from_json((run / RECORD).read_bytes())
+
+
+def checksum(path: Path) -> str:
+    """A file's SHA-256, hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _check_field(fields: dict[str, Any], path: str, kind: type) -> None:
+    value: Any = fields
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    if value is None:
+        raise RecordError(f"without {path}")
+    if type(value) is not kind or (isinstance(value, int) and not 0 <= value < 2**63):
+        raise RecordError(f"whose {path} is {value!r:.40}")

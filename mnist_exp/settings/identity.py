@@ -1,0 +1,88 @@
+"""What a run is called: a name that ends in a hash of every setting that can change its numbers."""
+
+import dataclasses
+import hashlib
+import json
+import re
+from typing import Any
+
+from mnist_exp.settings.schema import Config
+
+IDENTITY_VERSION = 2
+"""Raised whenever the same settings would no longer give the same numbers."""
+ABSENT = "(absent)"
+
+
+def run_identity(
+    config: Config, components: dict[str, dict[str, Any]], device: str, contents: dict[str, str]
+) -> dict[str, Any]:
+    """Every setting that can change a run's numbers, in one canonical form, and nothing else.
+
+    Args:
+        config: the run's settings.
+        components: for ``model``, ``optimizer`` and ``scheduler``, the class and those of its
+            arguments that differ from its defaults (`mnist_exp.settings.factory.identity_of`).
+        device: the kind of device that ``device.name`` resolved to.
+        contents: checksums of data that its name does not determine, such as a folder's.
+
+    Returns:
+        A tree of JSON values. Numbers are written one way (``1.0`` is ``1``), so that equal settings
+        are equal however they were spelled.
+    """
+    data = {"name": config.data.name, "mean": config.data.mean, "std": config.data.std, **contents}
+    if config.data.validation_size:  # a later addition, absent by default so that earlier runs keep their names
+        data["validation_size"] = config.data.validation_size
+    canonical: dict[str, Any] = _canonical(
+        {
+            "version": IDENTITY_VERSION,
+            **components,
+            "device": {"type": device, "threads": config.device.threads},
+            "data": data,
+            "protocol": dataclasses.asdict(config.protocol),
+            "seed": config.seed,
+            "epochs": config.epochs,
+            "batch_size": config.batch_size,
+        }
+    )
+    return canonical
+
+
+def identity_hash(identity: dict[str, Any]) -> str:
+    """The first 8 hexadecimal digits of the SHA-256 of the identity's canonical JSON text."""
+    text = json.dumps(identity, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def run_name(choices: dict[str, str], identity: dict[str, Any]) -> str:
+    """The name of a run's folder: readable first, unique last.
+
+    Args:
+        choices: the chosen option of each config group (``model`` → ``lenet5``).
+        identity: the run's `run_identity`.
+    """
+    words = [choices["model"], choices["protocol"], choices["optimizer"]]
+    if choices["data"] != "mnist":
+        words.insert(0, choices["data"])
+    readable = "-".join(re.sub(r"[^A-Za-z0-9_.]+", "_", word) for word in words)
+    return f"{readable}-seed{identity['seed']}-{identity_hash(identity)}"
+
+
+def diff_settings(ours: Any, theirs: Any, path: str = "") -> list[str]:
+    """Where two trees of settings differ: ``key: theirs → ours``, sorted by key."""
+    if isinstance(ours, dict) and isinstance(theirs, dict):
+        return [
+            line
+            for key in sorted(ours.keys() | theirs.keys())
+            for line in diff_settings(ours.get(key, ABSENT), theirs.get(key, ABSENT), f"{path}.{key}" if path else key)
+        ]
+    return [] if ours == theirs else [f"{path}: {theirs!r} → {ours!r}"]
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _canonical(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_canonical(item) for item in value]
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value

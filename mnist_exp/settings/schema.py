@@ -1,0 +1,156 @@
+"""The settings of a run: what each key means and which values it may have.
+
+Hydra composes these dataclasses from ``conf/`` and checks types; ``__post_init__`` checks values.
+The rest of the program sees only these objects, never Hydra's.
+"""
+
+import math
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+
+from mnist_exp.errors import ConfigError
+
+DEVICES = ("cpu", "cuda", "mps", "auto")
+DATASETS = ("mnist", "fashion_mnist", "kmnist", "qmnist", "png_folder")
+SPLITS = ("train", "test")
+TRAINING_MODES = ("every_epoch", "first_epoch")
+PROTOCOL_KEYS = ("train_split", "eval_split", "training_mode")
+PROTOCOLS: dict[tuple[str, ...], str] = {
+    ("train", "test", "every_epoch"): "standard",
+    ("test", "train", "first_epoch"): "published",
+    ("test", "train", "every_epoch"): "swapped splits only",
+    ("train", "test", "first_epoch"): "evaluation mode after epoch 1 only",
+}
+"""Values of `PROTOCOL_KEYS` → the protocol's name in the report."""
+MAX_SEED = 2**32 - 1  # PyTorch's CPU generator reads no more than 32 bits of a seed
+MAX_COUNT = 2**31 - 1
+MAX_THREADS = 1024
+
+
+def default_data_root() -> Path:
+    """The folder of the datasets where no setting names one: ``MNIST_EXP_DATA``, or ``data``."""
+    return Path(os.environ.get("MNIST_EXP_DATA") or "data").expanduser()
+
+
+@dataclass
+class DeviceConfig:
+    """Where the arithmetic happens."""
+
+    name: str = "cpu"
+    """``cpu``, ``cuda`` or ``mps``; or ``auto``: ``cuda`` where there is one, else ``cpu``."""
+    threads: int = 1
+    """CPU threads of one run. Results depend on it in the last bits, so it is part of the identity."""
+
+    def __post_init__(self) -> None:
+        _check_choice("device.name", self.name, DEVICES)
+        _check_range("device.threads", self.threads, 1, MAX_THREADS)
+
+
+@dataclass
+class DataConfig:
+    """Which images, and where their files are."""
+
+    name: str = "mnist"
+    root: str = "data"
+    """Folder of the files; they are fetched into it when they are missing."""
+    mean: float = 0.1307
+    """Subtracted from pixels scaled to [0, 1]."""
+    std: float = 0.30812881
+    """Divides the result of the subtraction."""
+    train_dir: str | None = None
+    """With ``png_folder``: the folder of PNG files to train on (`mnist_exp.data.folders`)."""
+    test_dir: str | None = None
+    """With ``png_folder``: the folder of PNG files to evaluate on."""
+    validation_size: int = 0
+    """Training images held out, to choose settings by."""
+
+    def __post_init__(self) -> None:
+        _check_choice("data.name", self.name, DATASETS)
+        for key, folder in (("train_dir", self.train_dir), ("test_dir", self.test_dir)):
+            if self.name == "png_folder" and not (folder or "").strip():
+                raise ConfigError(f"data=png_folder needs data.{key}=…: a folder of PNG files")
+            if self.name != "png_folder" and folder is not None:
+                raise ConfigError(f"data.{key}={folder}: only data=png_folder reads folders")
+        if not self.root.strip():
+            raise ConfigError(
+                "data.root is empty (or the environment variable MNIST_EXP_DATA is): name the folder of the dataset"
+            )
+        if not (math.isfinite(self.std) and self.std > 0):
+            raise ConfigError(f"data.std={self.std}: the standard deviation must be greater than 0")
+        if not math.isfinite(self.mean):
+            raise ConfigError(f"data.mean={self.mean}: the mean must be a finite number")
+        _check_range("data.validation_size", self.validation_size, 0, MAX_COUNT)
+        self.root = _expand_user("data.root", self.root)
+        self.train_dir = self.train_dir and _expand_user("data.train_dir", self.train_dir)
+        self.test_dir = self.test_dir and _expand_user("data.test_dir", self.test_dir)
+
+
+@dataclass
+class ProtocolConfig:
+    """What is trained on, what is evaluated, and when the model is in training mode."""
+
+    train_split: str = "train"
+    eval_split: str = "test"
+    training_mode: str = "every_epoch"
+    """``every_epoch``; or ``first_epoch``: from epoch 2 on, dropout and batch statistics stay off."""
+
+    def __post_init__(self) -> None:
+        _check_choice("protocol.train_split", self.train_split, SPLITS)
+        _check_choice("protocol.eval_split", self.eval_split, SPLITS)
+        _check_choice("protocol.training_mode", self.training_mode, TRAINING_MODES)
+        if self.train_split == self.eval_split:
+            raise ConfigError(
+                f"protocol.train_split and protocol.eval_split are both '{self.train_split}': "
+                "a model must be evaluated on images that it was not trained on"
+            )
+
+
+@dataclass
+class Config:
+    """All settings of a run.
+
+    ``model``, ``optimizer`` and ``scheduler`` hold ``_target_`` (the class) and that class's own
+    keyword arguments; `mnist_exp.settings.factory` checks them against its signature.
+    """
+
+    model: dict[str, Any] = field(default_factory=dict)
+    optimizer: dict[str, Any] = field(default_factory=dict)
+    scheduler: dict[str, Any] = field(default_factory=dict)
+    device: DeviceConfig = MISSING
+    data: DataConfig = MISSING
+    protocol: ProtocolConfig = MISSING
+    seed: int = 0
+    epochs: int = 20
+    batch_size: int = 64
+    output_root: str = "outputs"
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        _check_range("epochs", self.epochs, 1, MAX_COUNT)
+        _check_range("batch_size", self.batch_size, 1, MAX_COUNT)
+        if not 0 <= self.seed <= MAX_SEED:
+            raise ConfigError(f"seed={self.seed}: a seed must be between 0 and {MAX_SEED}")
+        if not self.output_root.strip():
+            raise ConfigError("output_root is empty: name the folder for the results")
+        self.output_root = _expand_user("output_root", self.output_root)
+
+
+def _check_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{key}={value}: must be one of {', '.join(allowed)}")
+
+
+def _check_range(key: str, value: int, minimum: int, maximum: int) -> None:
+    if not minimum <= value <= maximum:
+        raise ConfigError(f"{key}={value}: must be at least {minimum}, and at most {maximum}")
+
+
+def _expand_user(key: str, path: str) -> str:
+    try:
+        return str(Path(path).expanduser()) if path.startswith("~") else path
+    except RuntimeError as error:  # ~name of nobody here
+        raise ConfigError(f"{key}={path}: {error}; write the folder in full") from error

@@ -1,0 +1,243 @@
+"""``make status`` on folders in every state that a run and a sweep can be in."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from filelock import SoftFileLease
+
+from mnist_exp.cli import status
+from mnist_exp.cli.sweep import write_plan
+from mnist_exp.runs import lock
+from mnist_exp.runs.lock import is_live
+from mnist_exp.runs.record import Record
+from tests.conftest import command
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "status.py"
+HEAD = "epoch,train_seconds,eval_seconds,train_images_per_second\n"
+TIMING = HEAD + "1,99,99,1\n" + "".join(f"{epoch},8,2,1\n" for epoch in range(2, 7))
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """Where ``python scripts/status.py`` looks for runs in ``tmp_path``."""
+    folder = tmp_path / "outputs" / "runs"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def make(runs: Path, name: str, state: str, epoch: int = 6, reason: str | None = None, *overrides: str) -> Path:
+    """A run's folder after so many of twenty epochs."""
+    folder = runs / name
+    (folder / ".hydra").mkdir(parents=True)
+    protocol = {"train_split": "train", "eval_split": "test", "training_mode": "every_epoch"}
+    identity = {"model": {"target": "MLP"}, "data": {"name": "mnist"}, "protocol": protocol, "seed": 0, "epochs": 20}
+    record = Record(name, "MLP", {}, identity, {}, state, reason, parameters=1, metrics={"test_accuracy": 0.98764})
+    (folder / "run.json").write_bytes(record.to_json())
+    (folder / "metrics.csv").write_text("epoch,test_accuracy\n" + "".join(f"{n + 1},0.9\n" for n in range(epoch)))
+    (folder / "timing.csv").write_text(TIMING)
+    (folder / ".hydra" / "overrides.yaml").write_text("".join(f"- {word}\n" for word in overrides) or "[]\n")
+    return folder
+
+
+def plan(
+    runs: Path,
+    time_of_it: str,
+    model: str,
+    seeds: int,
+    *,
+    results: dict[int, dict[str, str]] | None = None,
+    refused: str | None = None,
+) -> Path:
+    """A sweep's folder, with the results of some of its jobs."""
+    folder = runs.parent / "sweeps" / time_of_it
+    (folder / "jobs").mkdir(parents=True)
+    write_plan(folder, [[f"model={model}", f"seed={seed}"] for seed in range(seeds)], refused)
+    for number, result in (results or {}).items():
+        (folder / "jobs" / f"{number}.json").write_text(json.dumps(result))
+    return folder
+
+
+def shown(tmp_path: Path, *arguments: str) -> list[str]:
+    words = [sys.executable, str(SCRIPT), *arguments]
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return [line.rstrip() for line in done.stdout.splitlines()]
+
+
+def row(lines: list[str], name: str) -> list[str]:
+    (line,) = [line for line in lines if line.startswith(name)]
+    return line[len(name) :].split(maxsplit=3)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full here")
+def test_output_that_finds_no_room_is_told_in_a_line(runs: Path, tmp_path: Path) -> None:
+    make(runs, "done", "finished", 20)
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, str(SCRIPT)], cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 1 and done.stderr == "status: [Errno 28] No space left on device\n"
+
+
+def test_each_state_is_told_apart(runs: Path, tmp_path: Path) -> None:
+    make(runs, "done", "finished", 20)
+    path = make(runs, "held-out", "finished", 20) / "run.json"
+    metrics = {"test_accuracy": 0.98, "validation_accuracy": 0.97}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"metrics": metrics}))
+    make(runs, "alive", "running")
+    make(runs, "killed", "running")
+    make(runs, "stopped", "interrupted", 3, "stopped by SIGINT")
+    make(runs, "bad", "failed", 0, "the training loss became nan")
+    with SoftFileLease(runs / ".alive.lock", lease_duration=lock.LEASE_SECONDS):
+        lines = shown(tmp_path)
+    assert lines[0] == "1 running, 1 failed, 2 interrupted, 2 finished"
+    # Fourteen epochs are left, of ten seconds each as the last five were.
+    assert row(lines, "alive") == ["running", "6/20", "2", "min"]
+    assert row(lines, "killed")[:2] == ["interrupted", "6/20"] and status.GONE in " ".join(lines)
+    assert row(lines, "stopped") == ["interrupted", "3/20", "stopped", "by SIGINT"]
+    assert row(lines, "bad")[0] == "failed" and "the training loss became nan" in " ".join(lines)
+    assert not any(line.startswith("done") for line in lines)
+    assert row(shown(tmp_path, "--all"), "done") == ["finished", "20/20", "test", "accuracy 0.9876"]
+    assert row(shown(tmp_path, "--all"), "held-out") == ["finished", "20/20", "validation", "accuracy 0.9700"]
+
+
+def test_a_run_that_is_trained_anew_is_running(runs: Path, tmp_path: Path) -> None:
+    make(runs, "again", "finished", 20)
+    make(runs, ".again.new", "running", 0)
+    assert shown(tmp_path)[0] == "1 finished"  # nobody holds it: its next start removes what lies beside it
+    with SoftFileLease(runs / ".again.lock", lease_duration=lock.LEASE_SECONDS):
+        lines = shown(tmp_path)
+    assert lines[0] == "1 running" and row(lines, "again")[:2] == ["running", "0/20"]
+
+
+@pytest.mark.parametrize(
+    ("host", "process", "age", "alive"),
+    [
+        (socket.gethostname(), os.getpid(), 0, True),
+        (socket.gethostname(), 2**22 + 1, 0, False),  # more than Linux ever counts to
+        ("elsewhere", 1, 0, True),
+        ("elsewhere", 1, 61, False),
+    ],
+    ids=["here and alive", "here and dead", "elsewhere and heard of", "elsewhere and silent"],
+)
+def test_a_holder_is_alive_here_by_its_process_and_elsewhere_by_its_heartbeat(
+    host: str, process: int, age: float, alive: bool, tmp_path: Path
+) -> None:
+    path = tmp_path / ".run.lock"
+    with SoftFileLease(path, lease_duration=lock.LEASE_SECONDS):
+        text = path.read_text()
+    fields = dict(line.split("=", 1) for line in text.splitlines()[1:])
+    fields |= {"host": host, "pid": str(process)}
+    path.write_text("\n".join([text.splitlines()[0], *(f"{key}={value}" for key, value in fields.items())]) + "\n")
+    os.utime(path, (time.time() - age,) * 2)
+    assert is_live(tmp_path / "run") is alive
+    assert not is_live(tmp_path / "none")
+
+
+def test_jobs_without_a_folder_wait_or_failed_before_they_had_one(runs: Path, tmp_path: Path) -> None:
+    make(runs, "first", "finished", 20, None, "model=mlp", "seed=0")
+    make(runs, "second", "interrupted", 2, "stopped by its launcher", "model=mlp", "seed=1")
+    failed = {"status": "failed", "reason": "out of luck"}
+    skipped = {"status": "skipped"}  # of a run that was started by other words
+    plan(runs, "2", "mlp", 6, results={1: {"status": "stopped"}, 2: failed, 3: skipped})
+    plan(runs, "1", "lenet5", 2)  # was given up
+    lines = shown(tmp_path)
+    assert lines[0] == "1 failed, 1 interrupted, 2 waiting, 1 finished"
+    assert row(lines, "model=mlp seed=2") == ["failed", "out", "of", "luck"]
+    assert row(lines, "model=mlp seed=4") == row(lines, "model=mlp seed=5") == ["waiting"]
+    assert lines[-1] == status.IDLE
+
+
+def test_an_older_sweep_that_is_still_running_has_jobs_that_wait(runs: Path, tmp_path: Path) -> None:
+    make(runs, "alive", "running", 1, None, "model=lenet5", "seed=0")
+    plan(runs, "1", "lenet5", 2)
+    plan(runs, "2", "mlp", 1)
+    with SoftFileLease(runs / ".alive.lock", lease_duration=lock.LEASE_SECONDS):
+        lines = shown(tmp_path)
+    assert lines[0] == "1 running, 2 waiting"
+    assert row(lines, "model=lenet5 seed=1") == row(lines, "model=mlp seed=0") == ["waiting"]
+
+
+def test_damaged_folders_are_named_and_hide_nothing(runs: Path, tmp_path: Path) -> None:
+    make(runs, "good", "interrupted", 1, "stopped by SIGINT")
+    (runs / "empty").mkdir()
+    (make(runs, "torn", "running") / "run.json").write_text('{"status": "run')
+    (make(runs, "odd", "running") / "run.json").write_text('["status"]')
+    (make(runs, "binary", "finished") / "metrics.csv").write_bytes(b"\xff\x00\xfe")
+    make(runs, "other", "asleep")
+    (make(runs, "bare", "interrupted") / ".hydra" / "overrides.yaml").write_text("{")
+    (plan(runs, "1", "mlp", 1) / "jobs.json").write_text('{"jobs": 3')
+    lines = shown(tmp_path)
+    assert lines[0] == "6 damaged, 2 interrupted"
+    assert row(lines, "empty")[:1] == ["damaged"] and "run.json is missing" in " ".join(lines)
+    for name in ("torn", "odd", "binary", "other", "sweeps/1"):
+        assert row(lines, name)[0] == "damaged", name
+
+
+def test_jobs_of_a_refused_sweep_wait_for_nothing(runs: Path, tmp_path: Path) -> None:
+    make(runs, "done", "finished", 20)
+    plan(runs, "1", "vgg", 2, refused="model=vgg: there is no such model")
+    assert shown(tmp_path) == ["1 finished"]
+
+
+def test_a_long_list_is_cut_short(runs: Path, tmp_path: Path) -> None:
+    plan(runs, "1", "mlp", 100)
+    lines = shown(tmp_path)
+    assert lines[0] == "100 waiting" and any(line.startswith("… and 80 more") for line in lines)
+    assert len(shown(tmp_path, "--all")) > 100
+
+
+def test_no_run_at_all_says_what_to_type(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, str(SCRIPT)], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and "make sweep" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_it_starts_without_pytorch() -> None:
+    probe = "import sys, scripts.status; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", probe], cwd=SCRIPT.parent.parent).returncode == 0
+
+
+def test_watching_follows_a_real_sweep(tmp_path: Path) -> None:
+    words = [sys.executable, str(SCRIPT), "--watch"]
+    watch = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    try:
+        arguments = ("-m", "model=mlp", "protocol=published", "epochs=10", "seed=0,1", "hydra/launcher=basic")
+        assert command(*arguments, cwd=tmp_path).returncode == 0
+        time.sleep(2 * status.REFRESH_SECONDS)
+    finally:
+        watch.send_signal(2)
+        output, _ = watch.communicate(timeout=30)
+    assert watch.returncode == 0
+    # Ten epochs take longer than the time between two looks, however fast or slow the machine.
+    assert "1 running, 1 waiting" in output and output.rstrip().endswith("2 finished")
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        "[" * 100_000,
+        '{"status": "running", "reason": null, "config": {"epochs": Infinity}}',
+        '{"status": {}, "reason": [], "config": {"epochs": 1}}',
+    ],
+    ids=["deep", "infinite", "other types"],
+)
+def test_files_may_hold_anything(record: str, runs: Path) -> None:
+    (make(runs, "odd", "finished") / "run.json").write_text(record)
+    assert status.read_run(runs / "odd").status == "damaged"
+
+
+@pytest.mark.parametrize(
+    ("result", "told"),
+    [("[]", ("waiting", "")), ("{}", ("waiting", "")), ('{"status": "failed", "reason": [1]}', ("failed", "[1]"))],
+)
+def test_notes_of_a_sweep_may_hold_anything(result: str, told: tuple[str, str], runs: Path) -> None:
+    folder = plan(runs, "1", "mlp", 1)
+    (folder / "jobs" / "0.json").write_text(result)
+    (line,) = status.read_sweep(folder, set())
+    assert (line.status, line.remark) == told

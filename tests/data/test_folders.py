@@ -1,0 +1,541 @@
+"""Folders of PNG files: every kind of image and layout, every way to get one wrong, and the cache."""
+
+import io
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from mnist_exp import job
+from mnist_exp.cli.hydra_internals import CONFIG_FOLDER
+from mnist_exp.cli.progress import Lines
+from mnist_exp.data import folders
+from mnist_exp.data.folders import Folder, load, scan, scan_both
+from mnist_exp.errors import DataError
+from mnist_exp.job import RunResult
+from scripts import export_png
+from tests.conftest import choices, command, settings
+
+GREY = (np.arange(28 * 28, dtype=np.uint32).reshape(28, 28) * 7 % 256).astype(np.uint8)
+
+
+def png(image: Image.Image, **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", **options)
+    return buffer.getvalue()
+
+
+def write(folder: Path, *names: str, content: bytes | None = None) -> Path:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Each its own picture, so that a wrong order shows.
+        path.write_bytes(
+            content or png(Image.fromarray(np.full((28, 28), zlib.crc32(os.fsencode(name)) % 251, np.uint8)))
+        )
+    return folder
+
+
+def images(folder: Path, cache: Path) -> NDArray[np.uint8]:
+    return load(scan(folder), cache)
+
+
+def by_hand(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    return np.asarray(Image.fromarray(pixels).resize((32, 32), Image.Resampling.BILINEAR))
+
+
+def palette() -> Image.Image:
+    """Each grey as the palette's entry 255 - grey."""
+    image = Image.fromarray(255 - GREY).convert("P")
+    image.putdata((255 - GREY).flatten().tolist())
+    image.putpalette([grey for entry in range(256) for grey in [255 - entry] * 3])
+    return image
+
+
+def grey_and_opaque(mode: str) -> Image.Image:
+    return Image.fromarray(GREY).convert(mode)
+
+
+KINDS: dict[str, Callable[[], bytes]] = {
+    "grey": lambda: png(Image.fromarray(GREY)),
+    "RGB": lambda: png(grey_and_opaque("RGB")),
+    "RGBA": lambda: png(grey_and_opaque("RGBA")),
+    "grey with alpha": lambda: png(grey_and_opaque("LA")),
+    "palette": lambda: png(palette()),
+    "palette with an unused transparent entry": lambda: png(palette(), transparency=bytes([255] * 256)),
+    "16-bit": lambda: png(Image.fromarray(GREY.astype(np.uint16) * 257)),
+    "16-bit, not a multiple": lambda: png(
+        Image.fromarray(np.clip(GREY.astype(np.int64) * 257 + 100, 0, 65535).astype(np.uint16))
+    ),
+    "animated": lambda: png(Image.fromarray(GREY), save_all=True, append_images=[Image.fromarray(255 - GREY)]),
+    "EXIF, upside down": lambda: upside_down(),
+    "best compression": lambda: png(Image.fromarray(GREY), compress_level=9, optimize=True),
+}
+
+
+def upside_down() -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = 3  # "turn by 180 degrees to see it"
+    return png(Image.fromarray(np.ascontiguousarray(GREY[::-1, ::-1])), exif=exif)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_image_becomes_the_same_pixels(kind: str, tmp_path: Path) -> None:
+    write(tmp_path / "in", "0_3.png", content=KINDS[kind]())
+    assert np.array_equal(images(tmp_path / "in", tmp_path / "cache"), by_hand(GREY)[None])
+
+
+def test_a_bilevel_image_is_black_and_white(tmp_path: Path) -> None:
+    bits = GREY > 127
+    write(tmp_path / "in", "0_3.png", content=png(Image.fromarray(bits)))
+    assert np.array_equal(
+        images(tmp_path / "in", tmp_path / "cache")[0], by_hand(np.where(bits, 255, 0).astype(np.uint8))
+    )
+
+
+def test_what_is_transparent_is_black_and_what_is_half_so_is_half_as_bright(tmp_path: Path) -> None:
+    colours = np.full((28, 28, 4), 200, np.uint8)
+    colours[:14, :, 3], colours[14:, :, 3] = 0, 128
+    write(tmp_path / "in", "0_3.png", content=png(Image.fromarray(colours)))
+    (found,) = images(tmp_path / "in", tmp_path / "cache")
+    assert found[:14].max() == 0 and set(found[18:].flatten().tolist()) == {100}  # 200 × 128 / 255
+
+
+@pytest.mark.parametrize("ink", [(0, 0, 0), (0, 0, 255), (60, 60, 60)])
+def test_dark_ink_on_transparency_would_be_lost_and_is_refused(ink: tuple[int, int, int], tmp_path: Path) -> None:
+    drawing = Image.new("RGBA", (28, 28), (0, 0, 0, 0))
+    drawing.paste((*ink, 255), (5, 5, 20, 9))
+    write(tmp_path / "in", "0_3.png")
+    write(tmp_path / "in", "1_3.png", content=png(drawing))
+    with pytest.raises(DataError, match=r"1 of 2 PNG files in .* are dark on transparency, .*: 1_3.png"):
+        images(tmp_path / "in", tmp_path / "cache")
+    flat = Image.alpha_composite(Image.new("RGBA", (28, 28), "white"), drawing)
+    write(tmp_path / "in", "1_3.png", content=png(flat))
+    assert images(tmp_path / "in", tmp_path / "cache")[1].max() == 255
+
+
+def test_colours_become_their_luminance(tmp_path: Path) -> None:
+    for number, colour in enumerate([(255, 0, 0), (0, 255, 0), (0, 0, 255)]):
+        write(tmp_path / "in", f"{number}_0.png", content=png(Image.new("RGB", (5, 9), colour)))
+    found = images(tmp_path / "in", tmp_path / "cache")
+    assert [int(image[16, 16]) for image in found] == [76, 150, 29]  # 0.299, 0.587 and 0.114 of 255
+
+
+@pytest.mark.parametrize("size", [(1, 1), (28, 28), (32, 32), (20, 60), (300, 301)])
+def test_any_size_is_resized_as_pillow_does(size: tuple[int, int], tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, size, np.uint8)
+    write(tmp_path / "in", "0_3.png", content=png(Image.fromarray(pixels)))
+    assert np.array_equal(images(tmp_path / "in", tmp_path / "cache")[0], by_hand(pixels))
+
+
+LAYOUTS = {
+    "file names": ["0_5.png", "1_0.png", "2_4.PNG", "9_1.png", "10_1.png", "11_7.png"],
+    "file names, nested by shard": [
+        "a/0_5.png",
+        "b/1_0.png",
+        "a/2_4.png",
+        "a/x/9_1.png",
+        "10_1.png",
+        "b/11_7.png",
+    ],
+    "folders": ["5/0.png", "0/1.png", "4/2.png", "1/9.png", "1/10.png", "7/11.png"],
+    "folders, nested": ["5/w/0.png", "a/0/1.png", "4/2.png", "a/b/1/9.png", "1/deep/er/10.png", "w/7/11.png"],
+    "folders, zero-padded": [
+        "05/0000.png",
+        "00/0001.png",
+        "04/0002.png",
+        "01/0009.png",
+        "01/0010.png",
+        "07/0011.png",
+    ],
+    "folders and file names that agree": [
+        "5/0_5.png",
+        "0/1_0.png",
+        "4/2_4.png",
+        "1/9_1.png",
+        "1/10_1.png",
+        "7/11_7.png",
+    ],
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_labels_and_order_whatever_the_layout(layout: str, tmp_path: Path) -> None:
+    names = LAYOUTS[layout]
+    write(tmp_path, *reversed(names))
+    folder = scan(tmp_path)
+    assert folder.labels.tolist() == [5, 0, 4, 1, 1, 7]
+    assert folder.paths == names  # 9 before 10
+    assert ("name of the file" in folder.summary) == layout.startswith("file")
+    assert "6 PNG files" in folder.summary and "skipped" not in folder.summary
+
+
+@pytest.mark.parametrize(
+    ("names", "layout"),
+    [
+        (["001/0_5.png", "2023/1_0.png"], "file"),  # shards
+        (["5/20230101_120000.png", "0/20230101_120001.png"], "folder"),  # times
+        (["1/5/0_5.png", "1/0/1_0.png"], "folder"),  # the nearest folder counts, for the names agree
+        (["5/000/a.png", "0/001/b.png"], "folder"),  # shards below the label
+        (["5/2023/a.png", "2024/0/b.png"], "folder"),  # years
+    ],
+)
+def test_numbers_that_are_no_labels_mislead_nobody(names: list[str], layout: str, tmp_path: Path) -> None:
+    folder = scan(write(tmp_path, *names))
+    assert folder.labels.tolist() == [5, 0] and f"name of the {layout}" in folder.summary
+
+
+def test_the_same_images_have_one_checksum_in_either_layout(tmp_path: Path) -> None:
+    content = [png(Image.fromarray(np.full((28, 28), grey, np.uint8))) for grey in range(3)]
+    for number, label in enumerate((4, 1, 4)):
+        write(tmp_path / "a", f"{number}_{label}.png", content=content[number])
+        write(tmp_path / "b", f"x/{label}/{number}.png", content=content[number])
+    a, b = scan(tmp_path / "a"), scan(tmp_path / "b")
+    assert a.sha256 == b.sha256
+    (tmp_path / "b/x/4/2.png").write_bytes(content[1])
+    assert scan(tmp_path / "b").sha256 != a.sha256
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 9)), unique=True, min_size=1, max_size=30))
+def test_file_names_are_read_and_ordered_by_their_numbers(pairs: list[tuple[int, int]]) -> None:
+    paths = [f"{number}_{label}.png" for number, label in pairs]
+    ordered = sorted(paths, key=folders._natural_key)
+    assert [tuple(map(int, path[:-4].split("_"))) for path in ordered] == sorted(pairs)
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1), max_size=6))
+def test_any_name_has_a_place(names: list[str]) -> None:
+    deep = ["/".join(names[: i + 1]) for i in range(len(names))]
+    ordered = sorted(deep, key=folders._natural_key)
+    deep.reverse()
+    assert sorted(deep, key=folders._natural_key) == ordered
+
+
+def test_both_unicode_forms_of_a_name_sort_alike() -> None:
+    names = ["\u00e9.png", "f.png", "e.png"]  # é as one character; macOS keeps it as two
+    decomposed = ["e\u0301.png", "f.png", "e.png"]
+    assert [names.index(n) for n in sorted(names, key=folders._natural_key)] == [
+        decomposed.index(n) for n in sorted(decomposed, key=folders._natural_key)
+    ]
+
+
+def test_hidden_and_foreign_files_are_skipped_and_counted(tmp_path: Path) -> None:
+    write(tmp_path, "0_1.png")
+    write(tmp_path, ".DS_Store", "._0_1.png", "__MACOSX/._0_1.png", "Thumbs.db", "0_1.txt", "1_2.jpg", content=b"x")
+    write(tmp_path, ".git/7_1.png")
+    os.mkfifo(tmp_path / "2_1.png")  # to read it would be to wait for ever
+    folder = scan(tmp_path)
+    assert folder.paths == ["0_1.png"]
+    assert "(skipped: 4 hidden, 4 other, such as 0_1.txt)" in folder.summary
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    write(tmp_path / "store", "a.png", "b.png")
+    (tmp_path / "in" / "7").mkdir(parents=True)
+    (tmp_path / "in" / "3").symlink_to(tmp_path / "store")
+    (tmp_path / "in" / "7" / "up").symlink_to(tmp_path / "in")
+    write(tmp_path / "in", "7/c.png")
+    assert scan(tmp_path / "in").labels.tolist() == [3, 3, 7]
+
+
+def nothing(folder: Path) -> None:
+    folder.mkdir()
+
+
+def unreadable(folder: Path) -> None:
+    write(folder, "2_1.png")
+    for name in ("0_1.png", "1_2.png"):
+        (folder / name).symlink_to(folder / "gone")
+
+
+MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (lambda f: None, "IN is missing"),
+    "a file": (lambda f: f.write_text(""), "IN is not a folder"),
+    "empty": (nothing, "IN has no PNG files in it"),
+    "photographs": (
+        lambda f: write(f, "7/a.jpg", "7/b.jpg"),
+        "no PNG files in it (skipped: 2 other, such as 7/a.jpg)",
+    ),
+    "no label": (
+        lambda f: write(f, *[f"img{i}.png" for i in range(5)]),
+        "5 of 5 PNG files in IN have no label, neither in a name like 12_7.png or train_00012_7.png nor in a "
+        "folder's like 7/: img0.png, img1.png, img2.png, …",
+    ),
+    "one without": (lambda f: write(f, "0_1.png", "1_2.png", "x.png"), "1 of 3 PNG files in IN have no label"),
+    "one beside the folders": (
+        lambda f: write(f, "7/a.png", "8/a.png", "a.png"),
+        "1 of 3 PNG files in IN have no label",
+    ),
+    "both layouts, most by folder": (
+        lambda f: write(f, "7/a.png", "8/a.png", "12_3.png"),
+        "1 of 3 PNG files in IN have their label in a name like 12_7.png, the others in a folder's like 7/: 12_3.png",
+    ),
+    "both layouts, most by name": (
+        lambda f: write(f, "0_1.png", "1_2.png", "3/a.png"),
+        "1 of 3 PNG files in IN have their label in a folder's like 7/, the others in a name like 12_7.png: 3/a.png",
+    ),
+    "two folders that may be labels": (
+        lambda f: write(f, "7/0/a.png", "3/w/b.png"),
+        "1 of 2 PNG files in IN lie in two folders that are named by labels: 7/0/a.png",
+    ),
+    "label 12": (
+        lambda f: write(f, "0_1.png", "1_12.png"),
+        "1 of 2 PNG files in IN have a label outside 0 to 9: 1_12.png",
+    ),
+    "folder 10": (lambda f: write(f, "7/a.png", "10/b.png"), "have a label outside 0 to 9: 10/b.png"),
+    "two labels": (
+        lambda f: write(f, "3/0_1.png", "1/1_1.png"),
+        "1 of 2 PNG files in IN have one label in their names, another in their folders",
+    ),
+    "names of any bytes": (
+        lambda f: write(f, "a\nb.png", os.fsdecode(b"caf\xe9.png"), "7/c.png"),
+        "2 of 3 PNG files in IN have no label, neither in a name like 12_7.png or train_00012_7.png nor in a "
+        "folder's like 7/: a\ufffdb.png, caf\ufffd.png",
+    ),
+    "broken links": (
+        unreadable,
+        "2 of 3 PNG files in IN cannot be read (No such file or directory): 0_1.png, 1_2.png",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_folder_that_cannot_be_used_is_told_in_one_sentence(mistake: str, tmp_path: Path) -> None:
+    make, message = MISTAKES[mistake]
+    make(tmp_path / "in")
+    with pytest.raises(DataError) as caught:
+        scan(tmp_path / "in")
+    assert message.replace("IN", str(tmp_path / "in")) in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("what", ["folder", "file"])
+def test_what_may_not_be_read_is_named(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root, as whom these tests may run, may read everything; so the system's refusal is acted."""
+    write(tmp_path, "7/a.png", "8/b.png")
+    real_scan, real_read = os.scandir, Path.read_bytes
+    place = str(tmp_path / "7" if what == "folder" else tmp_path / "7/a.png")
+
+    def guard(path: str | Path) -> str | Path:
+        if str(path) == place:
+            raise PermissionError(13, "Permission denied", place)
+        return path
+
+    monkeypatch.setattr(os, "scandir", lambda path: real_scan(guard(path)))
+    monkeypatch.setattr(Path, "read_bytes", lambda path: real_read(Path(guard(path))))
+    message = {"folder": f"{place} cannot be read: ", "file": f"1 of 2 PNG files in {tmp_path} cannot be read ("}
+    with pytest.raises(DataError, match="Permission denied") as caught:
+        scan(tmp_path)
+    assert str(caught.value).startswith(message[what]) and "7" in str(caught.value).removeprefix(str(tmp_path))
+
+
+def bomb() -> bytes:
+    """A PNG that says of itself to be 20,000 × 20,000."""
+    content = bytearray(png(Image.fromarray(GREY)))
+    content[16:24] = struct.pack(">II", 20_000, 20_000)
+    content[29:33] = struct.pack(">I", zlib.crc32(content[12:29]))
+    return bytes(content)
+
+
+def flipped(content: bytes, place: int) -> bytes:
+    return content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+
+
+BROKEN = {
+    "truncated": png(Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)))[:-900],
+    "empty": b"",
+    "text": b"not an image",
+    "a JPEG": b"",
+    "cut at its end": png(Image.fromarray(GREY))[:-12],
+    "one bit": flipped(png(Image.fromarray(GREY)), 126),
+    "no pixels": png(Image.fromarray(GREY)).replace(b"IDAT", b"iDAT"),
+    "wrong length": png(Image.fromarray(GREY)).replace(b"IDAT", b"IDAT\x00", 1),
+    "a bomb": bomb(),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_broken_images_are_named_and_counted(kind: str, tmp_path: Path) -> None:
+    content = BROKEN[kind]
+    if kind == "a JPEG":
+        Image.fromarray(GREY).save(buffer := io.BytesIO(), "JPEG")
+        content = buffer.getvalue()
+    write(tmp_path / "in", "0_1.png", "1_2.png")
+    for name in ("5_3.png", "10_3.png"):
+        (tmp_path / "in" / name).write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        images(tmp_path / "in", tmp_path / "cache")
+    expected = f"2 of 4 PNG files in {tmp_path / 'in'} cannot be decoded as PNG images: 5_3.png, 10_3.png"
+    assert str(caught.value) == expected
+    assert not list((tmp_path / "cache").glob("*.npz"))
+
+
+def test_two_folders_must_not_share_images_nor_lack_classes(tmp_path: Path) -> None:
+    write(tmp_path / "all", "0_1.png", "1_2.png", "test/2_3.png", "test/3_4.png")
+    write(tmp_path / "test", "0_1.png", "1_3.png", "2_9.png")
+    write(tmp_path / "train", "0_1.png", "1_2.png")
+    for train, test in (("all", "all"), ("all", "all/test"), ("all/test", "all"), ("all", "all/../all")):
+        with pytest.raises(DataError, match="must not contain each other"):
+            scan_both(tmp_path / train, tmp_path / test)
+    (tmp_path / "link").symlink_to(tmp_path / "all")
+    with pytest.raises(DataError, match="must not contain each other"):
+        scan_both(tmp_path / "all", tmp_path / "link")
+    with pytest.raises(DataError, match=r"train has no images of class 3, 9, but .*test has"):
+        scan_both(tmp_path / "train", tmp_path / "test")
+    shutil.copytree(tmp_path / "train", tmp_path / "copy")
+    with pytest.raises(DataError, match=r"train and .*copy hold the same images"):
+        scan_both(tmp_path / "train", tmp_path / "copy")
+    assert scan_both(tmp_path / "all", tmp_path / "train").keys() == {"train", "test"}
+    # protocol=published trains on the test split, which then has to have the other's classes.
+    with pytest.raises(DataError, match=r"train has no images of class 3, 4, but .*all has"):
+        scan_both(tmp_path / "all", tmp_path / "train", "test")
+    assert scan_both(tmp_path / "train", tmp_path / "all", "test").keys() == {"train", "test"}
+
+
+def decodes(monkeypatch: pytest.MonkeyPatch) -> list[Folder]:
+    """Notes what is decoded rather than taken from the cache."""
+    noted: list[Folder] = []
+    real = folders._decoded
+
+    def noting(folder: Folder) -> NDArray[np.uint8]:
+        noted.append(folder)
+        return real(folder)
+
+    monkeypatch.setattr(folders, "_decoded", noting)
+    return noted
+
+
+def test_images_are_decoded_once_until_one_changes_comes_or_goes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded, folder, cache = decodes(monkeypatch), tmp_path / "in", tmp_path / "cache"
+    write(folder, "0_1.png", "1_2.png")
+    first = images(folder, cache)
+    assert np.array_equal(images(folder, cache), first) and len(decoded) == 1
+
+    times = (folder / "0_1.png").stat()
+    white = png(Image.fromarray(np.full((28, 28), 255, np.uint8)))
+    (folder / "0_1.png").write_bytes(white.ljust(times.st_size, b"\0"))
+    os.utime(folder / "0_1.png", ns=(times.st_atime_ns, times.st_mtime_ns))  # neither size nor time tells
+    changed = images(folder, cache)
+    assert changed[0].min() == 255 and np.array_equal(changed[1], first[1]) and len(decoded) == 2
+
+    write(folder, "2_1.png")
+    assert len(images(folder, cache)) == 3 and len(decoded) == 3
+    (folder / "2_1.png").unlink()
+    assert np.array_equal(images(folder, cache), changed) and len(decoded) == 3
+
+
+@pytest.mark.parametrize("damage", ["cut", "one bit", "its directory", "empty", "other images"])
+def test_a_damaged_cache_is_made_anew(damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded, folder, cache = decodes(monkeypatch), tmp_path / "in", tmp_path / "cache"
+    write(folder, "0_1.png", "1_2.png")
+    first = images(folder, cache)
+    (path,) = cache.glob("*.npz")
+    content = path.read_bytes()
+    np.savez(other := io.BytesIO(), images=first[:1])
+    directory = content.rindex(b"PK\1\2")  # at its end; 10 bytes on is how the images are compressed: not at all
+    damaged = {"cut": content[:-100], "one bit": flipped(content, 700), "empty": b""}
+    damaged |= {"other images": other.getvalue(), "its directory": flipped(content, directory + 10)}
+    path.write_bytes(damaged[damage])
+    assert np.array_equal(images(folder, cache), first) and len(decoded) == 2
+    assert np.array_equal(images(folder, cache), first) and len(decoded) == 2
+
+
+def test_a_cache_that_cannot_be_kept_is_told(tmp_path: Path) -> None:
+    write(tmp_path / "in", "0_1.png")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match=r"decoded images cannot be stored in .*file.*data\.root"):
+        images(tmp_path / "in", tmp_path / "file")
+
+
+def test_all_of_mnist_as_png_files_trains_to_the_same_bytes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Both layouts; the second one's images are the first one's, and so were decoded before."""
+    usual = execute("model=mlp", "epochs=1", f"output_root={tmp_path / 'usual'}")
+    script = [sys.executable, "scripts/export_png.py", str(tmp_path / "file")]
+    subprocess.run(script, check=True, cwd=CONFIG_FOLDER.parent, stdout=subprocess.DEVNULL)
+    for path in (tmp_path / "file").glob("*/*.png"):
+        number, label = path.stem.split("_")
+        target = tmp_path / "folder" / path.parent.name / label / f"{number}.png"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.hardlink_to(path)
+    for layout, said in (("file", "decoding them"), ("folder", "decoded before")):
+        root = tmp_path / layout
+        capfd.readouterr()
+        folder = execute(
+            "model=mlp",
+            "epochs=1",
+            f"output_root={root}",
+            "data=png_folder",
+            f"data.root={tmp_path / 'cache'}",
+            f"data.train_dir={root / 'train'}",
+            f"data.test_dir={root / 'test'}",
+        )
+        output = capfd.readouterr().out
+        assert output.count(said) == 2 and f"60,000 PNG files, labelled by the name of the {layout}" in output
+        for name in ("metrics.csv", "predictions.npz", "model.safetensors"):
+            assert (Path(folder.folder) / name).read_bytes() == (Path(usual.folder) / name).read_bytes()
+
+
+@pytest.mark.parametrize("layout", export_png.LAYOUTS)
+def test_exported_files_are_read_back_in_either_layout(
+    layout: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stack, labels = np.stack([np.roll(GREY, n) for n in range(12)]), np.array([5, 0, 4, 1, 9, 2, 1, 3, 1, 4, 3, 5])
+    monkeypatch.setattr(export_png, "load_raw", lambda *_: (stack, labels, {}))
+    export_png.export("mnist", tmp_path, "train", tmp_path / "out", export_png.LAYOUTS[layout])
+    assert np.array_equal(images(tmp_path / "out", tmp_path / "cache"), np.stack([by_hand(image) for image in stack]))
+    assert scan(tmp_path / "out").labels.tolist() == labels.tolist()
+    with pytest.raises(DataError, match="out is not empty; name a new folder"):
+        export_png.export("mnist", tmp_path, "train", tmp_path / "out", export_png.LAYOUTS[layout])
+
+
+def execute(*overrides: str) -> RunResult:
+    return job.train_run(settings(*overrides), choices(*overrides), {}, Lines)
+
+
+def test_a_sweep_over_folders_of_this_directory(tmp_path: Path) -> None:
+    """Relative names, decoded once before its jobs; the folders' names are no part of what is recorded."""
+    write(tmp_path / "mine" / "train", *[f"{label}/{number}.png" for label in (3, 7) for number in range(20)])
+    write(tmp_path / "mine" / "test", *[f"{number}_{label}.png" for label in (3, 7) for number in range(5)])
+    words = ["data=png_folder", "data.train_dir=mine/train", "data.test_dir=mine/test", "data.root=cache"]
+    swept = command("-m", "model=mlp", "seed=0,1", "epochs=1", "hydra/launcher=basic", *words, cwd=tmp_path)
+    assert swept.returncode == 0, swept.stderr
+    assert swept.stdout.count("decoding them") == 2 and swept.stdout.count("decoded before") == 4
+    runs = sorted((tmp_path / "outputs" / "runs").iterdir())
+    assert [run.name[:-9] for run in runs] == [f"png_folder-mlp-standard-sgd-seed{seed}" for seed in (0, 1)]
+    for run in runs:
+        text = (run / "run.json").read_text(encoding="utf-8")
+        assert (
+            "mine" not in text
+            and json.loads(text)["identity"]["data"]["train_sha256"] == scan(tmp_path / "mine/train").sha256
+        )
+    words[1] += ",nowhere"  # what is swept is decoded before the jobs, too, and a bad folder stops its own alone
+    more = command("-m", "model=mlp", "epochs=2", "hydra/launcher=basic", *words, cwd=tmp_path)
+    assert more.returncode == 1 and "Jobs: 1 finished, 1 failed" in more.stdout
+    assert "job 1 failed: nowhere is missing; name a folder of PNG files" in more.stdout
+    assert more.stdout.index("mine/train: 40 PNG files") < more.stdout.index("Launching 2 jobs")
+    words[1] = "data.train_dir=mine/train"
+    # A changed image makes it another dataset, and so another run.
+    write(tmp_path / "mine" / "train", "7/0.png", content=png(Image.fromarray(GREY)))
+    assert command("model=mlp", "epochs=1", *words, cwd=tmp_path).returncode == 0
+    assert len(list((tmp_path / "outputs" / "runs").iterdir())) == 4
+
+
+def test_a_folder_that_no_job_could_use_is_told_once_and_before_any(tmp_path: Path) -> None:
+    words = ["data=png_folder", "data.train_dir=nowhere", "data.test_dir=nowhere_else"]
+    swept = command("-m", "seed=0,1", *words, cwd=tmp_path)
+    assert swept.returncode == 1 and swept.stdout == "Jobs: none ran\n"
+    assert swept.stderr == "mnist_exp: nowhere is missing; name a folder of PNG files\n"

@@ -1,0 +1,274 @@
+import gzip
+import io
+import itertools
+import pickle
+import warnings
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from PIL import Image
+
+from mnist_exp.data import folders
+from mnist_exp.report import figures, tables
+from mnist_exp.report.collect import collect
+from mnist_exp.report.misclassified import gallery, load_images, load_misclassified
+from tests.report.conftest import DIGITS, labels, write_digits, write_other, write_run
+
+
+def answers(label: list[int], answer: list[int], confidence: list[float]) -> dict[str, Any]:
+    """Predictions whose answer has the given probability, and whose other classes share the rest."""
+    c = np.array(confidence)
+    probabilities = np.repeat((1 - c)[:, None] / 9, 10, axis=1)
+    probabilities[np.arange(len(c)), answer] = c
+    whole = {"label": np.array(label, np.uint8), "predicted": np.array(answer, np.uint8)}
+    return {**whole, "probabilities": probabilities.astype(np.float32)}
+
+
+@pytest.fixture
+def by_hand(tmp_path: Path) -> Path:
+    """Two models of two seeds, four digits: 3, 3, 5, 5."""
+    label = [3, 3, 5, 5]
+    write_run(tmp_path, "lenet5", 0, archive=answers(label, [3, 8, 5, 6], [0.9, 0.8, 0.9, 0.7]))
+    write_run(tmp_path, "lenet5", 1, archive=answers(label, [3, 8, 5, 5], [0.9, 0.6, 0.9, 0.5]))
+    write_run(tmp_path, "mlp", 0, archive=answers(label, [3, 8, 6, 5], [0.9, 0.9, 0.5, 0.9]))
+    write_run(tmp_path, "mlp", 1, archive=answers(label, [3, 5, 6, 5], [0.9, 0.8, 0.7, 0.9]))
+    return tmp_path
+
+
+def test_confusion_matrix_by_hand(by_hand: Path) -> None:
+    (lenet5, mlp), problems = load_misclassified(collect(by_hand))
+    assert not problems
+    expected = np.zeros((10, 10))
+    expected[3, 3], expected[3, 8], expected[5, 5], expected[5, 6] = 1, 1, 1.5, 0.5
+    assert np.array_equal(lenet5.confusion, expected)
+    assert lenet5.missed.tolist() == [0, 2, 0, 1]
+    assert mlp.mostly_missed.tolist() == [False, True, True, False]
+
+
+def test_calibration_error_by_hand(by_hand: Path) -> None:
+    (lenet5, _), _ = load_misclassified(collect(by_hand))
+    # Seed 0: bins (12/15, 13/15], … hold 0.9 twice, both right; 0.8 and 0.7 alone, both wrong.
+    assert lenet5.calibration_errors[0] == pytest.approx((2 * 0.1 + 0.8 + 0.7) / 4, abs=1e-6)
+    assert lenet5.calibration_errors[1] == pytest.approx((2 * 0.1 + 0.6 + 0.5) / 4, abs=1e-6)
+
+
+def test_a_bin_weighs_right_and_wrong_together(tmp_path: Path) -> None:
+    write_run(tmp_path, archive=answers([1, 1, 1, 1], [1, 1, 2, 2], [0.75] * 4))
+    (m,), _ = load_misclassified(collect(tmp_path))
+    assert m.calibration_errors == pytest.approx([0.25])
+
+
+def test_error_tables_by_hand(by_hand: Path) -> None:
+    mistakes, _ = load_misclassified(collect(by_hand))
+    confused = tables.confused(mistakes).data
+    lenet5 = confused[confused["model"] == "LeNet5"][["label", "predicted", "digits", "share"]]
+    assert lenet5.to_numpy().tolist() == [["3", "8", 1, 0.5], ["5", "6", 0.5, 0.25]]
+    (classes,) = tables.classes(mistakes)
+    assert classes.data["class_3"].tolist() == [0.5, 0.5]
+    assert classes.data["class_5"].tolist() == [0.75, 0.5]
+    assert classes.cells["0"].tolist() == ["–", "–"]
+    assert tables.calibration(mistakes).data["n"].tolist() == [2, 2]
+
+
+def test_error_tables_tell_classes_by_their_names(tmp_path: Path) -> None:
+    archive = answers([3, 3, 5, 5], [3, 4, 5, 3], [0.9] * 4)
+    write_run(tmp_path, archive=archive)
+    write_other(tmp_path, archive=archive)
+    mistakes, _ = load_misclassified(collect(tmp_path))
+    long = ("Ankle boot " * 9).strip()
+    other, digits = tables.classes(mistakes)
+    assert (other.name, other.title) == ("classes", "Accuracy of each class (fashion_mnist)")
+    assert (digits.name, digits.title) == ("classes-2", "Accuracy of each class (mnist)")
+    assert other.cells[["Data and protocol", "Ankle boot", long, "3"]].to_numpy().tolist() == [
+        ["fashion_mnist, standard protocol", "0.5000", "0.5000", "–"]
+    ]
+    assert other.data[["class_Ankle boot", f"class_{long}"]].to_numpy().tolist() == [[0.5, 0.5]]
+    assert digits.cells[["Data and protocol", "3", "5"]].to_numpy().tolist() == [
+        ["mnist, standard protocol", "0.5000", "0.5000"]
+    ]
+    assert digits.data[["class_3", "class_5"]].to_numpy().tolist() == [[0.5, 0.5]]
+    confused = tables.confused(mistakes)
+    assert confused.cells[["Label", "Predicted"]].to_numpy().tolist() == [
+        *[["Ankle boot", r"a\|b_c"], [long, "Ankle boot"]],
+        *[["3", "4"], ["5", "3"]],
+    ]
+    # Of GitHub's tables, a cell ends at a bar unless an odd number of backslashes stands before it.
+    assert r"| Ankle boot | a\\\|b_c | 1.0 |" in tables.markdown(confused.cells)
+    assert "&lt;script>alert('title')&lt;/script> & [b]$x_1$ |" in tables.markdown(other.cells)
+    assert r"& Ankle boot & a\textbackslash |b\_c &" in tables.latex(other)
+    assert r"</script> \& [b]\$x\_1\$ & T-shirt/top &" in tables.latex(other)
+
+
+def test_confusion_matrix_tells_classes_by_names_that_fit(tmp_path: Path) -> None:
+    write_other(tmp_path, archive=answers([3, 3, 5, 5], [3, 4, 4, 4], [0.9] * 4))
+    (m,), _ = load_misclassified(collect(tmp_path))
+    drawing = figures.confusion("a section", m)
+    assert r"Most frequent: Ankle boot Ankle" in drawing.description
+    assert r"read as a\|b_c, 2.0 images per run." in drawing.description
+    table = drawing.data.set_index("label")
+    expected = {"predicted_Ankle boot": 1, r"predicted_a\|b_c": 1}  # and nothing else
+    assert {key: n for key, n in table.loc["Ankle boot"].to_dict().items() if n} == expected
+    with mpl.rc_context(figures.STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        figure = drawing.draw()
+        figure.draw_without_rendering()
+        axes = figure.axes[0]
+        for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
+            assert [tick.get_text() for tick in ticks][:4] == [
+                "<script>alert…",
+                "T-shirt/top",
+                "Trouser",
+                "Ankle boot",
+            ]
+            boxes = [tick.get_window_extent() for tick in ticks]
+            assert not any(a.overlaps(b) for a, b in itertools.pairwise(boxes))
+            for box in boxes:
+                assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1
+                assert figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1
+        assert axes.get_window_extent().width > figure.bbox.width / 2
+
+
+def test_gallery_marks_what_all_models_miss(by_hand: Path) -> None:
+    mistakes, _ = load_misclassified(collect(by_hand))
+    found = gallery(mistakes, 10)
+    assert [(miss.index, miss.label, miss.by_all) for miss in found] == [(1, 3, True), (2, 5, False)]
+    assert [answer for _, answer in found[0].answers] == [8, 8]
+    assert len(gallery(mistakes, 1)) == 1
+
+
+def test_runs_without_predictions_have_no_errors_and_no_problem(tmp_path: Path) -> None:
+    (write_run(tmp_path) / "predictions.npz").unlink()
+    assert load_misclassified(collect(tmp_path)) == ([], [])
+
+
+class Bomb:
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return (pytest.fail, ("a pickle was run",))
+
+
+def npz(**arrays: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+def bomb() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in ("label", "predicted", "probabilities"):
+            archive.writestr(f"{name}.npy", pickle.dumps(Bomb()))
+    return buffer.getvalue()
+
+
+def giant() -> bytes:
+    """An array that says it has 10¹³ rows."""
+    buffer, array = io.BytesIO(), io.BytesIO()
+    np.lib.format.write_array_header_1_0(array, {"descr": "|u1", "fortran_order": False, "shape": (10**13,)})
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in ("label", "predicted", "probabilities"):
+            archive.writestr(f"{name}.npy", array.getvalue())
+    return buffer.getvalue()
+
+
+GOOD = answers([1, 2], [1, 3], [0.9, 0.8])
+DAMAGED = {
+    "empty": b"",
+    "no archive": b"PK" + b"\0" * 50,
+    "a pickle": pickle.dumps(Bomb()),
+    "pickles in an archive": bomb(),
+    "objects": npz(**(GOOD | {"label": np.array([Bomb()], dtype=object)})),
+    "giant": giant(),
+    "cut off": npz(**GOOD)[:-100],
+    "lacks a part": npz(label=GOOD["label"]),
+    "one dimension too many": npz(**(GOOD | {"label": [[1, 2]]})),
+    "no digits": npz(label=np.zeros(0, int), predicted=np.zeros(0, int), probabilities=np.zeros((0, 10))),
+    "too few answers": npz(**(GOOD | {"predicted": [1]})),
+    "eleven classes": npz(**(GOOD | {"probabilities": np.zeros((2, 11))})),
+    "class 10": npz(**(GOOD | {"predicted": [1, 10]})),
+    "negative label": npz(**(GOOD | {"label": [1, -1]})),
+    "labels are fractions": npz(**(GOOD | {"label": [1.5, 2]})),
+    "NaN": npz(**(GOOD | {"probabilities": np.full((2, 10), np.nan)})),
+    "no probabilities": npz(**(GOOD | {"probabilities": np.full((2, 10), 3.0)})),
+    "text": npz(**(GOOD | {"probabilities": np.full((2, 10), "x")})),
+    "other digits": npz(**answers([5, 6], [5, 6], [0.9, 0.9])),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_damaged_predictions_are_named_and_the_rest_reported(tmp_path: Path, kind: str) -> None:
+    write_run(tmp_path, seed=0, archive=GOOD)
+    (write_run(tmp_path, seed=1, name="bad") / "predictions.npz").write_bytes(DAMAGED[kind])
+    (found,), (problem,) = load_misclassified(collect(tmp_path))
+    assert len(found.confusions) == 1
+    assert (problem.folder, problem.left_out) == ("bad", False)
+    assert "predictions.npz" in problem.reason and "\n" not in problem.reason
+
+
+def test_predictions_that_are_not_those_of_the_run_are_named(tmp_path: Path) -> None:
+    write_run(tmp_path, name="bad", change=lambda record: record["files"].update({"predictions.npz": "0" * 64}))
+    found, (problem,) = load_misclassified(collect(tmp_path))
+    assert not found and "SHA-256 is not the recorded one" in problem.reason
+
+
+def test_pictures_are_those_of_the_split(tmp_path: Path) -> None:
+    write_digits(tmp_path)
+    images = load_images(tmp_path, {"name": "mnist"}, "test", labels().astype(np.int64))
+    assert images.shape == (DIGITS, 28, 28)
+    assert images[1, 0, 0] == 784 % 251
+    raw = tmp_path / "MNIST" / "raw"
+    for path in list(raw.iterdir()):
+        (raw / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
+        path.unlink()
+    assert np.array_equal(load_images(tmp_path, {"name": "mnist"}, "test", labels().astype(np.int64)), images)
+
+
+@pytest.mark.parametrize("kind", ["missing", "cut off", "other labels", "folder", "bad gzip"])
+def test_without_the_digits_there_are_no_pictures(tmp_path: Path, kind: str) -> None:
+    label = labels().astype(np.int64)
+    raw = tmp_path / "MNIST" / "raw"
+    if kind != "missing":
+        write_digits(tmp_path)
+    file = raw / "t10k-images-idx3-ubyte"
+    if kind == "cut off":
+        file.write_bytes(file.read_bytes()[:-1])
+    if kind in ("folder", "bad gzip"):
+        file.unlink()
+    if kind == "folder":
+        file.mkdir()
+    if kind == "bad gzip":
+        (raw / f"{file.name}.gz").write_bytes(b"no")
+    with pytest.raises(ValueError, match=r"the images (of the test split|cannot be read)"):
+        load_images(tmp_path, {"name": "mnist"}, "test", label[::-1] if kind == "other labels" else label)
+
+
+def test_pictures_of_other_data_lie_elsewhere(tmp_path: Path) -> None:
+    write_digits(tmp_path)
+    (tmp_path / "MNIST").rename(tmp_path / "FashionMNIST")
+    label = labels().astype(np.int64)
+    assert load_images(tmp_path, {"name": "fashion_mnist"}, "test", label)[1, 0, 0] == 784 % 251
+    with pytest.raises(ValueError, match="t10k-images-idx3-ubyte is missing"):
+        load_images(tmp_path, {"name": "mnist"}, "test", label)
+    with pytest.raises(ValueError, match="there are no images of emnist to read"):
+        load_images(tmp_path, {"name": "emnist"}, "test", label)
+
+
+def test_pictures_of_a_folder_are_what_training_decoded(tmp_path: Path) -> None:
+    for number in range(3):
+        Image.new("L", (28, 28), 80 * number).save(tmp_path / f"{number}_7.png")
+    folder = folders.scan(tmp_path)
+    label = np.array([7, 7, 7])
+    for checksum in (folder.sha256, "0" * 64, "../data", None):
+        with pytest.raises(ValueError, match="decoded images are not in the data folder"):
+            load_images(tmp_path, {"name": "png_folder", "test_sha256": checksum}, "test", label)
+    folders.load(folder, tmp_path / folders.CACHE)
+    images = load_images(tmp_path, {"name": "png_folder", "test_sha256": folder.sha256}, "test", label)
+    assert images[:, 0, 0].tolist() == [0, 80, 160]
+    (path,) = (tmp_path / folders.CACHE).glob("*.npz")
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(ValueError, match="decoded images are not in the data folder, or damaged"):
+        load_images(tmp_path, {"name": "png_folder", "test_sha256": folder.sha256}, "test", label)

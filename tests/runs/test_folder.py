@@ -1,0 +1,381 @@
+"""A run's folder: what is kept, what is refused, and what the next start makes of what it finds."""
+
+import json
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mnist_exp import files, models
+from mnist_exp.data.images import ImageSplit, stratified_split
+from mnist_exp.errors import ConfigError, DivergedError, RunFolderError
+from mnist_exp.runs import folder as run_folder
+from mnist_exp.runs import lock
+from mnist_exp.runs.record import RESULT_FILES, checksum
+from mnist_exp.training import evaluate
+from tests.conftest import Execute, results
+
+MLP = ("model=mlp", "epochs=3")
+VALIDATED = (*MLP, "data.validation_size=100")
+
+
+def only_run(root: Path) -> Path:
+    (folder,) = [path for path in (root / "runs").iterdir() if not path.name.startswith(".")]
+    return folder
+
+
+def record(root: Path) -> dict[str, object]:
+    content: dict[str, object] = json.loads((only_run(root) / "run.json").read_text())
+    return content
+
+
+@pytest.fixture
+def words(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """The settings of the run that `stopped` stops and that `expected` lets be."""
+    given: tuple[str, ...] = getattr(request, "param", MLP)
+    return given
+
+
+@pytest.fixture
+def finished(execute: Execute, tmp_path: Path) -> Path:
+    execute(*MLP)
+    return tmp_path
+
+
+@pytest.fixture
+def stopped(execute: Execute, words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run that was killed after two of its three epochs."""
+    save, epochs = run_folder.RunFolder.save_epoch, iter(range(3))
+
+    class KilledError(BaseException): ...
+
+    def save_two(*arguments: object) -> None:
+        if next(epochs) == 2:
+            raise KilledError
+        save(*arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr(run_folder.RunFolder, "save_epoch", save_two)
+        patch.setattr(run_folder.RunFolder, "write_record", lambda *_: None)
+        execute(*words)
+    return tmp_path
+
+
+@pytest.fixture
+def expected(execute: Execute, words: tuple[str, ...], tmp_path: Path) -> dict[str, bytes]:
+    execute(*words, root=tmp_path / "undisturbed")
+    return results(tmp_path / "undisturbed")
+
+
+def test_a_finished_run_is_skipped(finished: Path, execute: Execute) -> None:
+    before = {path: path.stat().st_mtime_ns for path in only_run(finished).rglob("*")}
+    assert execute(*MLP).skipped
+    assert {path: path.stat().st_mtime_ns for path in only_run(finished).rglob("*")} == before
+
+
+@pytest.mark.parametrize("lost", ["metrics.csv", "model.safetensors", "predictions.npz"])
+def test_a_lost_result_is_made_again(finished: Path, execute: Execute, lost: str) -> None:
+    before = results(finished)
+    (only_run(finished) / lost).unlink()
+    assert not execute(*MLP).skipped
+    assert results(finished) == before
+
+
+def test_record_says_what_the_run_was_and_no_path(finished: Path) -> None:
+    content = record(finished)
+    assert content["status"] == "finished" and content["resumed"] == 0 and content["parameters"] == 62_930
+    assert content["multiply_accumulates"] == 1024 * 60 + 60 * 20 + 20 * 10
+    provenance = content["provenance"]
+    assert isinstance(provenance, dict)
+    assert provenance["packages"]["torch"] == torch.__version__.partition("+")[0] and provenance["threads"] == 1
+    assert content["files"] == {name: checksum(only_run(finished) / name) for name in RESULT_FILES}
+    assert str(Path.home()) not in json.dumps(content) and str(finished) not in json.dumps(content)
+
+
+@pytest.mark.parametrize("words", [MLP, VALIDATED], indirect=True)
+@pytest.mark.parametrize("epochs", [2, 1])
+def test_a_stopped_run_goes_on_from_its_last_epoch_to_the_same_bytes(
+    epochs: int,
+    words: tuple[str, ...],
+    expected: dict[str, bytes],
+    stopped: Path,
+    execute: Execute,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = only_run(stopped)
+    if epochs == 1:
+        (folder / "checkpoint.pt").unlink()  # as if killed between the two renames
+    capsys.readouterr()
+    assert not execute(*words).skipped
+    assert f"resumes after epoch {epochs}" in capsys.readouterr().out
+    assert results(stopped) == expected
+    assert not (folder / "checkpoint.previous.pt").exists()
+
+
+class Malicious:
+    def __init__(self, witness: Path) -> None:
+        self.witness = witness
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.system, (f"touch {self.witness}",)
+
+
+@pytest.mark.parametrize(
+    "damage", ["empty", "half", "one bit", "text", "pickle", "malicious zip", "other content", "folder"]
+)
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(
+    damage: str,
+    expected: dict[str, bytes],
+    stopped: Path,
+    execute: Execute,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    checkpoint, witness = only_run(stopped) / "checkpoint.pt", tmp_path / "witness"
+    content = checkpoint.read_bytes()
+    middle = len(content) // 2
+    if damage == "folder":
+        checkpoint.unlink()
+        checkpoint.mkdir()
+    elif damage == "malicious zip":
+        torch.save({"training": Malicious(witness)}, checkpoint)
+    elif damage == "other content":
+        torch.save({"metrics": [1, 2]}, checkpoint)
+    else:
+        flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+        checkpoint.write_bytes(
+            {
+                "empty": b"",
+                "half": content[:middle],
+                "one bit": flipped,
+                "text": b"hello",
+                "pickle": pickle.dumps(Malicious(witness)),
+            }[damage]
+        )
+    capsys.readouterr()
+    execute(*MLP)
+    assert re.search(r"checkpoint\.pt .*set aside as checkpoint\.pt\.damaged", capsys.readouterr().err)
+    assert results(stopped) == expected
+    assert not witness.exists()
+
+
+def test_without_any_whole_checkpoint_the_run_starts_anew(
+    expected: dict[str, bytes], stopped: Path, execute: Execute, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in only_run(stopped).glob("checkpoint*"):
+        path.write_bytes(b"")
+    execute(*MLP)
+    assert capsys.readouterr().err.count("set aside") == 2
+    assert results(stopped) == expected
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        '{"format": 1}',
+        "\x00\x01",
+        '{"identity": 3, "format": 1}',
+        pytest.param("[" * 9999, id="deep"),
+    ],
+)
+def test_a_damaged_record_is_set_aside(
+    content: str, finished: Path, execute: Execute, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = results(finished)
+    (only_run(finished) / "run.json").write_text(content)
+    execute(*MLP)
+    assert re.search(r"run\.json is a record .* set aside", capsys.readouterr().err)
+    assert results(finished) == before and record(finished)["status"] == "finished"
+
+
+def test_a_record_of_a_later_version_is_refused(finished: Path, execute: Execute) -> None:
+    path = only_run(finished) / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))
+    with pytest.raises(RunFolderError, match="format 2"):
+        execute(*MLP)
+
+
+@pytest.mark.parametrize("source", ["run.json", "checkpoint.pt"])
+def test_a_folder_of_other_settings_is_refused_with_the_difference(
+    source: str, execute: Execute, tmp_path: Path
+) -> None:
+    execute("model=mlp", "epochs=1")
+    ours = only_run(tmp_path)
+    execute("model=mlp", "epochs=1", "optimizer.lr=0.02", root=tmp_path / "other")
+    if source == "checkpoint.pt":
+        (ours / "run.json").unlink()
+    shutil.copy(only_run(tmp_path / "other") / source, ours / source)
+    with pytest.raises(RunFolderError, match=r"optimizer\.lr: 0\.01 → 0\.02|optimizer\.lr: 0\.02 → 0\.01"):
+        execute("model=mlp", "epochs=1")
+
+
+def test_a_validation_split_adds_two_columns_and_is_what_a_run_scores(execute: Execute, tmp_path: Path) -> None:
+    """Of 600 digits, 100 are held out; predictions stay those of the test digits."""
+    outcome = execute(*VALIDATED)
+    header, *rows = (only_run(tmp_path) / "metrics.csv").read_text().splitlines()
+    plain = "epoch,train_loss,train_accuracy,test_loss,test_accuracy,learning_rate"
+    assert header == f"{plain},validation_loss,validation_accuracy"
+    last = dict(zip(header.split(","), map(float, rows[-1].split(",")), strict=True))
+    assert record(tmp_path)["metrics"] == last
+    assert outcome.metrics == last
+    assert outcome.selection_score == last["validation_accuracy"] != last["test_accuracy"]
+    for name, digits in (("validation_accuracy", 100), ("train_accuracy", 500)):
+        assert last[name] == round(last[name] * digits) / digits
+    saved = np.load(only_run(tmp_path) / "predictions.npz", allow_pickle=False)
+    assert (saved["label"] == saved["predicted"]).mean() == last["test_accuracy"]
+    unvalidated = execute(*MLP)
+    assert unvalidated.selection_score == unvalidated.metrics["test_accuracy"]
+    assert (Path(unvalidated.folder) / "metrics.csv").read_text().startswith(f"{plain}\n1,")
+    assert "validation_loss" not in (Path(unvalidated.folder) / "run.json").read_text()
+
+
+def test_the_validation_accuracy_is_that_of_the_final_weights_on_the_digits_of_the_seed(
+    execute: Execute, few_digits: tuple[ImageSplit, ImageSplit]
+) -> None:
+    outcome = execute(*VALIDATED, "seed=7")
+    model = models.MLP()
+    model.load_state_dict(load_file(Path(outcome.folder) / "model.safetensors"))
+    _, held = stratified_split(few_digits[0], 100, seed=7)
+    right = evaluate(model, held).argmax(1) == held.labels
+    assert outcome.selection_score == right.sum().item() / 100
+
+
+def test_a_validation_split_that_cannot_be_is_told_in_a_sentence(execute: Execute, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="validation_size=600: with 600 images, some class would have none to"):
+        execute("model=mlp", "data.validation_size=600")
+    assert str(record(tmp_path)["reason"]).startswith("data.validation_size=600: with 600 images")
+
+
+def test_more_epochs_are_another_run(finished: Path, execute: Execute) -> None:
+    execute("model=mlp", "epochs=4")
+    assert len(list((finished / "runs").glob("[!.]*"))) == 2
+
+
+def test_a_diverged_run_fails_with_the_epoch_and_keeps_what_came_before(
+    few_digits: object, execute: Execute, tmp_path: Path
+) -> None:
+    settings = ("model=mlp", "epochs=4", "scheduler=step", "scheduler.step_size=2", "scheduler.gamma=1e9")
+    with pytest.raises(DivergedError):
+        execute(*settings)
+    content = record(tmp_path)
+    assert content["status"] == "failed" and "in epoch 3, step" in str(content["reason"])
+    assert len((only_run(tmp_path) / "metrics.csv").read_text().splitlines()) == 1 + 2
+    with pytest.raises(DivergedError):  # a failed run is run again, and fails again
+        execute(*settings)
+
+
+def test_overwrite_keeps_the_old_run_until_the_new_one_has_begun_well(
+    finished: Path, execute: Execute, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = results(finished)
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(run_folder, "write_atomically", fail)
+        execute(*MLP, "overwrite=true")
+    assert results(finished) == before and record(finished)["status"] == "finished"
+
+
+def test_overwrite_trains_anew(finished: Path, execute: Execute) -> None:
+    before, started = results(finished), (only_run(finished) / "metrics.csv").stat().st_ino
+    assert not execute(*MLP, "overwrite=true").skipped
+    assert results(finished) == before
+    assert (only_run(finished) / "metrics.csv").stat().st_ino != started
+    assert [path.name for path in (finished / "runs").iterdir()] == [only_run(finished).name]
+
+
+HOLD_A_WHILE = """
+import sys, time
+from filelock import SoftFileLease
+with SoftFileLease(sys.argv[1], lease_duration=float(sys.argv[2])):
+    print("held", flush=True)
+    time.sleep(2)
+"""
+
+
+def test_a_second_process_waits_for_the_first(
+    execute: Execute, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    execute(*MLP)
+    path = tmp_path / "runs" / f".{only_run(tmp_path).name}.lock"
+    words = [sys.executable, "-c", HOLD_A_WHILE, str(path), str(lock.LEASE_SECONDS)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        start = time.monotonic()
+        assert execute(*MLP).skipped
+        assert time.monotonic() - start > 0.5
+    assert f"waiting for process {holder.pid} on" in capsys.readouterr().out
+
+
+def test_an_empty_lock_holds_nobody_back_for_long(execute: Execute, tmp_path: Path) -> None:
+    """A machine that loses power may leave one: its name on the disk, and not yet what was written to it."""
+    execute(*MLP)
+    path = tmp_path / "runs" / f".{only_run(tmp_path).name}.lock"
+    path.touch()
+    os.utime(path, (time.time() - lock.LEASE_SECONDS - 1,) * 2)
+    assert execute(*MLP).skipped
+    assert not path.exists()
+
+
+def test_a_link_to_a_run_is_trained_anew_and_what_it_leads_to_is_left(execute: Execute, tmp_path: Path) -> None:
+    execute(*MLP)
+    folder, elsewhere = only_run(tmp_path), tmp_path / "elsewhere"
+    folder.rename(elsewhere)
+    folder.symlink_to(elsewhere)
+    assert not execute(*MLP, "overwrite=true").skipped
+    assert not folder.is_symlink() and (elsewhere / "run.json").exists()
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [folder.name]
+
+
+HOLD = """
+import sys, os, signal
+from filelock import SoftFileLease
+lock = SoftFileLease(sys.argv[1], lease_duration=float(sys.argv[2]))
+lock.acquire()
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_dead_processs_lock_does_not_block(execute: Execute, tmp_path: Path) -> None:
+    execute(*MLP)
+    path = tmp_path / "runs" / f".{only_run(tmp_path).name}.lock"
+    subprocess.run([sys.executable, "-c", HOLD, str(path), str(lock.LEASE_SECONDS)])
+    assert path.exists()
+    assert execute(*MLP).skipped
+
+
+def test_a_lock_left_on_another_host_does_not_block_for_ever(
+    execute: Execute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "LEASE_SECONDS", 2.0)
+    execute(*MLP)
+    path = tmp_path / "runs" / f".{only_run(tmp_path).name}.lock"
+    subprocess.run([sys.executable, "-c", HOLD, str(path), "2.0"])
+    path.write_text("\n".join("host=another" if "host=" in line else line for line in path.read_text().split("\n")))
+    assert execute(*MLP).skipped
+
+
+def test_a_write_that_fails_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files.write_atomically(tmp_path / "file", b"old")
+
+    def fail(_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        files.write_atomically(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1

@@ -1,0 +1,219 @@
+"""Settings: every option composes, wrong ones are told in a sentence, and identity is what it promises."""
+
+import itertools
+import json
+import string
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from mnist_exp.cli.hydra_internals import CONFIG_FOLDER, GROUPS
+from mnist_exp.errors import ConfigError
+from mnist_exp.settings import factory
+from mnist_exp.settings.identity import diff_settings, identity_hash, run_identity, run_name
+from mnist_exp.settings.schema import Config
+from tests.conftest import choices, settings
+
+OPTIONS = {group: sorted(path.stem for path in (CONFIG_FOLDER / group).glob("*.yaml")) for group in GROUPS}
+KINDS = ("model", "optimizer", "scheduler")
+
+
+def identify(config: Config, device: str = "cpu") -> dict[str, Any]:
+    return run_identity(config, {kind: factory.identity_of(kind, getattr(config, kind)) for kind in KINDS}, device, {})
+
+
+def hash_of(*overrides: str) -> str:
+    return identity_hash(identify(settings(*overrides)))
+
+
+def test_the_defaults_are_the_documented_ones() -> None:
+    config = settings()
+    assert (config.seed, config.epochs, config.batch_size) == (0, 20, 64)
+    assert (config.output_root, config.overwrite, config.device.threads) == ("outputs", False, 1)
+    assert config.optimizer["_target_"] == "torch.optim.SGD"
+    assert (config.optimizer["lr"], config.optimizer["momentum"]) == (0.01, 0.9)
+    expected = {"model": "lenet5", "optimizer": "sgd", "scheduler": "constant", "device": "cpu"}
+    assert choices() == expected | {"data": "mnist", "protocol": "standard"}
+
+
+@pytest.mark.parametrize(("group", "option"), [(g, o) for g, options in OPTIONS.items() for o in options])
+def test_every_option_composes_and_has_an_identity(group: str, option: str) -> None:
+    folders = ("data.train_dir=a", "data.test_dir=b") if option == "png_folder" else ()
+    config = settings(f"{group}={option}", *folders)
+    assert len(identity_hash(identify(config))) == 8
+
+
+@pytest.mark.parametrize("experiment", [path.stem for path in (CONFIG_FOLDER / "experiment").glob("*.yaml")])
+def test_every_experiment_composes(experiment: str) -> None:
+    assert settings(f"experiment={experiment}").epochs == 20
+
+
+@pytest.mark.parametrize("optimizer", OPTIONS["optimizer"])
+@pytest.mark.parametrize("model", OPTIONS["model"])
+def test_each_model_trains_with_each_optimizer(model: str, optimizer: str, execute: Any) -> None:
+    outcome = execute(f"model={model}", f"optimizer={optimizer}", "epochs=2", "batch_size=16")
+    assert outcome.selection_score > 0.5  # a tenth would be chance; 600 digits and two epochs give far more
+
+
+@pytest.mark.parametrize("scheduler", OPTIONS["scheduler"])
+def test_each_schedule_trains(scheduler: str, execute: Any) -> None:
+    assert execute("model=mlp", f"scheduler={scheduler}", "optimizer.lr=0.1", "epochs=3").selection_score > 0.5
+
+
+SETTINGS = {
+    "seed": ["0", "1", "7"],
+    "epochs": ["20", "30"],
+    "batch_size": ["64", "128"],
+    "model": ["lenet5", "mlp"],
+    "optimizer.lr": ["0.01", "0.1", "1", "1.0", "1e-2"],
+    "optimizer.momentum": ["0.9", "0.90", "0"],
+    "optimizer.nesterov": ["false", "true"],
+    "protocol": ["standard", "published"],
+    "device.threads": ["1", "2"],
+    "scheduler": ["constant", "cosine"],
+    "data.validation_size": ["0", "5000", "10000"],
+}
+MATTERS_NOT = {"output_root": ["outputs", "elsewhere"], "overwrite": ["true", "false"], "data.root": ["d", "e"]}
+DEFAULTS = {"seed": 0, "epochs": 20, "batch_size": 64, "model": "lenet5", "optimizer.lr": 0.01}
+DEFAULTS |= {"optimizer.momentum": 0.9, "optimizer.nesterov": "false", "protocol": "standard"}
+DEFAULTS |= {"device.threads": 1, "scheduler": "constant"}
+DEFAULTS |= {"data.validation_size": 0}
+
+
+def pick(choices: dict[str, list[str]]) -> st.SearchStrategy[dict[str, str]]:
+    return st.fixed_dictionaries({}, optional={key: st.sampled_from(values) for key, values in choices.items()})
+
+
+def meaning(chosen: dict[str, str]) -> dict[str, Any]:
+    """The settings as values: what is left out has its default, and 1, 1.0 and 1e0 are one number."""
+    values: dict[str, Any] = dict(DEFAULTS)
+    for key, text in chosen.items():
+        values[key] = float(text) if text[0].isdigit() else text
+    return values
+
+
+@hypothesis_settings(max_examples=25, deadline=None)
+@given(pick(SETTINGS), pick(SETTINGS), pick(MATTERS_NOT), st.randoms())
+def test_equal_settings_have_one_identity_and_others_another(
+    first: dict[str, str], second: dict[str, str], irrelevant: dict[str, str], random: Any
+) -> None:
+    ours = [f"{key}={value}" for key, value in first.items()]
+    theirs = [f"{key}={value}" for key, value in (second | irrelevant).items()]
+    random.shuffle(theirs)
+    for chosen in (first, second):  # SGD refuses Nesterov without momentum; identity is asked only of what trains
+        if meaning(chosen)["optimizer.nesterov"] == "true" and meaning(chosen)["optimizer.momentum"] == 0:
+            return
+    assert (hash_of(*ours) == hash_of(*theirs)) == (meaning(first) == meaning(second))
+
+
+def test_a_default_spelled_out_is_the_same_setting() -> None:
+    assert hash_of() == hash_of("+optimizer.dampening=0", "optimizer.weight_decay=0", "+optimizer.maximize=false")
+    assert hash_of("model=lenet5r") == hash_of("model=lenet5r", "model.dropout=0.50")
+    assert hash_of() != hash_of("+optimizer.dampening=0.1", "optimizer.nesterov=false")
+
+
+def test_identity_knows_where_it_runs_but_not_under_which_launcher() -> None:
+    config = settings()
+    assert identity_hash(identify(config, "cpu")) != identity_hash(identify(config, "cuda"))
+    assert hash_of("device=auto") == hash_of("device=cpu") == hash_of("hydra/launcher=basic")
+
+
+def test_runs_of_before_validation_splits_keep_their_identity() -> None:
+    for path in (CONFIG_FOLDER.parent / "outputs" / "reference" / "runs").glob("*-standard-sgd-seed0-*/run.json"):
+        model, known = path.parent.name.partition("-")[0], json.loads(path.read_text())["identity"]
+        assert identify(settings(f"model={model}", "data.validation_size=0")) == known
+        validated = identify(settings(f"model={model}", "data.validation_size=5000"))
+        assert diff_settings(validated, known) == ["data.validation_size: '(absent)' → 5000"]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(string.ascii_letters), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+@given(JSON, JSON)
+def test_differences_are_told_exactly_where_there_are_any(ours: Any, theirs: Any) -> None:
+    assert bool(diff_settings({"a": ours}, {"a": theirs})) == (ours != theirs)
+
+
+def test_the_hash_is_of_canonical_json() -> None:
+    """Worked out by hand: printf '{"a":1,"b":[2,"x"]}' | sha256sum."""
+    assert identity_hash({"b": [2, "x"], "a": 1}) == "454597f5"
+
+
+def test_the_run_name_says_who_and_ends_in_the_hash() -> None:
+    config = settings("model=mlp", "protocol=published", "seed=7")
+    known = identify(config)
+    name = run_name(choices("model=mlp", "protocol=published", "seed=7"), known)
+    assert name == f"mlp-published-sgd-seed7-{identity_hash(known)}"
+
+
+@pytest.mark.parametrize(
+    ("kind", "target"),
+    [
+        (kind, target)
+        for kind, target in itertools.product(
+            KINDS,
+            [
+                "os.system",
+                "torch.hub.load",
+                "mnist_exp.models.torch.hub.load",
+                "mnist_exp.models.nn",
+                "builtins.eval",
+            ],
+        )
+    ]
+    + [
+        ("model", "torch.nn.Linear"),
+        ("model", "mnist_exp.models._ToChannelsLast"),
+        ("model", "mnist_exp.job.train_run"),
+        ("optimizer", "mnist_exp.models.MLP"),
+        ("optimizer", "torch.optim.Optimizer"),
+        ("optimizer", "torch.optim.lr_scheduler.StepLR"),
+        ("scheduler", "torch.optim.SGD"),
+        ("scheduler", "torch.optim.lr_scheduler.LRScheduler"),
+        ("optimizer", None),
+        ("optimizer", ["torch.optim.SGD"]),
+    ],
+)
+def test_only_allowed_classes_can_be_named(kind: str, target: Any) -> None:
+    with pytest.raises(ConfigError, match=f"{kind}._target_"):
+        factory.identity_of(kind, {"_target_": target})
+
+
+@given(st.text(max_size=40))
+def test_no_text_names_anything_but_a_class_of_the_kind(text: str) -> None:
+    for kind, (module, _, base) in factory.KINDS.items():
+        try:
+            target = factory.identity_of(kind, {"_target_": f"{module}.{text}"})["target"]
+        except ConfigError:
+            continue
+        found = getattr(__import__(module, fromlist=["x"]), target.rpartition(".")[2])
+        assert issubclass(found, base)
+
+
+def test_what_the_factory_hands_over_cannot_be_set() -> None:
+    with pytest.raises(ConfigError, match="no such setting"):
+        factory.identity_of("optimizer", {"_target_": "torch.optim.SGD", "params": []})
+
+
+def test_checking_settings_leaves_the_generator_alone() -> None:
+    config = settings()
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    factory.dry_build(config.model, config.optimizer, config.scheduler)
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_no_config_file_is_left_out_of_the_groups() -> None:
+    folders = {path.name for path in Path(CONFIG_FOLDER).iterdir() if path.is_dir()}
+    assert folders == {*GROUPS, "experiment", "hydra"}
+    assert json.dumps(OPTIONS)
