@@ -3,6 +3,7 @@ PYTHON ?= python3
 SEEDS ?= 0,1,2
 DEVICE ?= cpu
 RUN := .venv/bin/python
+COMPILE = .venv/bin/uv pip compile -q --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url $(UPGRADE)
 
 .PHONY: help setup clusters sweep status reproduce forensics report verify bench docs test lint lock clean
 .DEFAULT_GOAL := help
@@ -53,17 +54,14 @@ lint: .venv/.ready  ## Check style, types and imports
 	.venv/bin/mypy
 	.venv/bin/lint-imports --no-logo --no-cache
 
-lock: .venv/.ready  ## Choose the newest versions that pyproject.toml allows, for requirements.lock
+lock: .venv/.ready  ## Update the locks to pyproject.toml, versions kept where it allows (UPGRADE=--upgrade: newest)
 	.venv/bin/pip install -q uv
-	@echo "# Exact versions behind the published numbers, for every platform. Made by: make lock" > requirements.lock
-	.venv/bin/uv pip compile -q --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
-		--extra dev pyproject.toml >> requirements.lock
+	$(COMPILE) --extra dev --output-file requirements.lock pyproject.toml
 	@# The extras' file starts as a copy, so that versions stay the same wherever the extras allow them.
 	cp requirements.lock requirements-clusters.lock
-	.venv/bin/uv pip compile -q --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url \
-		--extra slurm --extra ray --output-file requirements-clusters.lock pyproject.toml
-	@echo "# What launchers for clusters add to requirements.lock, or hold back. Made by: make lock" | \
-		cat - requirements-clusters.lock > .venv/clusters.lock && mv .venv/clusters.lock requirements-clusters.lock
+	$(COMPILE) --extra slurm --extra ray --output-file requirements-clusters.lock pyproject.toml
+	sed -i '1i # Exact versions behind the published numbers, for every platform. Made by: make lock' requirements.lock
+	sed -i '1i # What launchers for clusters add to requirements.lock, or hold back. Made by: make lock' requirements-clusters.lock
 
 clean:  ## Remove .venv and caches; results and digits stay
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis mnist_exp.egg-info
