@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,6 +58,16 @@ def disk_message(error: OSError) -> str:
     return f"{where}{error.strerror or error}; {advice}, then repeat the command: finished epochs are kept"
 
 
+def memory_message(error: BaseException) -> str | None:
+    """What to do about an allocation that failed; None for any other error."""
+    text = str(error)
+    if not isinstance(error, MemoryError) and not re.search("DefaultCPUAllocator|out of memory", text):
+        return None
+    size = re.search(r"allocate (\d+) bytes", text)
+    amount = f" ({int(size[1]) / 1e9:.1f} GB more were asked for)" if size else ""
+    return f"there is not enough memory{amount}; a smaller batch_size needs less"
+
+
 def failure_reason(error: BaseException) -> str:
     """Why a run ended, for its record: one sentence without a traceback."""
     if isinstance(error, UserError | Interrupted):
@@ -65,7 +76,7 @@ def failure_reason(error: BaseException) -> str:
         return "stopped by its launcher"
     if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
         return disk_message(error)
-    return f"{type(error).__name__}: {error}"
+    return memory_message(error) or f"{type(error).__name__}: {error}"
 
 
 @contextlib.contextmanager

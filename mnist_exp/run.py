@@ -38,6 +38,7 @@ def run_job(settings: DictConfig) -> float:
     outcome: dict[str, Any] = {"overrides": " ".join(context.overrides.task)}
     start = time.perf_counter()
     try:
+        choices = hydra_internals.group_choices()
         config = hydra_internals.to_config(settings)
         if in_sweep:
             sweep.enter_shared_folder(Path(context.runtime.cwd), config)
@@ -45,7 +46,6 @@ def run_job(settings: DictConfig) -> float:
         from mnist_exp.cli.progress import Lines, LiveBar
         from mnist_exp.job import train_run
 
-        choices = {group: str(context.runtime.choices[group]) for group in hydra_internals.GROUPS}
         display = LiveBar if sys.stdout.isatty() and not in_sweep else Lines
         result = train_run(config, choices, hydra_internals.run_files(settings), display)
         outcome.update(status="skipped" if result.skipped else "finished", **vars(result))
@@ -88,7 +88,7 @@ def main() -> None:
             traceback.print_exception(cause)
         else:
             print(f"mnist_exp: {message}", file=sys.stderr)
-        refused = message if isinstance(cause, UserError | HydraException) else None
+        refused = message if isinstance(cause, UserError | HydraException | ImportError | RuntimeError) else None
         code = 1
     try:
         if sweep.current is not None and not sweep.end(refused):

@@ -1,9 +1,11 @@
 """The real digits, fetched once, and ways to run the program on all or a few of them."""
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,8 @@ from mnist_exp.data.images import ImageSplit
 from mnist_exp.settings.schema import Config
 
 FEW = 600
+MINUTES = 300
+"""Seconds after which something that should happen will not."""
 LONGEST = ("test_run", "test_faults", "test_folders")
 Execute = Callable[..., job.RunResult]
 
@@ -30,10 +34,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def usual_signals() -> None:
-    """What tests start inherits signals: not as a shell in the background or an earlier `run.main` left them."""
+def usual_process() -> None:
+    """What tests start inherits signals and environment: not as a shell or an earlier `run.main` left them."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.environ.pop("HYDRA_FULL_ERROR", None)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -104,7 +109,27 @@ def choices(*overrides: str) -> dict[str, str]:
 def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run ``python -m mnist_exp.run`` as a person would."""
     words = [sys.executable, "-m", "mnist_exp.run", *arguments]
-    return subprocess.run(words, capture_output=True, text=True, timeout=300, **options)
+    return subprocess.run(words, capture_output=True, text=True, timeout=2 * MINUTES, **options)
+
+
+@contextlib.contextmanager
+def started(words: list[str], **options: Any) -> Iterator[subprocess.Popen[str]]:
+    """A process group of its own, of which nothing is left, whatever the test that started it does."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | options
+    with subprocess.Popen(words, start_new_session=True, **pipes) as process:
+        try:
+            yield process
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def wait_until(happened: Callable[[], bool]) -> None:
+    """Wait for an event, and not for a time; a test fails if it has not happened after `MINUTES`."""
+    deadline = time.monotonic() + MINUTES
+    while not happened():
+        assert time.monotonic() < deadline, "it has not happened"
+        time.sleep(0.1)
 
 
 def results(root: Path) -> dict[str, bytes]:

@@ -1,7 +1,11 @@
 """README and docs/ say what the tracked results say, and nothing else; their links lead somewhere."""
 
 import json
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -75,6 +79,34 @@ def test_links_lead_somewhere(name: str) -> None:
     path = PROJECT / name
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
         assert (path.parent / target).exists(), target
+
+
+def test_the_recipes_apply_train_and_can_be_undone(tmp_path: Path) -> None:
+    """The patches of docs/usage.md, given to ``git apply`` as they are."""
+    project = tmp_path / "project"
+    subprocess.run(["git", "clone", "-q", str(PROJECT), str(project)], check=True)
+    for name in ("mnist_exp/models.py", "docs/usage.md"):  # as they are now, committed or not
+        shutil.copy(PROJECT / name, project / name)
+    before = (project / "mnist_exp" / "models.py").read_bytes()
+    patches = re.findall(r"```diff\n(.*?)```", (PROJECT / "docs" / "usage.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(patches) == 2
+    git = ["git", "-C", str(project), "apply"]
+    for patch in patches:
+        subprocess.run([*git, "-"], input=patch, text=True, check=True)
+    (command,) = re.findall(
+        r"python -m (mnist_exp\.run -m model=linear[^`]*)`", (project / "docs/usage.md").read_text()
+    )
+    environment = os.environ | {"PYTHONPATH": str(project)}
+    words = [sys.executable, "-m", *command.split(), "epochs=1", "protocol=published"]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "Jobs: 2 finished" in done.stdout, done.stderr
+    names = sorted(
+        path.name.rpartition("-seed0")[0] for path in (tmp_path / "outputs" / "runs").iterdir() if path.is_dir()
+    )
+    assert names == ["linear-published-nadam", "mlp-published-nadam"]
+    for patch in patches:
+        subprocess.run([*git, "-R", "-"], input=patch, text=True, check=True)
+    assert (project / "mnist_exp" / "models.py").read_bytes() == before
 
 
 def test_the_readme_names_every_option() -> None:

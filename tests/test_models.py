@@ -1,5 +1,7 @@
 """The models against a plain reading of the table of layers."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -82,6 +84,39 @@ def test_same_logits_and_gradients_as_the_plain_model(
     for mine, other in zip(weights(ours), weights(theirs), strict=True):
         assert mine.grad is not None and other.grad is not None
         torch.testing.assert_close(mine.grad.flatten(), other.grad.flatten(), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_outside_the_loop_a_model_is_an_ordinary_module(
+    name: str, few_digits: tuple[ImageSplit, ImageSplit], tmp_path: Path
+) -> None:
+    """Hooks see dense tensors, which can be indexed, saved and turned into NumPy arrays; so do other tools."""
+    model = getattr(models, name)().eval()
+    batch = few_digits[0].normalised(slice(0, 8))
+    training_loop.evaluate(model, few_digits[1])  # the loop leaves nothing behind
+    seen: list[Tensor] = []
+    for layer in model.children():
+        layer.register_forward_hook(lambda module, inputs, output: seen.extend([*inputs, output]))
+    logits = model(batch)
+    assert len(seen) >= 6
+    for tensor in seen:
+        assert tensor.layout == torch.strided and tensor[0].detach().numpy().size
+    torch.save(seen, tmp_path / "seen.pt")
+    for each in model.children():
+        each._forward_hooks.clear()
+    for tool in (torch.jit.trace(model, batch), torch.jit.script(model), torch.export.export(model, (batch,)).module()):  # type: ignore[no-untyped-call]
+        assert torch.equal(tool(batch), logits)
+    other = getattr(models, name)()
+    other.load_state_dict(model.state_dict())
+    assert torch.equal(other.eval()(batch), logits)
+
+
+def test_in_the_loop_maps_are_blocked_where_the_processor_has_it(few_digits: tuple[ImageSplit, ImageSplit]) -> None:
+    model = models.LeNet5()
+    layouts: list[torch.layout] = []
+    model.C3.register_forward_hook(lambda module, inputs, output: layouts.append(output.layout))
+    training_loop.evaluate(model, few_digits[1])
+    assert {*layouts} == {torch._mkldnn if training_loop.HAS_BLOCKED_LAYOUT else torch.strided}  # type: ignore[attr-defined]
 
 
 def test_logits_are_not_probabilities(few_digits: tuple[ImageSplit, ImageSplit]) -> None:

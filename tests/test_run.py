@@ -2,19 +2,22 @@
 
 import json
 import os
+import re
+import resource
+import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 
 from mnist_exp import run
 from mnist_exp.report import tables
 from mnist_exp.report.collect import collect
-from tests.conftest import command, results
+from tests.conftest import MINUTES, command, results, started, wait_until
 
 MODELS = "model=lenet5,lenet5r,mlp"
 
@@ -23,6 +26,27 @@ MODELS = "model=lenet5,lenet5r,mlp"
     ("arguments", "message"),
     [
         ("epochz=1", "there is no setting epochz; did you mean epochs?"),
+        ("+epoch=1", "there is no setting epoch; did you mean epochs?"),
+        ("+data.validation_sise=50", "there is no setting data.validation_sise; did you mean data.validation_size?"),
+        ("+logger=wandb", "there is no setting logger; --cfg job shows all settings"),
+        ("+device.thread=1", "there is no setting device.thread; did you mean device.threads?"),
+        ("+protocol.foo=1", "there is no setting protocol.foo; protocol has train_split, eval_split, training_mode"),
+        ("-m +epoch=1 seed=0,1", "there is no setting epoch; did you mean epochs?"),
+        ("+model.foo=1", "model.foo: mnist_exp.models.LeNet5 has no such setting"),
+        ("+optimizer.foo=1", "optimizer.foo: torch.optim.SGD has no such setting"),
+        ("+scheduler.foo=1", "scheduler.foo: torch.optim.lr_scheduler.ConstantLR has no such setting"),
+        ("~scheduler", "scheduler cannot be left out; set scheduler=…, one of constant, cosine, onecycle, step"),
+        ("~device", "device cannot be left out; set device=…, one of auto, cpu, cuda, mps"),
+        ("optimizer=null", "a config group takes the name of one option, such as model=mlp"),
+        ("--config-name train", "--config-name train: there is no such config; leave the flag out"),
+        ("--config-path nowhere", "Primary config module 'mnist_exp.nowhere' not found. Leave --config-path out"),
+        ("optimizer.lr=interval(0.1,1)", "interval(…) is for sweepers that choose values themselves; list the values"),
+        ("hydra/sweeper=optuna -m seed=0,1", "hydra/sweeper=optuna needs a plugin that is not installed: pip install"),
+        ("hydra/launcher=slurm -m", "there is no such hydra/launcher; there are: basic, joblib, ray, submitit_local"),
+        ("data.root=/x,y", "for one with a comma in it, write \"data.root='/x,y'\""),
+        ("model=lenet5r batch_size=101 protocol=published", "batch_size=101: the last batch of 10,000 training images"),
+        ("model=lenet5r batch_size=101 protocol=published", "needs two); batch_size=100 works"),
+        ("model=lenet5r data.validation_size=31", "needs two); batch_size=63 works"),
         ("optimizer.momentm=0.9", "there is no setting optimizer.momentm; did you mean optimizer.momentum?"),
         ("+optimizer.momentm=0.9", "torch.optim.SGD has no such setting; it takes lr, momentum,"),
         ("epochs=abc", "epochs=abc: Value 'abc' of type 'str' could not be converted to Integer"),
@@ -74,15 +98,85 @@ def test_a_mistake_gets_one_sentence(
     (tmp_path / "FILE").write_text("")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["run", *arguments.split()])
-    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
     with pytest.raises(SystemExit) as exit:
         run.main()
-    del os.environ["HYDRA_FULL_ERROR"]
     output, errors = capfd.readouterr()
     assert exit.value.code == 1
     assert errors.startswith("mnist_exp: ") and message in errors and len(errors.splitlines()) == 1, errors
     assert "Traceback" not in output + errors
-    assert "data.root" in arguments or not (tmp_path / "outputs" / "runs").exists()
+    assert "data.root" in arguments or "lenet5r" in arguments or not (tmp_path / "outputs" / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/data/josé/train",
+        "新加卷/训练",
+        "im (1)",
+        "runs/epoch=3/t",
+        "it's/a",
+        "a,b/c",
+        'say "hi"',
+        "$HOME/[x]{y}",
+        "50% & more",
+    ],
+)
+def test_what_is_printed_for_a_path_of_any_characters_can_be_pasted(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def said(word: str) -> str:
+        words = ["run", "data=png_folder", word, "data.test_dir=there"]
+        monkeypatch.setattr(sys, "argv", words)
+        os.environ.pop("HYDRA_FULL_ERROR", None)
+        with pytest.raises(SystemExit):
+            run.main()
+        return capfd.readouterr().err
+
+    first = said(f"data.train_dir={path}")
+    if "write " in first:
+        typed = subprocess.run(
+            ["bash", "-c", f"printf %s {first.strip().partition('write ')[2]}"], capture_output=True, text=True
+        ).stdout
+        first = said(typed)
+    assert first == f"mnist_exp: {path} is missing; name a folder of PNG files\n"
+    if path == "/data/josé/train":
+        assert said(f"data.train_dir={path}").endswith("write \"data.train_dir='/data/josé/train'\"\n")
+
+
+def test_a_stored_runs_own_settings_are_no_config(sweep: tuple[Path, str], tmp_path: Path) -> None:
+    folder = next((sweep[0] / "runs").glob("mlp-*")) / ".hydra"
+    done = command("--config-path", str(folder), "--config-name", "config", cwd=tmp_path)
+    assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
+    assert "give the words of its .hydra/overrides.yaml instead" in done.stderr
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a process's memory so")
+def test_too_large_a_batch_is_said_in_a_sentence(tmp_path: Path) -> None:
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (7 * 2**30, 7 * 2**30))
+
+    done = command("model=lenet5", "epochs=1", "batch_size=60000", cwd=tmp_path, preexec_fn=limited)
+    assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
+    sentence = r"there is not enough memory \([\d.]+ GB more were asked for\); a smaller batch_size needs less"
+    assert re.fullmatch(f"mnist_exp: {sentence}\n", done.stderr)
+    (path,) = tmp_path.glob("outputs/runs/*/run.json")
+    assert re.fullmatch(sentence, json.loads(path.read_text())["reason"])
+
+
+def test_make_runs_the_goals_in_their_order(tmp_path: Path) -> None:
+    """``make -j4 sweep report`` must not report before there are runs."""
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    shutil.copy(Path(__file__).parent.parent / "Makefile", tmp_path)
+    python = tmp_path / ".venv" / "bin" / "python"
+    python.write_text('#!/bin/sh\ncase "$*" in *report*) ;; *) sleep 1;; esac\necho "$*" >> calls\n')
+    python.chmod(0o755)
+    for name in ("requirements.lock", "pyproject.toml", ".venv/.ready"):
+        (tmp_path / name).touch()
+    subprocess.run(["make", "-j4", "sweep", "report"], cwd=tmp_path, check=True, capture_output=True)
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert "mnist_exp.run" in calls[0] and "report.py" in calls[1]
 
 
 def test_help_is_for_our_users_and_quick(tmp_path: Path) -> None:
@@ -189,38 +283,26 @@ def test_one_failing_job_stops_no_other(tmp_path: Path) -> None:
     ("number", "code", "everybody"),
     [
         (signal.SIGINT, 130, True),  # Ctrl-C
-        (signal.SIGTERM, 143, True),  # a scheduler, which tells all processes of a job
+        (signal.SIGINT, 130, False),
+        (signal.SIGTERM, 143, True),  # a scheduler, which sends it to all processes of a job
         (signal.SIGTERM, 143, False),  # kill
         (signal.SIGKILL, -9, False),  # out of memory
     ],
 )
 def test_a_signal_stops_a_sweep_and_leaves_no_process(number: int, code: int, everybody: bool, tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "mnist_exp.run", "-m", "model=mlp", "seed=0,1", "epochs=2000"]
-    process = subprocess.Popen(
-        words, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    deadline = time.monotonic() + 120
-    while len(list(tmp_path.glob("outputs/runs/*/metrics.csv"))) < 2 and time.monotonic() < deadline:
-        time.sleep(0.2)
-    (os.killpg if everybody else os.kill)(process.pid, number)
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode == code
-    assert number == signal.SIGKILL or "Repeat the command to resume" in errors
-    deadline = time.monotonic() + 10
-    while group_is_alive(process.pid) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not group_is_alive(process.pid)
+    """More jobs than cores, and no other program to be found: minimal images have neither ps nor pgrep."""
+    words = [sys.executable, "-m", "mnist_exp.run", "-m", "model=mlp", "seed=range(0,8)", "epochs=2000"]
+    with started(words, cwd=tmp_path, env=os.environ | {"PATH": ""}) as process:
+        wait_until(lambda: len(list(tmp_path.glob("outputs/runs/*/metrics.csv"))) == 2)
+        workers = psutil.Process(process.pid).children(recursive=True)
+        (os.killpg if everybody else os.kill)(process.pid, number)
+        _, errors = process.communicate(timeout=MINUTES)
+        assert process.returncode == code
+        line = f"mnist_exp: stopped by {signal.Signals(number).name}; finished epochs are kept. "
+        assert number == signal.SIGKILL or errors == f"\n{line}Repeat the command to resume\n"
+        assert psutil.wait_procs(workers, timeout=MINUTES)[1] == []
     for path in tmp_path.glob("outputs/runs/*/run.json"):
         assert json.loads(path.read_text())["status"] in ("interrupted", "running")
-
-
-def group_is_alive(group: int) -> bool:
-    try:
-        os.killpg(group, 0)
-    except ProcessLookupError:
-        return False
-    states = subprocess.run(["ps", "-o", "stat=", "-g", str(group)], capture_output=True, text=True).stdout.split()
-    return any(not state.startswith("Z") for state in states)
 
 
 def test_a_sweep_with_a_validation_split_scores_and_is_ranked_by_it(tmp_path: Path) -> None:

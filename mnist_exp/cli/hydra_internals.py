@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -18,7 +19,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.types import TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from mnist_exp.cli.messages import SECTIONS, unknown_setting
+from mnist_exp.cli.messages import PATH_SETTINGS, SECTIONS, in_hydras_quotes, unknown_setting
 from mnist_exp.errors import ConfigError
 from mnist_exp.settings.schema import Config, DataConfig
 
@@ -27,6 +28,10 @@ PACKAGE = Path(__file__).resolve().parents[1]
 CONFIG_FOLDER = next((p for p in (PACKAGE.parent / "conf", PACKAGE / "conf") if p.is_dir()), PACKAGE / "conf")
 """``conf/`` of the checkout, or its copy in an installed package."""
 
+FOREIGN_CONFIG = (
+    "these settings do not start from conf/config.yaml, so they cannot be checked; to repeat a stored run, leave "
+    "--config-path and --config-name out, and give the words of its .hydra/overrides.yaml instead"
+)
 
 # What conf/ uses, made known to Hydra and OmegaConf wherever this module is imported, in workers too.
 ConfigStore.instance().store(name="schema", node=Config)
@@ -41,8 +46,17 @@ def start(task: TaskFunction) -> None:
     """Compose the settings from the command line, and call ``task`` with them: once, or for each job of a sweep."""
     if not CONFIG_FOLDER.is_dir():
         raise ConfigError(f"the folder of settings is missing: {CONFIG_FOLDER}; install mnist_exp again")
+    sys.argv[1:] = map(_expand_home, sys.argv[1:])
     sys.modules["hydra.main"].get_args_parser = _args_parser  # type: ignore[attr-defined]
     hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="config")(task)()
+
+
+def _expand_home(word: str) -> str:
+    """A path setting that starts with ``~``, which Hydra cannot read and the shell expands only after a space."""
+    key, _, value = word.partition("=")
+    if key not in PATH_SETTINGS or not value.startswith("~"):
+        return word
+    return in_hydras_quotes(key, [os.path.expanduser(path) for path in value.split(",")])  # noqa: PTH111 (never fails)
 
 
 def _args_parser() -> argparse.ArgumentParser:
@@ -81,16 +95,29 @@ def to_data_config(settings: DictConfig) -> DataConfig:
 def reject_unknown(settings: DictConfig) -> None:
     """Raise a ConfigError for a setting that was added with ``+`` but does not exist."""
     if OmegaConf.get_type(settings) is not Config:
-        raise ConfigError(
-            "these settings do not start from conf/config.yaml, so nothing can check them; to repeat a stored run, "
-            "leave --config-path and --config-name out and repeat the words of its .hydra/overrides.yaml"
-        )
+        raise ConfigError(FOREIGN_CONFIG)
     for section, schema in ({"": Config} | SECTIONS).items():
         known = {field.name for field in dataclasses.fields(schema)}
         given = settings[section] if section else settings
         for key in given:
             if key not in known and key != "hydra":
                 raise ConfigError(unknown_setting(f"{section}.{key!s}" if section else str(key)))
+
+
+def group_choices() -> dict[str, str]:
+    """The chosen option of each config group.
+
+    Raises:
+        ConfigError: a group was removed with ``~``, or the settings are not from ``conf/``.
+    """
+    chosen = HydraConfig.get().runtime.choices
+    if not any(chosen.get(group) for group in GROUPS):
+        raise ConfigError(FOREIGN_CONFIG)
+    for group in GROUPS:
+        if chosen.get(group) is None:
+            options = ", ".join(sorted(path.stem for path in (CONFIG_FOLDER / group).glob("*.yaml")))
+            raise ConfigError(f"{group} cannot be left out; set {group}=…, one of {options}")
+    return {group: str(chosen[group]) for group in GROUPS}
 
 
 def run_files(settings: DictConfig) -> dict[str, str]:

@@ -16,7 +16,7 @@ import omegaconf
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 
 from mnist_exp import errors
-from mnist_exp.errors import UserError, disk_message
+from mnist_exp.errors import UserError, disk_message, memory_message
 from mnist_exp.settings.schema import Config, DataConfig, DeviceConfig, ProtocolConfig
 
 SECTIONS = {"device": DeviceConfig, "data": DataConfig, "protocol": ProtocolConfig}
@@ -37,9 +37,6 @@ FOREIGN_MESSAGES = {
     "n_jobs == 0|batch_size must be": "hydra.launcher: {0}",
     "sbatch: ": "SLURM refused the jobs ({0}); the settings hydra.launcher.* are passed to sbatch",
     "Job .* has not produced any output": "{0}; the other jobs continue. Repeat the command for this one",
-    r".*DefaultCPUAllocator: (can't|not enough)|.*[Oo]ut of memory|MemoryError|Unable to allocate": (
-        "not enough memory ({0}); a smaller batch_size needs less"
-    ),
 }
 LIBRARIES = (Path(hydra.__file__).parent, Path(omegaconf.__file__).parent)
 
@@ -48,14 +45,18 @@ def user_message(error: Exception) -> str | None:
     """The sentence for a person's mistake, or None for an error of the program's own."""
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        return _about_missing_option(error.missing_cfg_file, [*(error.options or ())])
+    if isinstance(error, MissingConfigException):  # an OSError, but never the disk's fault
+        if error.missing_cfg_file:
+            return _about_missing_option(error.missing_cfg_file, [*(error.options or ())])
+        return f"{_lines(error)[0]} Leave --config-path out; --config-dir DIR adds a folder of settings"
     if isinstance(error, OverrideParseException):
         return _about_unreadable(error)
     if isinstance(error, BrokenProcessPool):
         return f"the process of a job was killed (out of memory, perhaps); {REPEAT}"
     if isinstance(error, BrokenPipeError):
         return f"stopped, since nothing reads the output any more; {REPEAT}"
+    if message := memory_message(error):
+        return message
     for pattern, sentence in FOREIGN_MESSAGES.items():
         if re.match(pattern, first := _lines(error)[0]):
             return sentence.format(first)
@@ -80,8 +81,11 @@ def format_accuracy(metrics: Mapping[str, Any]) -> str:
 
 def unknown_setting(key: str) -> str:
     """What to say of a setting that does not exist."""
-    close = difflib.get_close_matches(key, _keys(), n=1)
-    hint = f"did you mean {close[0]}?" if close else "--cfg job shows all settings"
+    keys, section = _keys(), key.rpartition(".")[0]
+    siblings = [each for each in keys if each.rpartition(".")[0] == section]
+    close = difflib.get_close_matches(key, siblings or keys, n=1)
+    others = f"{section} has {', '.join(each.rpartition('.')[2] for each in siblings)}" if section in SECTIONS else ""
+    hint = f"did you mean {close[0]}?" if close else others or "--cfg job shows all settings"
     return f"there is no setting {key}; {hint}"
 
 
@@ -89,10 +93,8 @@ def _about_missing_option(path: str, options: list[str]) -> str:
     group, _, name = path.rpartition("/")
     if not group:
         return f"--config-name {name}: there is no such config; leave the flag out"
-    if plugin := next(
-        (how for option, how in PLUGINS.items() if path.replace("/", "=", 2).replace("=", "/", 1).startswith(option)),
-        None,
-    ):
+    option = f"{group}={name}"
+    if plugin := next((how for start, how in PLUGINS.items() if option.startswith(start)), None):
         return f"{group}={name} needs a plugin that is not installed: {plugin}"
     return f"{group}={name}: there is no such {group}; there are: {', '.join(options) or 'none'}"
 
@@ -107,10 +109,14 @@ def _about_unreadable(error: OverrideParseException) -> str:
     return f"{error.override}: cannot be read ({_lines(error)[0]}); write KEY=VALUE, and quote it for the shell"
 
 
+def in_hydras_quotes(key: str, values: list[str]) -> str:
+    """An override for values of any characters."""
+    return f"{key}=" + ",".join("'{}'".format(re.sub(r"(\\*)'", r"\1\1\\'", value)) for value in values)
+
+
 def _quoted(key: str, values: list[str]) -> str:
     """An override for values of any characters, in Hydra's quotes and in the shell's, ready to paste."""
-    hydras = ",".join("'{}'".format(re.sub(r"(\\*)'", r"\1\1\\'", value.strip("'\""))) for value in values)
-    word = f"{key}={hydras}"
+    word = in_hydras_quotes(key, [re.sub(r"^(['\"])(.*)\1$", r"\2", value) for value in values])
     return shlex.quote(word) if re.search(r'["$`\\!]', word) else f'"{word}"'
 
 
@@ -124,6 +130,8 @@ def _about_settings(error: Exception) -> str:
         if key in PATH_SETTINGS:
             return f"{several[1]} is several values; for one with a comma in it, write {_quoted(key, [value])}"
         return f"{several[1]} is several values; add -m to run each of them"
+    if lines[0].startswith("Config group override must be"):
+        return "a config group takes the name of one option, such as model=mlp"
     if "INTERVAL_SWEEP" in lines[0] or "Sweep parameters" in lines[0]:
         return "interval(…) is for sweepers that choose values themselves; list the values: optimizer.lr=0.01,0.1 -m"
     if merging := re.match(r"Error merging override (.+)", lines[0]):

@@ -252,7 +252,7 @@ def reliability(section: str, misclassified: Sequence[Misclassified], styles: St
     for m in misclassified:
         digits, confidence, right = m.bins.sum(axis=0)
         for i in np.flatnonzero(digits >= MIN_PER_BIN * len(m.bins)):
-            s = summarise([run[2, i] / run[0, i] for run in m.bins if run[0, i]])
+            s = summarise([run[2, i] / run[0, i] for run in m.bins if run[0, i]], fraction=True)
             point = {"confidence": confidence[i] / digits[i], "accuracy": right[i] / digits[i]}
             point |= {"low": s.mean_low, "high": s.mean_high, "images_per_run": digits[i] / len(m.bins)}
             rows.append({"label": m.group.label, "bin": i + 1} | point)
@@ -311,12 +311,12 @@ def _marker(styles: Styles, group: Group) -> dict[str, Any]:
 
 def _bar(group: Group) -> list[list[float]] | None:
     """The distances from the mean score to the ends of its interval."""
-    s = summarise(group.final_values(group.selection_metric))
+    s = summarise(group.final_values(group.selection_metric), fraction=True)
     return None if s.mean_low is None or s.mean_high is None else [[s.mean - s.mean_low], [s.mean_high - s.mean]]
 
 
 def _means(groups: list[Group]) -> str:
-    summaries = [summarise(group.final_values(group.selection_metric)) for group in groups]
+    summaries = [summarise(group.final_values(group.selection_metric), fraction=True) for group in groups]
     spans = ["" if s.mean_low is None else f" ({s.mean_low:.4f} to {s.mean_high:.4f})" for s in summaries]
     return "; ".join(f"{g.label} {s.mean:.4f}{i}" for g, s, i in zip(groups, summaries, spans, strict=True))
 

@@ -1,6 +1,7 @@
 """What can be said of a handful of seeds: intervals, comparisons, and the verdict on the published run."""
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,11 +33,11 @@ class Summary:
     """95 % prediction interval: where one new run's value is expected."""
 
 
-def summarise(values: Sequence[float]) -> Summary:
+def summarise(values: Sequence[float], *, fraction: bool = False) -> Summary:
     """Mean, standard deviation and Student's t intervals, with n - 1 degrees of freedom.
 
     The prediction interval for one new value is ``mean ± t s √(1 + 1/n)``; the confidence interval of
-    the mean, ``mean ± t s / √n``.
+    the mean, ``mean ± t s / √n``. Those of a ``fraction`` end at 0 and 1.
     """
     n, mean = len(values), float(np.mean(values)) if len(values) else float("nan")
     if n < 2:
@@ -44,7 +45,9 @@ def summarise(values: Sequence[float]) -> Summary:
     std = float(np.std(values, ddof=1))
     t = float(stats.t.ppf((1 + LEVEL) / 2, n - 1))
     of_mean, of_run = t * std / n**0.5, t * std * (1 + 1 / n) ** 0.5
-    return Summary(n, mean, std, mean - of_mean, mean + of_mean, mean - of_run, mean + of_run)
+    low, high = (0.0, 1.0) if fraction else (-math.inf, math.inf)
+    bounds = (mean - of_mean, mean + of_mean, mean - of_run, mean + of_run)
+    return Summary(n, mean, std, *(min(max(bound, low), high) for bound in bounds))
 
 
 def in_prediction_interval(summary: Summary, published: float, decimals: int = 3) -> bool | None:

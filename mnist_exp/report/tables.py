@@ -63,7 +63,9 @@ def comparison(collection: Collection) -> Table:
     by_test = _chosen_by_test_digits(collection)
     for group in collection.groups:
         row: Row = {"model": group.label, "section": group.section, "protocol": group.protocol, "n": len(group.runs)}
-        row |= {"parameters": group.record.parameters} | _over_seeds("test_loss", group.final_values("test_loss"))
+        row |= {"parameters": group.record.parameters} | _over_seeds(
+            "test_loss", group.final_values("test_loss"), fraction=False
+        )
         row |= _over_seeds("test_accuracy", group.final_values("test_accuracy"))
         if any(other.selection_metric == "validation_accuracy" for other in collection.groups):
             row |= _over_seeds("validation_accuracy", group.final_values("validation_accuracy"))
@@ -76,7 +78,8 @@ def verdict(collection: Collection) -> Table | None:
     rows = []
     for group, model in _counterparts(collection, ("standard", "published")):
         for metric, name in FINAL.items():
-            s, value = summarise(group.final_values(metric)), published.table()[model][metric]
+            s = summarise(group.final_values(metric), fraction=metric == "test_accuracy")
+            value = published.table()[model][metric]
             answer = {True: "reproduced", False: "not reproduced", None: "not enough seeds"}[
                 in_prediction_interval(s, value)
             ]
@@ -164,7 +167,7 @@ def confused(misclassified: Sequence[Misclassified]) -> Table:
             if wrong[label, answer]:
                 row: Row = {"section": m.group.section, "model": m.group.label}
                 row |= {"label": m.group.classes[label], "predicted": m.group.classes[answer]}
-                row |= _over_seeds("digits", [float(c[label, answer]) for c in m.confusions])
+                row |= _over_seeds("digits", [float(c[label, answer]) for c in m.confusions], fraction=False)
                 rows.append(row | {"share": wrong[label, answer] / m.confusion[label].sum()})
     return _table("confused", rows)
 
@@ -252,6 +255,6 @@ def _counterparts(collection: Collection, protocols: Sequence[str]) -> list[tupl
     return [pair for protocol in protocols for pair in pairs if pair[0].protocol == protocol]
 
 
-def _over_seeds(name: str, values: Sequence[float]) -> dict[str, float | None]:
-    s = summarise(values)
+def _over_seeds(name: str, values: Sequence[float], *, fraction: bool = True) -> dict[str, float | None]:
+    s = summarise(values, fraction=fraction)
     return {name: s.mean, f"{name}_std": s.std, f"{name}_low": s.mean_low, f"{name}_high": s.mean_high}

@@ -150,6 +150,14 @@ LAYOUTS = {
         "10_1.png",
         "b/11_7.png",
     ],
+    "file names with a prefix": [
+        "train_00000_5.png",
+        "train_00001_0.png",
+        "train_00002_4.png",
+        "train_00009_1.png",
+        "train_00010_1.png",
+        "train_00011_7.png",
+    ],
     "folders": ["5/0.png", "0/1.png", "4/2.png", "1/9.png", "1/10.png", "7/11.png"],
     "folders, nested": ["5/w/0.png", "a/0/1.png", "4/2.png", "a/b/1/9.png", "1/deep/er/10.png", "w/7/11.png"],
     "folders, zero-padded": [
@@ -189,6 +197,7 @@ def test_labels_and_order_whatever_the_layout(layout: str, tmp_path: Path) -> No
         (["5/20230101_120000.png", "0/20230101_120001.png"], "folder"),  # times
         (["1/5/0_5.png", "1/0/1_0.png"], "folder"),  # the nearest folder counts, for the names agree
         (["5/000/a.png", "0/001/b.png"], "folder"),  # shards below the label
+        (["5/train_0001_3.png", "0/train_0002_3.png"], "folder"),  # parts of an archive
         (["5/2023/a.png", "2024/0/b.png"], "folder"),  # years
     ],
 )

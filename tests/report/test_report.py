@@ -8,12 +8,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 from PIL import Image
 
-from mnist_exp.report import cost, figures
+from mnist_exp.report import cost, figures, tables
 from mnist_exp.report.collect import collect
 from tests.report.conftest import EVIL, ROOT, load_script, write_other, write_run
 
@@ -311,3 +312,100 @@ def test_a_report_that_is_stopped_says_so_in_a_line(whom: str, code: int, told: 
         os.killpg(report.pid, signal.SIGINT)
     _, errors = report.communicate(timeout=60)  # for as long as any worker lives, and could still say something
     assert report.returncode == code and told in errors and "Traceback" not in errors, errors
+
+
+def test_labels_of_a_sweep_over_optimizers_are_whole_and_do_not_repeat_what_the_name_implies(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    adam = {"optimizer": {"target": "torch.optim.Adam", "lr": 0.001, "fused": True}}
+    rmsprop = {"optimizer": {"target": "torch.optim.RMSprop", "lr": 0.001, "momentum": 0}}
+    for epochs in (1, 2):
+        for settings in ({}, adam, rmsprop):
+            write_run(tmp_path / "runs", epochs=epochs, settings=settings)
+    collection = collect(tmp_path / "runs")
+    assert "LeNet5, epochs=1, lr=0.001, optimizer=Adam" in [group.label for group in collection.groups]
+    assert not any("fused" in group.label or "momentum" in group.label for group in collection.groups)
+    drawings = figures.of_section(collection, collection.sections[0], [], cost.measure(collection))
+    figure = drawings[0].draw()
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    for label in axes.get_yticklabels():
+        box = label.get_window_extent()
+        assert box.x0 >= 0 and box.y0 >= 0, label.get_text()
+    assert axes.get_position().width > 0.2
+    assert not [warning for warning in recwarn if "layout" in str(warning.message)]
+
+
+def test_no_interval_of_an_accuracy_leaves_0_to_1(tmp_path: Path) -> None:
+    """Two seeds far apart: their interval, Student's t with one degree of freedom, is twelve times as wide."""
+    write_run(tmp_path, seed=0, protocol="published", epochs=20, accuracy=0.99)
+    write_run(tmp_path, seed=1, protocol="published", epochs=20, accuracy=0.3)
+    collection = collect(tmp_path)
+    row = tables.comparison(collection).data.iloc[0]
+    assert (row["test_accuracy_low"], row["test_accuracy_high"]) == (0, 1)
+    verdict = tables.verdict(collection)
+    assert verdict is not None
+    accuracy = verdict.data[verdict.data["metric"] == "test accuracy"].iloc[0]
+    assert (accuracy["interval_low"], accuracy["interval_high"]) == (0, 1)
+    drawings = figures.of_section(collection, collection.sections[0], [], cost.measure(collection))
+    assert "(0.0000 to 1.0000)" in drawings[0].description
+
+
+def test_sections_of_several_image_folders_are_told_by_eight_digits(tmp_path: Path) -> None:
+    for digit in "ab":
+        data = {"name": "png_folder", "train_sha256": digit * 64, "test_sha256": "c" * 64}
+        write_run(tmp_path, settings={"data": data})
+    assert sorted(collect(tmp_path).sections) == [
+        "png_folder, standard protocol, train_sha256=aaaaaaaa",
+        "png_folder, standard protocol, train_sha256=bbbbbbbb",
+    ]
+
+
+@pytest.mark.parametrize("error", [OSError(38, "Function not implemented"), PermissionError(13, "no"), ImportError()])
+def test_without_shared_memory_figures_are_drawn_one_after_the_other(
+    error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in containers without /dev/shm."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    small(tmp_path / "runs")
+    monkeypatch.setattr(figures, "ProcessPoolExecutor", fail)
+    assert run(tmp_path / "runs", tmp_path / "out", tmp_path) == 0
+    assert len(list((tmp_path / "out").rglob("*.svg"))) > 5
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("failing", ["index.html", "comparison.csv"])
+def test_a_disk_that_fills_up_leaves_the_old_report_whole(
+    failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_run(tmp_path / "runs")
+    assert run(tmp_path / "runs", tmp_path / "out", tmp_path) == 0
+    before = files(tmp_path / "out")
+    write_run(tmp_path / "runs", "mlp")
+    write_text = Path.write_text
+
+    def full(path: Path, *arguments: Any, **options: Any) -> int:
+        if path.name == failing:
+            raise OSError(28, "No space left on device", str(path))
+        return write_text(path, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", full)
+        assert run(tmp_path / "runs", tmp_path / "out", tmp_path) == 1
+    said = capsys.readouterr().err
+    assert "No space left on device; make room" in said and said.endswith("The report that was there is unchanged\n")
+    assert files(tmp_path / "out") == before
+
+
+def test_a_table_saved_from_a_spreadsheet_is_named_with_the_way_back(tmp_path: Path) -> None:
+    folder = write_run(tmp_path)
+    text = (folder / "metrics.csv").read_text()
+    (folder / "metrics.csv").write_text("\ufeff" + text.replace(",", ";").replace("\n", "\r\n"))
+    (problem,) = collect(tmp_path).problems
+    assert problem.reason == (
+        "has a metrics.csv that was changed after the run: its SHA-256 is not the recorded one; to restore it, "
+        "delete it and repeat the run's command, which rewrites it from the checkpoint"
+    )

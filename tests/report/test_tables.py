@@ -18,7 +18,7 @@ def test_comparison_has_every_number_with_its_interval(tmp_path: Path) -> None:
     # t(0.975, 2) = 4.302653 from a printed table.
     assert row["test_accuracy_low"] == pytest.approx(0.98 - 4.302653 * 0.01 / 3**0.5)
     assert table.cells.iloc[0].tolist() == [
-        "LeNet5", "61,706", "0.2200 ± 0.0100", "0.9800 ± 0.0100", "0.9552 to 1.0048", "3",
+        "LeNet5", "61,706", "0.2200 ± 0.0100", "0.9800 ± 0.0100", "0.9552 to 1.0000", "3",
     ]  # fmt: skip
 
 

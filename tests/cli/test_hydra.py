@@ -1,0 +1,173 @@
+"""Hydra as this program starts it: on every Python, from every folder, with flags anywhere."""
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from mnist_exp.cli.hydra_internals import CONFIG_FOLDER, to_config
+from mnist_exp.errors import ConfigError
+from tests.conftest import command, results
+
+PYTHON_3_14 = """
+import argparse
+
+def _check_help(self, action):  # as in Python 3.14's argparse
+    if action.help and hasattr(self, "_get_formatter"):
+        try:
+            self._get_formatter()._expand_help(action)
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError("badly formed help string") from error
+
+def add_argument(self, *args, **kwargs):
+    action = original(self, *args, **kwargs)
+    self._check_help(action)
+    return action
+
+original = argparse._ActionsContainer.add_argument
+if not hasattr(argparse._ActionsContainer, "_check_help"):
+    argparse._ActionsContainer.add_argument = add_argument
+    argparse._ActionsContainer._check_help = _check_help
+"""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["model=mlp", "--cfg", "job"], ["-sc", "install=bash"]])
+def test_python_3_14_checks_help_texts_and_hydra_has_one_that_is_no_string(
+    arguments: list[str], tmp_path: Path
+) -> None:
+    code = f"{PYTHON_3_14}\nfrom mnist_exp.run import main\nmain()\n"
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+
+
+def test_the_check_of_help_texts_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    checked = []
+    monkeypatch.setattr(
+        argparse.ArgumentParser, "_check_help", lambda self, action: checked.append(action), raising=False
+    )
+    from mnist_exp.cli import hydra_internals
+
+    hydra_internals._args_parser()
+    argparse.ArgumentParser._check_help(argparse.ArgumentParser(), None)  # type: ignore[attr-defined]
+    assert checked[-1] is None
+
+
+def test_flags_may_stand_between_settings(tmp_path: Path) -> None:
+    done = command("model=mlp", "protocol=published", "-m", "seed=0,1", "epochs=1", cwd=tmp_path)
+    assert done.returncode == 0 and "Jobs: 2 finished" in done.stdout, done.stderr
+
+
+def test_a_single_run_that_changes_its_folder_writes_where_a_sweep_does(tmp_path: Path) -> None:
+    words = ("model=mlp", "protocol=published", "epochs=1")
+    done = command(*words, "hydra.job.chdir=true", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(results(tmp_path / "outputs")) == 3
+    again = command(*words, cwd=tmp_path)
+    assert "already finished; skipped" in again.stdout
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, digits_root: Path) -> Path:
+    """A home folder with the digits in it, and another folder to work in."""
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "digits").symlink_to(digits_root)
+    (tmp_path / "work").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path / "home"))
+    monkeypatch.setenv("MNIST_EXP_DATA", "~/digits")
+    return tmp_path / "home"
+
+
+@pytest.mark.parametrize("sweep", [[], ["-m"]])
+def test_a_tilde_is_the_home_folder_in_every_path(sweep: list[str], home: Path) -> None:
+    words = ("model=mlp", "protocol=published", "epochs=1", "output_root=~/results")
+    done = command(*sweep, *words, cwd=home.parent / "work")
+    assert done.returncode == 0, done.stderr
+    assert len(results(home / "results")) == 3
+    assert list((home.parent / "work").iterdir()) == []
+    script = CONFIG_FOLDER.parent / "scripts" / "download.py"
+    done = subprocess.run([sys.executable, str(script)], cwd=home.parent / "work", capture_output=True, text=True)
+    assert f"mnist is in {home / 'digits'}, checked" in done.stdout
+
+
+def test_a_tilde_of_nobody_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"output_root=~nobody-here/x: .*write the folder in full"):
+        to_config(composed("output_root='~nobody-here/x'"))
+
+
+def composed(*overrides: str, folder: Path = CONFIG_FOLDER) -> DictConfig:
+    with initialize_config_dir(str(folder), version_base="1.3"):
+        config: DictConfig = compose("config", overrides=list(overrides))
+        return config
+
+
+CHANGED = {
+    "seed": 3,
+    "epochs": 1,
+    "batch_size": 32,
+    "output_root": "elsewhere",
+    "overwrite": True,
+    "optimizer": {"lr": 0.5},
+    "device": {"threads": 2},
+    "data": {"validation_size": 7, "mean": 0.5},
+    "protocol": {"train_split": "test", "eval_split": "train"},
+}
+
+
+@pytest.mark.parametrize("key", CHANGED)
+def test_an_experiment_overrides_every_setting_and_the_command_line_overrides_it(key: str, tmp_path: Path) -> None:
+    shutil.copytree(CONFIG_FOLDER, tmp_path / "conf")
+    text = "# @package _global_\ndefaults:\n  - override /model: mlp\n" + OmegaConf.to_yaml({key: CHANGED[key]})
+    (tmp_path / "conf" / "experiment" / "mine.yaml").write_text(text)
+    config = vars(to_config(composed("experiment=mine", folder=tmp_path / "conf")))
+    usual = vars(to_config(composed("model=mlp")))
+    value = CHANGED[key]
+    if isinstance(value, dict):
+        found = config[key] if isinstance(config[key], dict) else vars(config[key])
+        assert {name: found[name] for name in value} == value
+    else:
+        assert config[key] == value != usual[key]
+    assert config["model"] == usual["model"]
+    over = {"output_root": "third", "overwrite": "false", "seed": "9", "epochs": "2", "batch_size": "8"}.get(key)
+    if over:
+        again = vars(to_config(composed("experiment=mine", f"{key}={over}", folder=tmp_path / "conf")))
+        assert str(again[key]).lower() == over
+
+
+def test_every_root_key_is_tried_in_an_experiment() -> None:
+    from mnist_exp.settings.schema import Config
+
+    assert {*vars(Config)["__dataclass_fields__"]} == {*CHANGED, "model", "scheduler"}
+
+
+def test_an_installed_package_has_its_settings_with_it(tmp_path: Path) -> None:
+    """What ``pip install .`` puts into an environment, without installing it."""
+    project = CONFIG_FOLDER.parent
+    site = tmp_path / "site"
+    words = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-build-isolation", "--no-compile"]
+    source = tmp_path / "source"
+    subprocess.run(["git", "clone", "-q", str(project), str(source)], check=True)
+    subprocess.run([*words, "--target", str(site), str(source)], check=True, capture_output=True)
+    environment = os.environ | {"PYTHONPATH": str(site)}
+    code = "import mnist_exp.run; print(mnist_exp.run.__file__); mnist_exp.run.main()"
+    arguments = ["model=mlp", "protocol=published", "epochs=1"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.startswith(str(site)) and done.returncode == 0, done.stderr
+    assert len(results(tmp_path / "outputs")) == 3
+
+
+def test_settings_that_are_missing_are_no_fault_of_the_disk(tmp_path: Path) -> None:
+    code = (
+        "from pathlib import Path\nfrom mnist_exp.cli import hydra_internals\n"
+        "hydra_internals.CONFIG_FOLDER = Path('gone')\nfrom mnist_exp.run import main\nmain()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stderr == "mnist_exp: the folder of settings is missing: gone; install mnist_exp again\n"

@@ -1,0 +1,64 @@
+"""The device that is chosen, and what is recorded of the machine."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+
+from mnist_exp.errors import ConfigError
+from mnist_exp.machine import provenance
+from mnist_exp.machine.determinism import make_deterministic
+from mnist_exp.settings.schema import DeviceConfig
+
+
+@pytest.mark.parametrize(("cuda", "chosen"), [(True, "cuda"), (False, "cpu")])
+def test_auto_is_cuda_or_the_cpu_but_never_mps(cuda: bool, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert make_deterministic(DeviceConfig("auto")).type == chosen
+    assert make_deterministic(DeviceConfig("mps")).type == "mps"
+    assert make_deterministic(DeviceConfig()).type == "cpu"
+    torch.use_deterministic_algorithms(False)
+
+
+def test_a_device_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="device=mps: PyTorch finds no such device on this machine; usable here: cpu"):
+        make_deterministic(DeviceConfig("mps"))
+
+
+def test_a_checkout_of_another_user_has_its_commit_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in containers, where Git refuses to read it: GIT_TEST_ASSUME_DIFFERENT_OWNER is Git's own way to test this."""
+    (tmp_path / "mnist_exp").mkdir()
+    (tmp_path / "mnist_exp" / "run.py").write_text("")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=n", "-c", "user.email=e"]
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "m"]):
+        subprocess.run([*git, *words], check=True)
+    commit = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
+    monkeypatch.setattr(provenance, "PROJECT", tmp_path)
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
+    refused = subprocess.run(["git", "-C", str(tmp_path), "rev-parse", "HEAD"], capture_output=True, text=True)
+    assert "dubious ownership" in refused.stderr
+    assert provenance._git_state() == (commit, False)
+    (tmp_path / "mnist_exp" / "run.py").write_text("pass")
+    assert provenance._git_state() == (commit, True)
+
+
+def test_metrics_need_no_float64_of_the_device(few_digits: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MPS has none. The meta device stands for it: whatever is summed must have come to the CPU before."""
+    from mnist_exp import training
+
+    doubled = []
+    double = torch.Tensor.double
+
+    def noting(tensor: torch.Tensor) -> torch.Tensor:
+        doubled.append(tensor.device.type)
+        return double(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "double", noting)
+    losses = [torch.tensor(1.0), torch.tensor(2.0)]
+    assert training._mean_loss(losses, 96, 64, 1) == pytest.approx((64 * 1.0 + 32 * 2.0) / 96)
+    assert doubled == ["cpu"]
