@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Execute, command, results
+from tests.conftest import MINUTES, Execute, command, results
 from tests.faults import fail_each_write, kill_sweeps
 
 MLP = ("model=mlp", "epochs=2")
@@ -32,7 +32,7 @@ def test_sweeps_killed_at_random_instants_come_out_the_same() -> None:
 def test_two_identical_sweeps_at_once_train_each_run_once(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "mnist_exp.run", "-m", "model=mlp", "seed=0,1", "epochs=2"]
     processes = [subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    outputs = [process.communicate(timeout=200)[0] for process in processes]
+    outputs = [process.communicate(timeout=2 * MINUTES)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     together = "".join(outputs)
     assert together.count("epoch 2/2") == 2 and together.count("already finished; skipped") == 2

@@ -355,5 +355,5 @@ def test_a_sweep_without_results_fails(tmp_path: Path) -> None:
 
 def test_closed_streams_lose_no_result(tmp_path: Path) -> None:
     words = f"{sys.executable} -m mnist_exp.run -m model=mlp protocol=published epochs=1 <&- >&- 2>&-"
-    assert subprocess.run(["bash", "-c", words], cwd=tmp_path, timeout=120).returncode == 0
+    assert subprocess.run(["bash", "-c", words], cwd=tmp_path, timeout=MINUTES).returncode == 0
     assert json.loads(next(tmp_path.glob("outputs/runs/*/run.json")).read_text())["status"] == "finished"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from mnist_exp.cli.sweep import write_plan
 from mnist_exp.runs import lock
 from mnist_exp.runs.lock import is_live
 from mnist_exp.runs.record import Record
-from tests.conftest import command
+from tests.conftest import MINUTES, started, wait_until
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "status.py"
 HEAD = "epoch,train_seconds,eval_seconds,train_images_per_second\n"
@@ -65,7 +66,7 @@ def plan(
 
 def shown(tmp_path: Path, *arguments: str) -> list[str]:
     words = [sys.executable, str(SCRIPT), *arguments]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=MINUTES)
     assert done.returncode == 0, done.stderr
     return [line.rstrip() for line in done.stdout.splitlines()]
 
@@ -204,18 +205,19 @@ def test_it_starts_without_pytorch() -> None:
 
 
 def test_watching_follows_a_real_sweep(tmp_path: Path) -> None:
-    words = [sys.executable, str(SCRIPT), "--watch"]
-    watch = subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
-    try:
-        arguments = ("-m", "model=mlp", "protocol=published", "epochs=10", "seed=0,1", "hydra/launcher=basic")
-        assert command(*arguments, cwd=tmp_path).returncode == 0
-        time.sleep(2 * status.REFRESH_SECONDS)
-    finally:
-        watch.send_signal(2)
-        output, _ = watch.communicate(timeout=30)
-    assert watch.returncode == 0
-    # Ten epochs take longer than the time between two looks, however fast or slow the machine.
-    assert "1 running, 1 waiting" in output and output.rstrip().endswith("2 finished")
+    log = tmp_path / "log"
+    settings = ("model=mlp", "protocol=published", "epochs=9999", "seed=0,1", "hydra/launcher=basic")
+    with (
+        log.open("w") as output,
+        started([sys.executable, str(SCRIPT), "--watch"], cwd=tmp_path, stdout=output) as watch,
+        started([sys.executable, "-m", "mnist_exp.run", "-m", *settings], cwd=tmp_path) as sweep,
+    ):
+        wait_until(lambda: "1 running, 1 waiting" in log.read_text())
+        sweep.send_signal(signal.SIGINT)
+        sweep.communicate(timeout=MINUTES)
+        wait_until(lambda: "1 interrupted, 1 waiting" in log.read_text())
+        watch.send_signal(signal.SIGINT)
+        assert watch.wait(timeout=MINUTES) == 0
 
 
 @pytest.mark.parametrize(

@@ -71,7 +71,7 @@ class RunningSweep:
 
     def finish(self, code: int = 0) -> str:
         """Wait for its end; its output."""
-        self.process.wait(timeout=150)
+        self.process.wait(timeout=600)
         output = (self.folder / "sweep.out").read_text()
         assert self.process.returncode == code, output
         return output
@@ -79,7 +79,7 @@ class RunningSweep:
     def status(self) -> str:
         """What ``make status`` shows."""
         words = [sys.executable, str(STATUS), "--runs", str(self.folder / "outputs" / "runs")]
-        return subprocess.run(words, capture_output=True, text=True, check=True, timeout=60).stdout
+        return subprocess.run(words, capture_output=True, text=True, check=True, timeout=300).stdout
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ def service(
         process.wait()
 
 
-def wait_for(ready: Callable[[], object], what: str, logs: Path, seconds: float = 90) -> None:
+def wait_for(ready: Callable[[], object], what: str, logs: Path, seconds: float = 300) -> None:
     """Return once ``ready()`` is true.
 
     Raises:

@@ -69,7 +69,7 @@ def test_a_job_that_finds_no_digits_says_how_to_fetch_them(slurm: dict[str, str]
 
 
 def slurm_command(environment: dict[str, str], *words: str) -> str:
-    return subprocess.run(words, env=environment, capture_output=True, text=True, check=True, timeout=60).stdout
+    return subprocess.run(words, env=environment, capture_output=True, text=True, check=True, timeout=300).stdout
 
 
 def state(environment: dict[str, str], job: str) -> str:

@@ -6,16 +6,17 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
 from PIL import Image
 
 from mnist_exp.report import cost, figures, tables
 from mnist_exp.report.collect import collect
+from tests.conftest import MINUTES, started, wait_until
 from tests.report.conftest import EVIL, ROOT, load_script, write_other, write_run
 
 
@@ -296,22 +297,16 @@ def test_pictures_are_looked_for_where_the_environment_says(
 def test_a_report_that_is_stopped_says_so_in_a_line(whom: str, code: int, told: str, tmp_path: Path) -> None:
     script, reference = ROOT / "scripts" / "report.py", ROOT / "outputs" / "reference" / "runs"
     words = [sys.executable, str(script), "--runs", str(reference), "--out", str(tmp_path)]
-    report = subprocess.Popen(
-        words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
-    workers: list[str] = []
-    while not workers and report.poll() is None:
-        time.sleep(0.05)
-        workers = subprocess.run(["pgrep", "-P", str(report.pid)], capture_output=True, text=True).stdout.split()
-    time.sleep(0.5)
-    if whom == "a worker":
-        os.kill(int(workers[0]), signal.SIGKILL)
-    elif whom == "its parent":
-        report.kill()
-    else:
-        os.killpg(report.pid, signal.SIGINT)
-    _, errors = report.communicate(timeout=60)  # for as long as any worker lives, and could still say something
-    assert report.returncode == code and told in errors and "Traceback" not in errors, errors
+    with started(words, stdout=subprocess.DEVNULL) as report:
+        wait_until(lambda: len(list(tmp_path.rglob("*.svg"))) > 1)
+        if whom == "a worker":
+            psutil.Process(report.pid).children()[0].kill()
+        elif whom == "its parent":
+            report.kill()
+        else:
+            os.killpg(report.pid, signal.SIGINT)
+        _, errors = report.communicate(timeout=MINUTES)  # as long as any worker lives and could still print something
+        assert report.returncode == code and told in errors and "Traceback" not in errors, errors
 
 
 def test_labels_of_a_sweep_over_optimizers_are_whole_and_do_not_repeat_what_the_name_implies(

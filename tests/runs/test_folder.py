@@ -22,7 +22,7 @@ from mnist_exp.runs import folder as run_folder
 from mnist_exp.runs import lock
 from mnist_exp.runs.record import RESULT_FILES, checksum
 from mnist_exp.training import evaluate
-from tests.conftest import Execute, results
+from tests.conftest import Execute, results, started
 
 MLP = ("model=mlp", "epochs=3")
 VALIDATED = (*MLP, "data.validation_size=100")
@@ -299,26 +299,33 @@ def test_overwrite_trains_anew(finished: Path, execute: Execute) -> None:
 
 
 HOLD_A_WHILE = """
-import sys, time
+import sys
 from filelock import SoftFileLease
 with SoftFileLease(sys.argv[1], lease_duration=float(sys.argv[2])):
     print("held", flush=True)
-    time.sleep(2)
+    sys.stdin.read()
 """
 
 
 def test_a_second_process_waits_for_the_first(
-    execute: Execute, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    execute: Execute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     execute(*MLP)
     path = tmp_path / "runs" / f".{only_run(tmp_path).name}.lock"
     words = [sys.executable, "-c", HOLD_A_WHILE, str(path), str(lock.LEASE_SECONDS)]
-    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as holder:
+    said: list[str] = []
+    with started(words, stdin=subprocess.PIPE) as holder:
         assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-        start = time.monotonic()
+
+        def let_go(text: str, **_: object) -> None:
+            """The holder ends once the second process says that it waits."""
+            assert holder.stdin is not None
+            said.append(text)
+            holder.stdin.close()
+
+        monkeypatch.setattr(lock, "print", let_go, raising=False)
         assert execute(*MLP).skipped
-        assert time.monotonic() - start > 0.5
-    assert f"waiting for process {holder.pid} on" in capsys.readouterr().out
+    assert len(said) == 1 and f"waiting for process {holder.pid} on" in said[0]
 
 
 def test_an_empty_lock_holds_nobody_back_for_long(execute: Execute, tmp_path: Path) -> None:
