@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -17,14 +17,16 @@ from mnist_exp.data.folders import Folders
 from mnist_exp.data.images import ImageSplit
 from mnist_exp.errors import ConfigError, Interrupted, failure_reason
 from mnist_exp.machine.determinism import make_deterministic
-from mnist_exp.machine.provenance import provenance
+from mnist_exp.machine.origin import LIBRARIES, other_code, other_versions, present_code
+from mnist_exp.machine.provenance import installed_version, provenance
+from mnist_exp.runs import results
 from mnist_exp.runs.checkpoint import History
 from mnist_exp.runs.folder import RunFolder
 from mnist_exp.runs.record import Record, utc_now
 from mnist_exp.settings import factory
 from mnist_exp.settings.identity import run_identity, run_name
 from mnist_exp.settings.schema import Config, DataConfig
-from mnist_exp.training import EpochResult, TrainState, evaluate, fit
+from mnist_exp.training import EpochResult, OnStep, TrainState, evaluate, fit
 
 
 class Display(Protocol):
@@ -84,19 +86,27 @@ def train_run(
     identity = run_identity(config, components, device.type, contents)
     name = run_name(choices, identity)
     folder = RunFolder(Path(config.output_root) / "runs", name, identity)
+    code, versions = present_code(identity), {name: installed_version(name) for name in LIBRARIES}
     with folder.locked():
         record = folder.record()
-        if record and record.metrics and folder.is_complete(record) and not config.overwrite:
-            print(f"{name}: already finished; skipped (overwrite=true trains it again)", flush=True)
-            return RunResult(str(folder.final_path), record.metrics, skipped=True)
-        history = History() if config.overwrite else folder.load_history()
-        if record is None or config.overwrite:
+        fresh = config.overwrite
+        if record and record.metrics and folder.is_complete(record) and not fresh:
+            if _is_kept(record, versions, config.stale):
+                return RunResult(str(folder.final_path), record.metrics, skipped=True)
+            fresh = True
+        history = History() if fresh else folder.load_history()
+        fresh = fresh or _is_hybrid(name, identity, history, versions)
+        if fresh:
+            history = History()
+        history.code, history.packages = code, versions
+        if record is None or fresh:
             title = str(config.model.get("title", choices["model"]))
             record = Record(name, title, choices, identity, _config_for_record(config))
         else:
             record.status, record.reason, record.ended = "running", None, None
             record.resumed += 1
-        folder.open_for_writing(record, extra_files, fresh=config.overwrite)
+        record.code = code
+        folder.open_for_writing(record, extra_files, fresh=fresh)
         try:
             with make_display(name, config.epochs) as display:
                 _train(config, device, scanned, _Output(folder, record, history, display))
@@ -104,6 +114,32 @@ def train_run(
             _record_failure(folder, record, history, error)
             raise
     return RunResult(str(folder.final_path), history.metrics[-1], skipped=False)
+
+
+def _is_kept(record: Record, versions: dict[str, str | None], stale: str) -> bool:
+    """Whether a finished run is skipped; what is to be known about it is printed."""
+    other = other_code(record.identity, record.code)
+    changed = other_versions(versions, (record.provenance or {}).get("packages"))
+    said = "already finished; skipped (overwrite=true trains it again)"
+    if other and stale == "retrain":
+        said = f"trained by other code: {other}; training it anew"
+    elif other:
+        said = f"trained by other code: {other}; kept, since stale=keep"
+    elif changed:
+        said = f"already finished, with {changed}; skipped (overwrite=true trains it again)"
+    print(f"{record.name}: {said}", flush=True)
+    return not other or stale == "keep"
+
+
+def _is_hybrid(name: str, identity: dict[str, Any], history: History, versions: dict[str, str | None]) -> bool:
+    """Whether to resume would mix two codes or two versions, so that no single one could reproduce the run."""
+    if history.training is None:
+        return False
+    other, changed = other_code(identity, history.code), other_versions(versions, history.packages)
+    if other or changed:
+        by = f"other code: {other}" if other else changed
+        print(f"{name}: interrupted under {by}; training it from the start", flush=True)
+    return bool(other or changed)
 
 
 def scan_folders(config: DataConfig, train_split: str) -> Folders:
@@ -123,44 +159,54 @@ class _Output:
     display: Display
 
 
+@dataclass(frozen=True)
+class _Images:
+    """What a run trains on, evaluates on and validates on."""
+
+    train: ImageSplit
+    evaluation: ImageSplit
+    validation: ImageSplit | None
+    checksums: dict[str, str]
+
+
 def _train(config: Config, device: torch.device, scanned: Folders, output: _Output) -> None:
     folder, record, history = output.folder, output.record, output.history
-    splits = (config.protocol.train_split, config.protocol.eval_split)
-    (train, evaluation), record.data = images.load(config.data, scanned, splits, device)
-    record.classes = images.class_names(config.data.name)
-    validation = None
-    if config.data.validation_size:
-        train, validation = images.stratified_split(train, config.data.validation_size, config.seed)
-    state = _build_state(config, device, len(train))
-    _check_last_batch(state.model, train, config.batch_size)
+    loaded = _load_images(config, device, scanned)
+    record.data, record.classes = loaded.checksums, images.class_names(config.data.name)
+    state = _build_state(config, device, len(loaded.train))
+    _check_last_batch(state.model, loaded.train, config.batch_size)
     record.parameters = sum(parameter.numel() for parameter in state.model.parameters())
-    record.multiply_accumulates = _multiply_accumulates(state.model, train)
+    record.multiply_accumulates = _multiply_accumulates(state.model, loaded.train)
     record.provenance = provenance(device)
     if history.training is not None:
         state.load_state_dict(history.training)
         folder.write_tables(history)
         output.display.resumed(state.epoch)
+    record.add_start(state.epoch)
     folder.write_record(record)
 
     logits = None
-    for epoch in fit(
-        state,
-        train,
-        evaluation,
-        validation,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        training_mode=config.protocol.training_mode,
-        on_step=output.display.step,
-    ):
-        _append(history, epoch, len(train), state)
+    for epoch in _epochs(config, state, loaded, output.display.step):
+        _append(history, epoch, len(loaded.train), state)
         folder.save_epoch(history)
         output.display.epoch(epoch)
         logits = epoch.logits
     if logits is None:  # interrupted between its last epoch and its results
-        logits = evaluate(state.model, evaluation)
+        logits = evaluate(state.model, loaded.evaluation)
     record.status, record.metrics, record.ended = "finished", history.metrics[-1], utc_now()
-    folder.finish(record, state.model.state_dict(), logits, evaluation.labels)
+    folder.finish(record, results.to_files(state.model.state_dict(), logits, loaded.evaluation.labels))
+
+
+# From here to _epochs: the code that a run's numbers depend on (`mnist_exp.machine.fingerprint`).
+
+
+def _load_images(config: Config, device: torch.device, scanned: Folders) -> _Images:
+    splits = (config.protocol.train_split, config.protocol.eval_split)
+    (train, evaluation), checksums = images.load(config.data, scanned, splits, device)
+    validation = None
+    if config.data.validation_size:
+        train, validation = images.stratified_split(train, config.data.validation_size, config.seed)
+    return _Images(train, evaluation, validation, checksums)
 
 
 def _build_state(config: Config, device: torch.device, train_size: int) -> TrainState:
@@ -172,6 +218,19 @@ def _build_state(config: Config, device: torch.device, train_size: int) -> Train
     steps_per_epoch = -(-train_size // config.batch_size)
     scheduler, per_batch = factory.build_scheduler(config.scheduler, optimizer, steps_per_epoch)
     return TrainState(model, optimizer, scheduler, per_batch, torch.Generator().manual_seed(config.seed))
+
+
+def _epochs(config: Config, state: TrainState, loaded: _Images, on_step: OnStep) -> Iterator[EpochResult]:
+    return fit(
+        state,
+        loaded.train,
+        loaded.evaluation,
+        loaded.validation,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        training_mode=config.protocol.training_mode,
+        on_step=on_step,
+    )
 
 
 def _check_last_batch(model: torch.nn.Module, train: ImageSplit, batch_size: int) -> None:
@@ -219,7 +278,7 @@ def _append(history: History, epoch: EpochResult, train_size: int, state: TrainS
 def _config_for_record(config: Config) -> dict[str, Any]:
     """The settings without paths, which do not affect numbers but may name a person."""
     settings = dataclasses.asdict(config)
-    del settings["output_root"], settings["overwrite"]
+    del settings["output_root"], settings["overwrite"], settings["stale"]
     for key in ("root", "train_dir", "test_dir"):
         del settings["data"][key]
     return settings

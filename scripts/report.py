@@ -45,6 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     for problem in report.collection.problems:
         print(f"{'left out' if problem.left_out else 'in part'}: {problem.folder} {problem.reason}", file=sys.stderr)
+    for warning in report.collection.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
     if not report.collection.groups:
         print(none, file=sys.stderr)
         return 1

@@ -20,10 +20,11 @@ from rich.text import Text
 
 from mnist_exp.cli.messages import format_accuracy
 from mnist_exp.cli.sweep import JOBS_DIR, read_job, read_plan
+from mnist_exp.machine.origin import other_code
 from mnist_exp.runs.lock import is_live
 from mnist_exp.runs.record import METRICS, TIMING, RecordError, read_record
 
-STATUSES = ("running", "failed", "damaged", "interrupted", "waiting", "finished")
+STATUSES = ("running", "failed", "damaged", "interrupted", "waiting", "stale", "finished")
 REFRESH_SECONDS = 2
 MAX_LISTED = 20  # rows of one status
 GONE = "its process is gone; repeat the command to resume it"
@@ -59,6 +60,8 @@ def read_run(run: Path) -> StatusRow:
         left = _seconds_left(run, record.epochs - done) if status == "running" else None
         if status == "finished":
             remark = format_accuracy(record.metrics or {})
+            if record.code is not None and (other := other_code(record.identity, record.code)):
+                status, remark = "stale", f"{remark}; made by other code: {other}"
         return StatusRow(name, status, f"{done}/{record.epochs}", left, remark, _overrides(run))
     except FileNotFoundError as error:
         return StatusRow(name, "damaged", remark=f"{Path(error.filename).name} is missing")

@@ -6,6 +6,7 @@ numerically close.
 """
 
 import argparse
+import json
 import sys
 import tempfile
 from concurrent.futures.process import BrokenProcessPool
@@ -18,10 +19,14 @@ from joblib import Parallel, delayed
 
 from mnist_exp.cli.progress import Lines
 from mnist_exp.errors import ConfigError, DivergedError, UserError
+from mnist_exp.files import write_atomically
 from mnist_exp.job import train_run
+from mnist_exp.machine.fingerprint import EQUIVALENT
+from mnist_exp.machine.origin import LIBRARIES, other_code, present_code
 from mnist_exp.machine.parent import exit_when_parent_dies
 from mnist_exp.machine.provenance import PROJECT
 from mnist_exp.runs.record import METRICS, RESULT_FILES, Record, RecordError, checksum, read_record
+from mnist_exp.settings import factory
 from mnist_exp.settings.identity import diff_settings
 from mnist_exp.settings.schema import Config, DataConfig, DeviceConfig, ProtocolConfig, default_data_root
 
@@ -35,7 +40,6 @@ VERDICTS = {
 TOLERANCE = {"test_accuracy": 0.005, "test_loss": 0.02}  # measured: docs/reproduction.md, "Elsewhere"
 ENVIRONMENT = ("platform", "cpu", "cpu_capability", "threads", "device")
 """What can change how arithmetic rounds, of all that is recorded."""
-PACKAGES = ("torch", "numpy")
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ def verify(run: Path, places: DataPlaces) -> Finding:
 def _config(record: Record, output_root: str, places: DataPlaces) -> Config:
     settings = dict(record.config)
     device, known = record.identity["device"], {field.name for field in fields(DeviceConfig)}
-    if gone := device.keys() - known - {"type"}:
+    if gone := device.keys() - known - {"type", "arithmetic"}:
         raise ConfigError(f"this version of mnist_exp has no setting device.{', device.'.join(sorted(gone))}")
     given = {key: value for key, value in settings["device"].items() if key in known}
     settings["device"] = DeviceConfig(**given | {"name": device["type"]})
@@ -89,12 +93,20 @@ def _config(record: Record, output_root: str, places: DataPlaces) -> Config:
 
 def _compare(run: Path, record: Record, fresh: Path) -> Finding:
     again = read_record(fresh)
-    if others := diff_settings(again.identity, record.identity):
+    ours = as_version_2(again.identity) if record.identity.get("version") == 2 else again.identity
+    if others := diff_settings(ours, record.identity):
         return Finding(run.name, DIFFERENT, [f"its data or settings differ: {', '.join(others)}"])
     changed = [name for name in RESULT_FILES if checksum(fresh / name) != _stored_checksum(run, name, record)]
     if not changed:
         return Finding(run.name, EQUAL, [])
     return _explain(run, record, again, fresh, changed)
+
+
+def as_version_2(identity: dict[str, Any]) -> dict[str, Any]:
+    """An identity in the form that the tracked reference has, which is older."""
+    device = {key: identity["device"][key] for key in ("type", "threads")}
+    parts = {kind: factory.without_defaults(kind, identity[kind]) for kind in factory.KINDS}
+    return identity | parts | {"version": 2, "device": device}
 
 
 def _stored_checksum(run: Path, name: str, record: Record) -> str:
@@ -118,19 +130,38 @@ def _explain(run: Path, record: Record, again: Record, fresh: Path, changed: lis
         details.append(f"first difference: epoch {row + 1}, {column}: stored {was}, now {now}")
     far = {name: float((stored[name] - new[name]).abs().iloc[-1]) for name in TOLERANCE}
     details.append("largest difference after the last epoch: " + ", ".join(f"{n} {d:.2g}" for n, d in far.items()))
+    other = other_code(record.identity, record.code) if record.code else ""
+    if other:
+        details.append(f"the code is not the one that made the run: {other}")
     explained = diff_settings(_rounding(again), _rounding(record))
     details += [f"recorded and present environment differ: {line}" for line in explained]
-    if not explained and not tampered:
-        details.append("the recorded environment is the present one, so the code must give other numbers")
-    close = bool(explained) and not tampered and all(far[name] <= limit for name, limit in TOLERANCE.items())
+    if not (explained or tampered or other):
+        details.append(f"the recorded {'code and ' if record.code else ''}environment are the present ones")
+    close = bool(explained) and not (tampered or other) and all(far[name] <= limit for name, limit in TOLERANCE.items())
     return Finding(run.name, CLOSE if close else DIFFERENT, details)
+
+
+def declare(what: str, records: list[Record]) -> int:
+    """Note that the present code gives these runs' numbers, though theirs was other; how many changes were new."""
+    known = EQUIVALENT.read_text(encoding="utf-8")
+    changes = {
+        (part, record.code[part], new)
+        for record in records
+        if record.code
+        for part, new in present_code(record.identity).items()
+        if record.code[part] != new and f'old = "{record.code[part]}"\nnew = "{new}"' not in known
+    }
+    for part, old, new in sorted(changes):
+        known += f'\n[[change]]\nwhat = {json.dumps(what)}\npart = "{part}"\nold = "{old}"\nnew = "{new}"\n'
+    write_atomically(EQUIVALENT, known.encode())
+    return len(changes)
 
 
 def _rounding(record: Record) -> dict[str, Any]:
     """The part of a record's provenance that can change how arithmetic rounds."""
     provenance = record.provenance or {}
     chosen = {key: provenance[key] for key in ENVIRONMENT}
-    return chosen | {package: provenance["packages"][package] for package in PACKAGES}
+    return chosen | {package: provenance["packages"][package] for package in LIBRARIES}
 
 
 def _one_of_each_model(runs: list[Path]) -> list[Path]:
@@ -146,6 +177,9 @@ def main() -> int:
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="folders of runs")
     parser.add_argument("--all", action="store_true", help="all of the reference, not one run of each model")
     parser.add_argument("--reference", type=Path, default=PROJECT / "outputs/reference/runs")
+    parser.add_argument(
+        "--declare", metavar="WHAT", help="if all are equal, note that this change of the code is harmless"
+    )
     parser.add_argument("--train-dir", help="of runs with data=png_folder: the images to train on")
     parser.add_argument("--test-dir", help="and to test on")
     arguments = parser.parse_args()
@@ -166,4 +200,7 @@ def main() -> int:
         for detail in finding.details:
             print(f"  {detail}")
     verdicts = {finding.verdict for finding in findings}
+    if arguments.declare and verdicts == {EQUAL}:
+        count = declare(arguments.declare, [read_record(run) for run in runs])
+        print(f"{count} changes noted in {EQUIVALENT.name}; commit it")
     return next(verdict for verdict in (DIFFERENT, UNVERIFIED, CLOSE, EQUAL) if verdict in verdicts)

@@ -21,7 +21,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "git_commit": commit,
         "git_dirty": dirty,
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
+        "packages": {name: installed_version(name) for name in PACKAGES},
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_model(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
@@ -46,7 +46,8 @@ def _git_state() -> tuple[str | None, bool | None]:
         return None, None
 
 
-def _version(package: str) -> str | None:
+def installed_version(package: str) -> str | None:
+    """A package's version; None where it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

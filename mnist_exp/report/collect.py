@@ -16,6 +16,8 @@ from mnist_exp.settings.schema import PROTOCOL_KEYS, PROTOCOLS
 ALWAYS_SHOWN = ("optimizer.target", "optimizer.lr", "optimizer.weight_decay")
 """Settings of an optimizer that are shown even where its name implies them."""
 
+_WORDS = {"torch": "the version of torch", "model.parameters": "the number of parameters"}
+
 
 @dataclass(frozen=True, eq=False)
 class Group:
@@ -58,6 +60,8 @@ class Collection:
 
     groups: tuple[Group, ...] = ()
     problems: tuple[Problem, ...] = ()
+    warnings: tuple[str, ...] = ()
+    """Sentences about runs of one setting that are not averaged, since other code or versions made them."""
 
     @property
     def sections(self) -> tuple[str, ...]:
@@ -86,7 +90,8 @@ def collect(runs: Path) -> Collection:
             problems += [Problem(printable(folder.name), reason, left_out=False) for reason in lacks]
         except (ValueError, OSError, RecursionError) as error:
             problems.append(Problem(printable(folder.name), describe_error(error)))
-    return Collection(tuple(_group(list(finished.values()))), tuple(problems))
+    runs_found = list(finished.values())
+    return Collection(tuple(_group(runs_found)), tuple(problems), tuple(_warnings(runs_found)))
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -100,9 +105,8 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _group(runs: list[Run]) -> list[Group]:
     sections: dict[str, dict[str, list[Run]]] = {}
     for run in sorted(runs, key=lambda run: run.record.seed):
-        settings = {key: value for key, value in run.record.identity.items() if key != "seed"}
-        section = json.dumps([settings["data"], settings["protocol"]], sort_keys=True)
-        sections.setdefault(section, {}).setdefault(json.dumps(settings, sort_keys=True), []).append(run)
+        section = json.dumps([run.record.identity["data"], run.record.identity["protocol"]], sort_keys=True)
+        sections.setdefault(section, {}).setdefault(_setting(run) + json.dumps(_made_by(run)), []).append(run)
 
     groups: list[Group] = []
     names = _section_names([next(iter(members.values()))[0] for members in sections.values()])
@@ -119,6 +123,37 @@ def _group(runs: list[Run]) -> list[Group]:
         groups += sorted(made, key=lambda group: -group.mean_score) if by_score else made
     known = [*PROTOCOLS.values()]
     return sorted(groups, key=lambda g: (known.index(g.protocol) if g.protocol in known else 9, g.section))
+
+
+def _setting(run: Run) -> str:
+    """All of a run's settings but the seed."""
+    return json.dumps({k: v for k, v in run.record.identity.items() if k != "seed"}, sort_keys=True)
+
+
+def _made_by(run: Run) -> dict[str, Any]:
+    """What may differ between runs of one setting, which are then never averaged."""
+    code, packages = run.record.code or {}, (run.record.provenance or {}).get("packages")
+    made_by = {f"{part}.code": checksum[:8] for part, checksum in sorted(code.items()) if isinstance(checksum, str)}
+    torch = packages.get("torch") if isinstance(packages, Mapping) else None
+    return made_by | {"torch": torch, "model.parameters": run.record.parameters}
+
+
+def _warnings(runs: list[Run]) -> list[str]:
+    """A sentence for each setting whose runs other code or versions made."""
+    by_setting: dict[str, list[Run]] = {}
+    for run in runs:
+        by_setting.setdefault(_setting(run), []).append(run)
+    sentences = []
+    for alike in by_setting.values():
+        made = [_made_by(run) for run in alike]
+        differing = [key for key in made[0] | made[-1] if len({repr(each.get(key)) for each in made}) > 1]
+        if differing:
+            words = ", ".join(_WORDS.get(key, f"the code of the {key.partition('.')[0]}") for key in sorted(differing))
+            sentences.append(
+                f"{alike[0].record.title}: its {len(alike)} runs of one setting differ in {words}, so they are in rows "
+                "of their own; to have one, repeat the command that trained them"
+            )
+    return sentences
 
 
 def _section_names(firsts: list[Run]) -> list[str]:
@@ -151,19 +186,23 @@ def _settings(run: Run) -> dict[str, Any]:
     # in a space: they are shown where the identities of others differ, but make no difference themselves.
     from_config = {f"{key} ": value for key, value in flatten(run.record.config).items()}
     identity = {k: v for k, v in run.record.identity.items() if k not in ("data", "protocol", "seed")}
-    return from_config | flatten(identity)
+    return from_config | flatten(identity) | _made_by(run)
 
 
 def _labels(titles: list[str], settings: list[dict[str, Any]], own: str) -> list[str]:
     """Each title with the settings that differ; keys that start with ``own`` count only among equal titles."""
     keys = sorted({key for s in settings for key in s if not key.endswith(" ")})
     full = [{key: s.get(key, s.get(f"{key} ")) for key in keys} for s in settings]
+    # Identities of version 2 leave out arguments that have their default, and no run of it has them all.
+    versions = {s.get("version") for s in settings}
+    per_version = [[s for s in full if s.get("version") == version] for version in versions]
+    keys = [key for key in keys if len(versions) == 1 or all(any(s[key] is not None for s in ss) for ss in per_version)]
     labels = []
     for mine, title in zip(full, titles, strict=True):
         same = [other for other, name in zip(full, titles, strict=True) if name == title]
         among = {key: same if key.startswith(own) else full for key in keys}
         telling = [key for key in keys if len({repr(other[key]) for other in among[key]}) > 1]
-        telling = [key for key in telling if not _implied(key, full)]
+        telling = [key for key in telling if not _implied(key, full) and not _made_by_settings(key, full)]
         short = Counter(map(_short, telling))
         names = {key: _short(key) if short[_short(key)] == 1 else key for key in telling}
         words = [f"{names[key]}={_value(key, mine[key])}" for key in telling if mine[key] is not None]
@@ -179,6 +218,18 @@ def _implied(key: str, settings: list[dict[str, Any]]) -> bool:
     for each in settings:
         values.setdefault(str(each.get("optimizer.target")), set()).add(repr(each[key]))
     return all(len(found) == 1 for found in values.values())
+
+
+def _made_by_settings(key: str, settings: list[dict[str, Any]]) -> bool:
+    """Whether code, version or size (`_made_by`) differ only along with settings, which then are enough to show."""
+    made_by = [each for each in settings[0] if each in _WORDS or each.endswith(".code")]
+    if key not in made_by:
+        return False
+    found: dict[str, set[str]] = {}
+    for each in settings:
+        rest = repr([value for name, value in each.items() if name not in made_by])
+        found.setdefault(rest, set()).add(repr(each[key]))
+    return all(len(values) == 1 for values in found.values())
 
 
 def _short(key: str) -> str:

@@ -15,6 +15,12 @@ SETTINGS = {
     "scheduler": {"target": "torch.optim.lr_scheduler.ConstantLR", "factor": 1, "interval": "epoch"},
 }
 """Everything that the publication says about its training, as an identity records it."""
+NEUTRAL: dict[str, dict[str, Any]] = {
+    "optimizer": {"dampening": 0, "weight_decay": 0, "nesterov": False, "maximize": False, "differentiable": False},
+    "scheduler": {"total_iters": 5},
+    "model": {"dropout": 0.5},
+}
+"""Defaults of PyTorch's and ours that the published training agrees with; `scheduler.factor` is 1."""
 SPEED_ONLY = {"fused", "foreach"}
 
 
@@ -33,13 +39,17 @@ def published_model(identity: Mapping[str, Any]) -> str | None:
     """The published model that a run repeats, seed and protocol apart; None for any other run."""
     for key, expected in SETTINGS.items():
         found = identity.get(key)
-        if isinstance(found, Mapping):
-            found = {name: value for name, value in found.items() if name not in SPEED_ONLY}
-        if found != expected:
+        if (_telling(key, found) if isinstance(found, Mapping) else found) != expected:
             return None
-    model = dict(identity["model"])
+    model = _telling("model", identity["model"])
     name = MODELS.get(str(model.pop("target")).rpartition(".")[2])
     return name if not model else None
+
+
+def _telling(group: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """A group of an identity without what does not matter here."""
+    neutral = NEUTRAL.get(group, {})
+    return {k: v for k, v in found.items() if k not in SPEED_ONLY and not (k in neutral and neutral[k] == v)}
 
 
 def resource(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pandas as pd
 
 from mnist_exp.report.text import printable
 from mnist_exp.runs.record import METRICS, RECORD, TIMING, Record, RecordError, read_record
+from mnist_exp.settings.identity import identity_hash
 
 METRIC_NAMES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 VALIDATION_NAMES = ("validation_loss", "validation_accuracy")
@@ -57,6 +59,7 @@ def read_run(folder: Path) -> tuple[Run, list[str]]:
     if record.status != "finished":
         reason = f": {record.reason}" if record.reason else ""
         raise ValueError(f"is not finished ({record.status}{reason})")
+    _check_name(folder, record)
     record.title = printable(record.title) or "untitled"
     lacks = _check_classes(record)
     measured = [*METRIC_NAMES, *(VALIDATION_NAMES if record.identity["data"].get("validation_size") else ())]
@@ -97,6 +100,13 @@ def describe_error(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"cannot be read: {error.strerror}"
     return printable(str(error) or type(error).__name__)
+
+
+def _check_name(folder: Path, record: Record) -> None:
+    """Raise a ValueError for an identity that was edited: a run's name ends in its hash."""
+    for name in (folder.name, record.name):
+        if (named := re.search(r"-seed(\d+)-([0-9a-f]{8})$", name)) and named[2] != identity_hash(record.identity):
+            raise ValueError(f"has a {RECORD} whose identity is not that of its name: one of the two was edited")
 
 
 def _check_classes(record: Record) -> list[str]:

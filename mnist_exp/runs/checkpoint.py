@@ -20,6 +20,10 @@ class History:
     """Rows of ``timing.csv``."""
     training: dict[str, Any] | None = None
     """`mnist_exp.training.TrainState.state_dict`."""
+    code: dict[str, str] | None = None
+    """The code that trained it so far (`mnist_exp.machine.fingerprint`)."""
+    packages: dict[str, str | None] | None = None
+    """The versions that trained it so far."""
 
 
 def to_bytes(identity: dict[str, Any], history: History) -> bytes:
@@ -40,4 +44,5 @@ def read(path: Path) -> tuple[dict[str, Any], History]:
         if broken := archive.testzip():
             raise ValueError(f"the checksum of {broken} does not match")
     content = torch.load(path, map_location="cpu", weights_only=True)
-    return json.loads(content["identity"]), History(content["metrics"], content["timing"], content["training"])
+    identity = json.loads(content.pop("identity"))
+    return identity, History(**content)

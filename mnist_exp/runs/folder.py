@@ -14,10 +14,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import safetensors.torch
-import torch
-
 from mnist_exp.errors import RunFolderError
 from mnist_exp.files import remove_temporary_files, sync_folder, write_atomically
 from mnist_exp.runs import checkpoint, lock
@@ -138,28 +134,15 @@ class RunFolder:
         write_atomically(self.path / METRICS, _csv(history.metrics))
         write_atomically(self.path / TIMING, _csv(history.timing))
 
-    def finish(
-        self, record: Record, weights: dict[str, torch.Tensor], logits: torch.Tensor, labels: torch.Tensor
-    ) -> None:
-        """Write the results, and finally the record that says so.
+    def finish(self, record: Record, files: dict[str, bytes]) -> None:
+        """Write the results (`mnist_exp.runs.results`), and finally the record that says so.
 
         Args:
             record: the content of ``run.json``; the results' checksums are added.
-            weights: the model's state.
-            logits: of the evaluated images, float32, ``[N, 10]``.
-            labels: of the evaluated images, ``[N]``.
+            files: the results, by name.
         """
-        # Contiguous, whatever memory layout the model computes in.
-        tensors = {name: tensor.cpu().contiguous() for name, tensor in weights.items()}
-        write_atomically(self.path / WEIGHTS, safetensors.torch.save(tensors))
-        buffer = io.BytesIO()
-        np.savez(
-            buffer,
-            label=labels.cpu().numpy().astype(np.uint8),
-            predicted=logits.argmax(dim=1).cpu().numpy().astype(np.uint8),
-            probabilities=logits.softmax(dim=1).cpu().numpy(),
-        )
-        write_atomically(self.path / PREDICTIONS, buffer.getvalue())
+        for name, content in files.items():
+            write_atomically(self.path / name, content)
         record.files = {name: checksum(self.path / name) for name in RESULT_FILES}
         self.write_record(record)
         (self.path / PREVIOUS_CHECKPOINT).unlink(missing_ok=True)

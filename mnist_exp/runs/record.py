@@ -39,6 +39,8 @@ OPTIONAL: dict[str, type] = {
     "started": str,
     "ended": str,
     "resumed": int,
+    "starts": list,
+    "code": dict,
     "provenance": dict,
     "data": dict,
     "files": dict,
@@ -84,6 +86,10 @@ class Record:
     started: str = field(default_factory=utc_now)
     ended: str | None = None
     resumed: int = 0
+    starts: list[dict[str, Any]] = field(default_factory=list)
+    """Each start of the run: the epoch it started from, the time, the code and its commit, versions, processor."""
+    code: dict[str, str] | None = None
+    """The checksum of each part of the code that made it (`mnist_exp.machine.fingerprint`)."""
     provenance: dict[str, Any] | None = None
     data: dict[str, str] | None = None
     """SHA-256 of each file or folder that the images came from."""
@@ -101,6 +107,12 @@ class Record:
     def epochs(self) -> int:
         """The number of epochs to train."""
         return int(self.identity["epochs"])
+
+    def add_start(self, epoch: int) -> None:
+        """Note that the run starts after this many epochs, by its present code and provenance."""
+        kept = ("git_commit", "git_dirty", "python", "packages", "cpu", "cpu_capability", "device")
+        described = {key: value for key, value in (self.provenance or {}).items() if key in kept}
+        self.starts.append({"from_epoch": epoch, "time": utc_now(), "code": self.code} | described)
 
     def to_json(self) -> bytes:
         """The file's content."""
@@ -136,7 +148,7 @@ class Record:
         values: dict[str, Any] = {
             key: fields.get(key) if type(fields.get(key)) is kind else None for key, kind in OPTIONAL.items()
         }
-        defaults: dict[str, Any] = {"name": "", "choices": {}, "config": {}, "started": "", "resumed": 0}
+        defaults: dict[str, Any] = {"name": "", "choices": {}, "config": {}, "started": "", "resumed": 0, "starts": []}
         values |= {key: default for key, default in defaults.items() if values[key] is None}
         kept = {key: fields[key] for key in ("title", "status", "identity")}
         return cls(**kept, **values, classes=fields.get("classes"))

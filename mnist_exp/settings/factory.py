@@ -39,20 +39,30 @@ INTERVALS = ("epoch", "step")
 
 
 def identity_of(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
-    """The part of an identity that one config group decides: its class and what differs from its defaults.
+    """The part of an identity that one config group decides: its class and all of its arguments.
 
-    An argument spelled out with the class's own default is the same setting as one left out.
+    Those left out have the class's default, so that a library that changes a default changes the identity.
 
     Raises:
         ConfigError: the class cannot be named here, or does not take such an argument.
     """
     cls, arguments = _resolve(kind, settings)
-    defaults = {name: p.default for name, p in inspect.signature(cls).parameters.items()}
-    changed = {k: v for k, v in arguments.items() if not _equal(v, defaults[k])}
-    identity = {"target": settings["_target_"], **changed}
+    identity = {"target": settings["_target_"], **_defaults(cls), **arguments}
     if kind == "scheduler":
         identity["interval"] = _interval(settings)
     return identity
+
+
+def without_defaults(kind: str, identity: dict[str, Any]) -> dict[str, Any]:
+    """The part of an identity as version 2 had it: without arguments that equal the class's default."""
+    cls, _ = _resolve(kind, {"_target_": identity["target"]})
+    defaults = _defaults(cls)
+    return {k: v for k, v in identity.items() if k not in defaults or not _equal(v, defaults[k])}
+
+
+def _defaults(cls: Callable[..., Any]) -> dict[str, Any]:
+    parameters = inspect.signature(cls).parameters.items()
+    return {name: p.default for name, p in parameters if name not in RESERVED_ARGUMENTS and p.default is not p.empty}
 
 
 def dry_build(model: dict[str, Any], optimizer: dict[str, Any], scheduler: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from mnist_exp.settings.schema import Config
 
-IDENTITY_VERSION = 2
+IDENTITY_VERSION = 3
 """Raised whenever the same settings would no longer give the same numbers."""
 ABSENT = "(absent)"
 
@@ -20,8 +20,8 @@ def run_identity(
 
     Args:
         config: the run's settings.
-        components: for ``model``, ``optimizer`` and ``scheduler``, the class and those of its
-            arguments that differ from its defaults (`mnist_exp.settings.factory.identity_of`).
+        components: for ``model``, ``optimizer`` and ``scheduler``, the class and all its arguments
+            (`mnist_exp.settings.factory.identity_of`).
         device: the kind of device that ``device.name`` resolved to.
         contents: checksums of data that its name does not determine, such as a folder's.
 
@@ -30,13 +30,13 @@ def run_identity(
         are equal however they were spelled.
     """
     data = {"name": config.data.name, "mean": config.data.mean, "std": config.data.std, **contents}
-    if config.data.validation_size:  # a later addition, absent by default so that earlier runs keep their names
+    if config.data.validation_size:
         data["validation_size"] = config.data.validation_size
     canonical: dict[str, Any] = _canonical(
         {
             "version": IDENTITY_VERSION,
             **components,
-            "device": {"type": device, "threads": config.device.threads},
+            "device": {"type": device, "threads": config.device.threads, "arithmetic": "native"},
             "data": data,
             "protocol": dataclasses.asdict(config.protocol),
             "seed": config.seed,

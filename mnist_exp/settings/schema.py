@@ -18,6 +18,7 @@ DEVICES = ("cpu", "cuda", "mps", "auto")
 DATASETS = ("mnist", "fashion_mnist", "kmnist", "qmnist", "png_folder")
 SPLITS = ("train", "test")
 TRAINING_MODES = ("every_epoch", "first_epoch")
+STALE = ("retrain", "keep")
 PROTOCOL_KEYS = ("train_split", "eval_split", "training_mode")
 PROTOCOLS: dict[tuple[str, ...], str] = {
     ("train", "test", "every_epoch"): "standard",
@@ -128,8 +129,12 @@ class Config:
     batch_size: int = 64
     output_root: str = "outputs"
     overwrite: bool = False
+    """Train a finished run again."""
+    stale: str = "retrain"
+    """What to do with a finished run of other code: ``retrain``, or ``keep``."""
 
     def __post_init__(self) -> None:
+        _check_choice("stale", self.stale, STALE)
         _check_range("epochs", self.epochs, 1, MAX_COUNT)
         _check_range("batch_size", self.batch_size, 1, MAX_COUNT)
         if not 0 <= self.seed <= MAX_SEED:

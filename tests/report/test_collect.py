@@ -7,6 +7,7 @@ import pytest
 
 from mnist_exp.report.collect import Collection, collect
 from mnist_exp.report.text import printable, slug
+from mnist_exp.settings.identity import identity_hash
 from tests.report.conftest import write_run
 
 
@@ -287,6 +288,50 @@ def test_odd_values_that_a_report_does_not_need_do_no_harm(tmp_path: Path) -> No
     odd: dict[str, Any] = {"config": 3, "provenance": ["x"], "files": "no", "multiply_accumulates": "many"}
     write_run(tmp_path, change=lambda r: r.update(odd, reason={"a": 1}, data=None))
     assert labels(tmp_path) == ["LeNet5"]
+
+
+@pytest.mark.parametrize("edited", ["identity", "folder"])
+def test_an_identity_that_was_edited_is_named_and_left_out(edited: str, tmp_path: Path) -> None:
+    folder = write_run(tmp_path, name="draft")
+    known = json.loads((folder / "run.json").read_text())
+    name = f"lenet5-standard-sgd-seed0-{identity_hash(known['identity'])}"
+    known["name"] = name
+    folder = folder.rename(tmp_path / name)
+    (folder / "run.json").write_text(json.dumps(known))
+    assert len(collect(tmp_path).groups) == 1
+    if edited == "identity":
+        known["identity"]["seed"] = 1
+        (folder / "run.json").write_text(json.dumps(known))
+    else:
+        folder.rename(tmp_path / "lenet5-standard-sgd-seed1-01234567")
+    collection = collect(tmp_path)
+    assert not collection.groups
+    assert "whose identity is not that of its name" in collection.problems[0].reason
+
+
+@pytest.mark.parametrize(
+    ("change", "label", "words"),
+    [
+        ({"code": {"model": "f" * 16}}, "LeNet5, code=ffffffff", "the code of the model"),
+        ({"code": {"training": "f" * 16}}, "LeNet5, code=ffffffff", "the code of the training"),
+        ({"provenance": {"packages": {"torch": "1.0"}}}, "LeNet5, torch=1.0", "the version of torch"),
+        ({"parameters": 5}, "LeNet5, parameters=5", "the number of parameters"),
+    ],
+)
+def test_runs_of_other_code_versions_or_size_are_never_averaged(
+    change: dict[str, Any], label: str, words: str, tmp_path: Path
+) -> None:
+    usual = {"code": {"model": "a" * 16, "training": "b" * 16}, "provenance": {"packages": {"torch": "2.0"}}}
+    for seed in range(3):
+        write_run(tmp_path, seed=seed, change=lambda r: r.update(usual))
+    assert not collect(tmp_path).warnings
+    other = {"code": usual["code"] | change["code"]} if "code" in change else change
+    write_run(tmp_path, seed=3, change=lambda r: r.update(usual | other))
+    collection = collect(tmp_path)
+    assert sorted(len(group.runs) for group in collection.groups) == [1, 3]
+    assert label in [group.label for group in collection.groups]
+    (warning,) = collection.warnings
+    assert warning.startswith(f"LeNet5: its 4 runs of one setting differ in {words}, so they are in rows of their own")
 
 
 def test_two_folders_of_one_identity_are_never_both_counted(tmp_path: Path) -> None:

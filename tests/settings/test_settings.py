@@ -13,6 +13,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from mnist_exp.cli.hydra_internals import CONFIG_FOLDER, GROUPS
+from mnist_exp.cli.verify import as_version_2
 from mnist_exp.errors import ConfigError
 from mnist_exp.settings import factory
 from mnist_exp.settings.identity import diff_settings, identity_hash, run_identity, run_name
@@ -123,12 +124,37 @@ def test_identity_knows_where_it_runs_but_not_under_which_launcher() -> None:
     assert hash_of("device=auto") == hash_of("device=cpu") == hash_of("hydra/launcher=basic")
 
 
-def test_runs_of_before_validation_splits_keep_their_identity() -> None:
+def test_runs_of_version_2_have_the_same_settings_in_its_form() -> None:
     for path in (CONFIG_FOLDER.parent / "outputs" / "reference" / "runs").glob("*-standard-sgd-seed0-*/run.json"):
         model, known = path.parent.name.partition("-")[0], json.loads(path.read_text())["identity"]
-        assert identify(settings(f"model={model}", "data.validation_size=0")) == known
-        validated = identify(settings(f"model={model}", "data.validation_size=5000"))
+        assert as_version_2(identify(settings(f"model={model}", "data.validation_size=0"))) == known
+        validated = as_version_2(identify(settings(f"model={model}", "data.validation_size=5000")))
         assert diff_settings(validated, known) == ["data.validation_size: '(absent)' → 5000"]
+
+
+def test_an_identity_has_the_arguments_that_are_left_at_their_defaults() -> None:
+    """Read off PyTorch's signature of SGD by hand."""
+    given = {"lr": 0.01, "momentum": 0.9, "weight_decay": 0, "nesterov": False, "fused": True}
+    defaults = {"dampening": 0, "maximize": False, "foreach": None, "differentiable": False}
+    known = identify(settings("model=lenet5r"))
+    assert known["optimizer"] == {"target": "torch.optim.SGD"} | given | defaults
+    assert known["model"] == {"target": "mnist_exp.models.LeNet5Regularized", "dropout": 0.5}
+    assert known["device"] == {"type": "cpu", "threads": 1, "arithmetic": "native"} and known["version"] == 3
+
+
+def test_a_library_that_changes_a_default_changes_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = hash_of()
+
+    class Changed(torch.optim.SGD):
+        def __init__(
+            self, params: Any, lr: float = 1e-3, momentum: float = 0, dampening: float = 0.1, weight_decay: float = 0,
+            nesterov: bool = False, *, maximize: bool = False, foreach: bool | None = None,
+            differentiable: bool = False, fused: bool | None = None,
+        ) -> None: ...  # fmt: skip
+
+    monkeypatch.setattr(torch.optim, "SGD", Changed)
+    assert hash_of() != before
+    assert hash_of("+optimizer.dampening=0") == before
 
 
 JSON = st.recursive(
