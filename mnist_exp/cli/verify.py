@@ -136,7 +136,9 @@ def _explain(run: Path, record: Record, again: Record, fresh: Path, changed: lis
     explained = diff_settings(_rounding(again), _rounding(record))
     details += [f"recorded and present environment differ: {line}" for line in explained]
     if not (explained or tampered or other):
-        details.append(f"the recorded {'code and ' if record.code else ''}environment are the present ones")
+        details.append(
+            f"the recorded {'code and ' if record.code else ''}environment are the present ones: something else differs"
+        )
     close = bool(explained) and not (tampered or other) and all(far[name] <= limit for name, limit in TOLERANCE.items())
     return Finding(run.name, CLOSE if close else DIFFERENT, details)
 
