@@ -61,10 +61,7 @@ class RunResult:
 
 
 def train_run(
-    config: Config,
-    choices: dict[str, str],
-    extra_files: dict[str, str],
-    make_display: Callable[[str, int], Display],
+    config: Config, choices: dict[str, str], extra_files: dict[str, str], make_display: Callable[[str, int], Display]
 ) -> RunResult:
     """Train what the settings say, or what is still missing of it, into the run's own folder.
 

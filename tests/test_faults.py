@@ -83,11 +83,7 @@ def test_another_locale_home_and_folder_give_the_same_bytes(tmp_path: Path) -> N
     found = []
     for name, locale in (("one", "C"), ("zwei", "ko_KR.UTF-8"), ("three", "tr_TR.UTF-8")):
         (tmp_path / name).mkdir()
-        environment = os.environ | {
-            "LC_ALL": locale,
-            "HOME": str(tmp_path / name),
-            "PYTHONHASHSEED": str(len(name)),
-        }
+        environment = os.environ | {"LC_ALL": locale, "HOME": str(tmp_path / name), "PYTHONHASHSEED": str(len(name))}
         words = ("model=mlp", "protocol=published", "epochs=1", f"output_root={name}")
         assert command(*words, cwd=tmp_path / name, env=environment).returncode == 0
         found.append(results(tmp_path / name / name))

@@ -61,11 +61,7 @@ def test_one_seed_draws_the_same_initial_weights_as_the_plain_model(name: str) -
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", COUNTS)
 def test_same_logits_and_gradients_as_the_plain_model(
-    name: str,
-    training: bool,
-    blocked: bool,
-    few_digits: tuple[ImageSplit, ImageSplit],
-    monkeypatch: pytest.MonkeyPatch,
+    name: str, training: bool, blocked: bool, few_digits: tuple[ImageSplit, ImageSplit], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(training_loop, "HAS_BLOCKED_LAYOUT", training_loop.HAS_BLOCKED_LAYOUT and blocked)
     digits = few_digits[0]

@@ -86,11 +86,7 @@ MODELS = "model=lenet5,lenet5r,mlp"
     ],
 )
 def test_a_mistake_gets_one_sentence(
-    arguments: str,
-    message: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
+    arguments: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     if "cuda" in arguments:
         monkeypatch.setattr("torch.cuda.is_available", lambda: False)

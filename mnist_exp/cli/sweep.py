@@ -152,13 +152,7 @@ def _print_table(results: list[dict[str, Any]]) -> None:
     for result in results:
         accuracy = f", {format_accuracy(result['metrics'])}" if "metrics" in result else ""
         folder = Path(result["folder"]).name if "folder" in result else ""
-        row = (
-            result["job"],
-            result["overrides"],
-            result["status"] + accuracy,
-            folder,
-            f"{result['seconds']:.0f} s",
-        )
+        row = (result["job"], result["overrides"], result["status"] + accuracy, folder, f"{result['seconds']:.0f} s")
         table.add_row(*(Text(str(cell)) for cell in row))  # [brackets] in plain strings would be markup
     if results:
         Console(width=None if sys.stdout.isatty() else 140).print(table)

@@ -118,10 +118,7 @@ def resize(images: Tensor) -> Tensor:
 
     Bilinear with antialiasing, in 8 bits: equal to Pillow's ``Image.resize`` bit for bit.
     """
-    shape, result = (
-        (IMAGE_SIZE, IMAGE_SIZE),
-        torch.empty(len(images), 1, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8),
-    )
+    shape, result = ((IMAGE_SIZE, IMAGE_SIZE), torch.empty(len(images), 1, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8))
     for start in range(0, len(images), RESIZE_BLOCK):
         block = slice(start, start + RESIZE_BLOCK)
         # Images of the models' size stay as they are, in Pillow too.

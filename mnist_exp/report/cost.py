@@ -17,11 +17,7 @@ def measure(collection: Collection) -> list[dict[str, Any]]:
     """
     rows = []
     for group in collection.groups:
-        row: dict[str, Any] = {
-            "section": group.section,
-            "model": group.label,
-            "parameters": group.record.parameters,
-        }
+        row: dict[str, Any] = {"section": group.section, "model": group.label, "parameters": group.record.parameters}
         row["multiply_accumulates"] = group.record.multiply_accumulates or None
         medians = [run.timing[[*TIMES]].median() for run in group.runs if run.timing is not None]
         row |= _spread("epoch_seconds", [float(m["train_seconds"] + m["eval_seconds"]) for m in medians])

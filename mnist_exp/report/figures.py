@@ -128,10 +128,7 @@ def of_section(
     styles = {g.label: {"color": c, "marker": m, "ls": d} for g, (c, m, d) in zip(groups, palette, strict=False)}
     few = groups if len(collection.in_section(section)) <= MAX_ALONE else []
     metrics = [metric for metric in (*METRIC_NAMES, *VALIDATION_NAMES) if groups[0].final_values(metric)]
-    drawings = [
-        overview(section, groups, styles),
-        *(curves(section, groups, metric, styles) for metric in metrics),
-    ]
+    drawings = [overview(section, groups, styles), *(curves(section, groups, metric, styles) for metric in metrics)]
     drawings += [curves(section, [group], metric, styles, alone=True) for metric in metrics for group in few]
     best = collection.in_section(section, most=MAX_ALONE)
     drawings += [confusion(section, m) for m in misclassified if m.group in best]

@@ -29,11 +29,7 @@ UNSUITABLE = {
 }
 RESERVED_ARGUMENTS = {"params", "optimizer", "steps_per_epoch", "last_epoch"}
 """Set by the factory itself, so a config cannot set them."""
-NON_ARGUMENTS = {
-    "model": {"_target_", "title"},
-    "optimizer": {"_target_"},
-    "scheduler": {"_target_", "interval"},
-}
+NON_ARGUMENTS = {"model": {"_target_", "title"}, "optimizer": {"_target_"}, "scheduler": {"_target_", "interval"}}
 """Keys of a config group that are not arguments of its class."""
 INTERVALS = ("epoch", "step")
 

@@ -91,12 +91,7 @@ def start(tmp_path: Path) -> Iterator[Callable[..., RunningSweep]]:
             output = stack.enter_context((tmp_path / "sweep.out").open("w"))
             words = [sys.executable, "-m", "mnist_exp.run", *arguments]
             process = subprocess.Popen(
-                words,
-                cwd=tmp_path,
-                env=os.environ | environment,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                text=True,
+                words, cwd=tmp_path, env=os.environ | environment, stdout=output, stderr=subprocess.STDOUT, text=True
             )
             stack.callback(process.wait)
             stack.callback(process.kill)

@@ -58,10 +58,7 @@ def test_a_launcher_whose_extra_is_missing_names_it(name: str, extra: str, tmp_p
             "'.[ray]'",
         ),
         (ModuleNotFoundError("No module named 'ray'"), "'.[ray]'"),
-        (
-            RuntimeError("Unknown plugin class : 'hydra_plugins.hydra_submitit_launcher.x.SlurmLauncher'"),
-            "'.[slurm]'",
-        ),
+        (RuntimeError("Unknown plugin class : 'hydra_plugins.hydra_submitit_launcher.x.SlurmLauncher'"), "'.[slurm]'"),
         (ModuleNotFoundError("No module named 'submitit'"), "'.[slurm]'"),
         (RuntimeError('Could not detect "srun", are you indeed on a slurm cluster?'), "on a login node"),
         (RuntimeError("sbatch: error: invalid partition\nsbatch: fatal"), "sbatch: error: invalid partition)"),

@@ -142,14 +142,7 @@ def test_any_size_is_resized_as_pillow_does(size: tuple[int, int], tmp_path: Pat
 
 LAYOUTS = {
     "file names": ["0_5.png", "1_0.png", "2_4.PNG", "9_1.png", "10_1.png", "11_7.png"],
-    "file names, nested by shard": [
-        "a/0_5.png",
-        "b/1_0.png",
-        "a/2_4.png",
-        "a/x/9_1.png",
-        "10_1.png",
-        "b/11_7.png",
-    ],
+    "file names, nested by shard": ["a/0_5.png", "b/1_0.png", "a/2_4.png", "a/x/9_1.png", "10_1.png", "b/11_7.png"],
     "file names with a prefix": [
         "train_00000_5.png",
         "train_00001_0.png",
@@ -160,14 +153,7 @@ LAYOUTS = {
     ],
     "folders": ["5/0.png", "0/1.png", "4/2.png", "1/9.png", "1/10.png", "7/11.png"],
     "folders, nested": ["5/w/0.png", "a/0/1.png", "4/2.png", "a/b/1/9.png", "1/deep/er/10.png", "w/7/11.png"],
-    "folders, zero-padded": [
-        "05/0000.png",
-        "00/0001.png",
-        "04/0002.png",
-        "01/0009.png",
-        "01/0010.png",
-        "07/0011.png",
-    ],
+    "folders, zero-padded": ["05/0000.png", "00/0001.png", "04/0002.png", "01/0009.png", "01/0010.png", "07/0011.png"],
     "folders and file names that agree": [
         "5/0_5.png",
         "0/1_0.png",
@@ -273,10 +259,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda f: None, "IN is missing"),
     "a file": (lambda f: f.write_text(""), "IN is not a folder"),
     "empty": (nothing, "IN has no PNG files in it"),
-    "photographs": (
-        lambda f: write(f, "7/a.jpg", "7/b.jpg"),
-        "no PNG files in it (skipped: 2 other, such as 7/a.jpg)",
-    ),
+    "photographs": (lambda f: write(f, "7/a.jpg", "7/b.jpg"), "no PNG files in it (skipped: 2 other, such as 7/a.jpg)"),
     "no label": (
         lambda f: write(f, *[f"img{i}.png" for i in range(5)]),
         "5 of 5 PNG files in IN have no label, neither in a name like 12_7.png or train_00012_7.png nor in a "
@@ -313,10 +296,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
         "2 of 3 PNG files in IN have no label, neither in a name like 12_7.png or train_00012_7.png nor in a "
         "folder's like 7/: a\ufffdb.png, caf\ufffd.png",
     ),
-    "broken links": (
-        unreadable,
-        "2 of 3 PNG files in IN cannot be read (No such file or directory): 0_1.png, 1_2.png",
-    ),
+    "broken links": (unreadable, "2 of 3 PNG files in IN cannot be read (No such file or directory): 0_1.png, 1_2.png"),
 }
 
 

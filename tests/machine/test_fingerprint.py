@@ -54,11 +54,7 @@ STALE: dict[str, REPLACE] = {
         "if not state.step_scheduler_per_batch:",
         "if state.step_scheduler_per_batch:",
     ),
-    "what is drawn from the seed": (
-        "job.py",
-        "torch.manual_seed(config.seed)",
-        "torch.manual_seed(config.seed + 1)",
-    ),
+    "what is drawn from the seed": ("job.py", "torch.manual_seed(config.seed)", "torch.manual_seed(config.seed + 1)"),
     "which split is trained on": ("job.py", "(train, evaluation), checksums", "(evaluation, train), checksums"),
     "how pixels are normalised": ("data/images.py", ".div_(255)", ".div_(256)"),
     "how images are resized": ("data/images.py", "antialias=True", "antialias=False"),
@@ -251,11 +247,7 @@ def test_only_few_files_are_parsed() -> None:
 
 
 def test_a_killed_run_whose_layer_was_changed_starts_from_the_beginning(
-    package: Path,
-    execute: Execute,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    package: Path, execute: Execute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("model=mlp", "epochs=3")
     execute(*words, root=tmp_path / "fresh")

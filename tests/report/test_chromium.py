@@ -26,12 +26,7 @@ def seen(site: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]
     quiet = ["--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
     try:
         subprocess.run(
-            [npm, "install", *quiet, *PACKAGES],
-            cwd=folder,
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=180,
+            [npm, "install", *quiet, *PACKAGES], cwd=folder, check=True, capture_output=True, text=True, timeout=180
         )
     except (subprocess.SubprocessError, OSError) as error:
         pytest.skip(f"npm can't install {' and '.join(PACKAGES)}: {getattr(error, 'stderr', None) or error}")

@@ -242,12 +242,7 @@ def test_a_damaged_run_is_named_and_the_rest_reported(tmp_path: Path, kind: str)
 
 @pytest.mark.parametrize(
     "damage",
-    [
-        as_folder("timing.csv"),
-        cut("timing.csv", 3),
-        overwrite("timing.csv", b"\0\xff"),
-        overwrite("timing.csv", b""),
-    ],
+    [as_folder("timing.csv"), cut("timing.csv", 3), overwrite("timing.csv", b"\0\xff"), overwrite("timing.csv", b"")],
 )
 def test_a_run_without_its_timing_is_reported_all_the_same(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     damage(write_run(tmp_path))

@@ -119,12 +119,7 @@ def test_confusion_matrix_tells_classes_by_names_that_fit(tmp_path: Path) -> Non
         figure.draw_without_rendering()
         axes = figure.axes[0]
         for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
-            assert [tick.get_text() for tick in ticks][:4] == [
-                "<script>alert…",
-                "T-shirt/top",
-                "Trouser",
-                "Ankle boot",
-            ]
+            assert [tick.get_text() for tick in ticks][:4] == ["<script>alert…", "T-shirt/top", "Trouser", "Ankle boot"]
             boxes = [tick.get_window_extent() for tick in ticks]
             assert not any(a.overlaps(b) for a, b in itertools.pairwise(boxes))
             for box in boxes:

@@ -124,13 +124,7 @@ def small(runs: Path) -> None:
 def test_the_same_runs_give_the_same_bytes_whatever_the_surroundings(tmp_path: Path) -> None:
     small(tmp_path / "runs")
     assert run(tmp_path / "runs", tmp_path / "one", Path("nowhere")) == 0
-    surroundings = {
-        "MPLBACKEND": "nonsense",
-        "HOME": "/proc",
-        "PYTHONHASHSEED": "7",
-        "TZ": "Asia/Seoul",
-        "LC_ALL": "C",
-    }
+    surroundings = {"MPLBACKEND": "nonsense", "HOME": "/proc", "PYTHONHASHSEED": "7", "TZ": "Asia/Seoul", "LC_ALL": "C"}
     done = command(tmp_path / "runs", tmp_path / "two", **surroundings)
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

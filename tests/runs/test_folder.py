@@ -180,15 +180,7 @@ def test_without_any_whole_checkpoint_the_run_starts_anew(
 
 @pytest.mark.parametrize(
     "content",
-    [
-        "",
-        "{",
-        "[]",
-        '{"format": 1}',
-        "\x00\x01",
-        '{"identity": 3, "format": 1}',
-        pytest.param("[" * 9999, id="deep"),
-    ],
+    ["", "{", "[]", '{"format": 1}', "\x00\x01", '{"identity": 3, "format": 1}', pytest.param("[" * 9999, id="deep")],
 )
 def test_a_damaged_record_is_set_aside(
     content: str, finished: Path, execute: Execute, capsys: pytest.CaptureFixture[str]

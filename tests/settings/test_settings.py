@@ -187,13 +187,7 @@ def test_the_run_name_says_who_and_ends_in_the_hash() -> None:
         (kind, target)
         for kind, target in itertools.product(
             KINDS,
-            [
-                "os.system",
-                "torch.hub.load",
-                "mnist_exp.models.torch.hub.load",
-                "mnist_exp.models.nn",
-                "builtins.eval",
-            ],
+            ["os.system", "torch.hub.load", "mnist_exp.models.torch.hub.load", "mnist_exp.models.nn", "builtins.eval"],
         )
     ]
     + [
