@@ -97,8 +97,7 @@ def train_run(
             history = History()
         history.code, history.packages = code, versions
         if record is None or fresh:
-            title = str(config.model.get("title", choices["model"]))
-            record = Record(name, title, choices, identity, _config_for_record(config))
+            record = Record(name, _title(config, choices), choices, identity, _config_for_record(config))
         else:
             record.status, record.reason, record.ended = "running", None, None
             record.resumed += 1
@@ -270,6 +269,10 @@ def _append(history: History, epoch: EpochResult, train_size: int, state: TrainS
         }
     )
     history.training = state.state_dict()
+
+
+def _title(config: Config, choices: dict[str, str]) -> str:
+    return str(config.model.get("title", choices["model"]))
 
 
 def _config_for_record(config: Config) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from mnist_exp.report.text import printable, slug, unique
 from mnist_exp.runs.record import Record
 from mnist_exp.settings.schema import PROTOCOL_KEYS, PROTOCOLS
 
-ALWAYS_SHOWN = ("optimizer.target", "optimizer.lr", "optimizer.weight_decay")
+ALWAYS_SHOWN = ("optimizer.target", "optimizer.lr")
 """Settings of an optimizer that are shown even where its name implies them."""
 
 _WORDS = {"torch": "the version of torch", "model.parameters": "the number of parameters"}
