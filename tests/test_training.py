@@ -144,6 +144,30 @@ def test_resuming_changes_nothing(few_digits: Pair) -> None:
         assert torch.equal(ours, theirs)
 
 
+def test_the_generator_of_an_accelerator_is_in_the_checkpoint(
+    few_digits: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of CUDA and MPS, which draw dropout's masks there. Their generators' interface is that of torch's own."""
+
+    class Accelerator:
+        state = torch.tensor([1, 2, 3], dtype=torch.uint8)
+
+        def get_rng_state(self) -> torch.Tensor:
+            return self.state.clone()
+
+        def set_rng_state(self, state: torch.Tensor) -> None:
+            self.state = state
+
+    accelerator = Accelerator()
+    monkeypatch.setattr(TrainState, "_accelerator", lambda self: accelerator)
+    state = start().state_dict()
+    accelerator.state = torch.zeros(3, dtype=torch.uint8)
+    start().load_state_dict(state)
+    assert accelerator.state.tolist() == [1, 2, 3]
+    monkeypatch.undo()
+    assert "device_generator" not in start().state_dict()  # the CPU's generator is torch's global one
+
+
 def test_resumed_in_first_epoch_mode_stays_in_evaluation_mode(few_digits: Pair) -> None:
     expected = [e.metrics for e in run(start("LeNet5Regularized"), few_digits, epochs=3, mode="first_epoch")]
     first = start("LeNet5Regularized")

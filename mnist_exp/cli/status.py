@@ -23,11 +23,13 @@ from mnist_exp.cli.sweep import JOBS_DIR, read_job, read_plan
 from mnist_exp.machine.origin import other_code
 from mnist_exp.runs.lock import is_live
 from mnist_exp.runs.record import METRICS, TIMING, RecordError, read_record
+from mnist_exp.settings.identity import IDENTITY_VERSION
 
 STATUSES = ("running", "failed", "damaged", "interrupted", "waiting", "stale", "finished")
 REFRESH_SECONDS = 2
 MAX_LISTED = 20  # rows of one status
 GONE = "its process is gone; repeat the command to resume it"
+EARLIER = "of an earlier version of mnist_exp, which alone can resume it"
 IDLE = (
     "Nothing is running. What is waiting or interrupted may be queued on a cluster; if it is not, repeat the command."
 )
@@ -57,6 +59,8 @@ def read_run(run: Path) -> StatusRow:
         status, remark = record.status, record.reason or ""
         if status == "running" and not live:
             status, remark = "interrupted", GONE
+        if status == "interrupted" and record.identity.get("version") != IDENTITY_VERSION:
+            remark = EARLIER
         left = _seconds_left(run, record.epochs - done) if status == "running" else None
         if status == "finished":
             remark = format_accuracy(record.metrics or {})

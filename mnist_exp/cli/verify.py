@@ -93,20 +93,13 @@ def _config(record: Record, output_root: str, places: DataPlaces) -> Config:
 
 def _compare(run: Path, record: Record, fresh: Path) -> Finding:
     again = read_record(fresh)
-    ours = as_version_2(again.identity) if record.identity.get("version") == 2 else again.identity
+    ours = factory.as_version_2(again.identity) if record.identity.get("version") == 2 else again.identity
     if others := diff_settings(ours, record.identity):
         return Finding(run.name, DIFFERENT, [f"its data or settings differ: {', '.join(others)}"])
     changed = [name for name in RESULT_FILES if checksum(fresh / name) != _stored_checksum(run, name, record)]
     if not changed:
         return Finding(run.name, EQUAL, [])
     return _explain(run, record, again, fresh, changed)
-
-
-def as_version_2(identity: dict[str, Any]) -> dict[str, Any]:
-    """An identity in the form that the tracked reference has, which is older."""
-    device = {key: identity["device"][key] for key in ("type", "threads")}
-    parts = {kind: factory.without_defaults(kind, identity[kind]) for kind in factory.KINDS}
-    return identity | parts | {"version": 2, "device": device}
 
 
 def _stored_checksum(run: Path, name: str, record: Record) -> str:

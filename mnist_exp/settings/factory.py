@@ -49,11 +49,14 @@ def identity_of(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
     return identity
 
 
-def without_defaults(kind: str, identity: dict[str, Any]) -> dict[str, Any]:
-    """The part of an identity as version 2 had it: without arguments that equal the class's default."""
-    cls, _ = _resolve(kind, {"_target_": identity["target"]})
-    defaults = _defaults(cls)
-    return {k: v for k, v in identity.items() if k not in defaults or not _equal(v, defaults[k])}
+def as_version_2(identity: dict[str, Any]) -> dict[str, Any]:
+    """An identity as version 2 had it: without arguments that equal the class's default, and without arithmetic."""
+    parts = {}
+    for kind in KINDS:
+        defaults = _defaults(_resolve(kind, {"_target_": identity[kind]["target"]})[0])
+        parts[kind] = {k: v for k, v in identity[kind].items() if k not in defaults or not _equal(v, defaults[k])}
+    device = {key: identity["device"][key] for key in ("type", "threads")}
+    return identity | parts | {"version": 2, "device": device}
 
 
 def _defaults(cls: Callable[..., Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from mnist_exp.cli.sweep import write_plan
 from mnist_exp.runs import lock
 from mnist_exp.runs.lock import is_live
 from mnist_exp.runs.record import Record
+from mnist_exp.settings.identity import IDENTITY_VERSION
 from tests.conftest import MINUTES, started, wait_until
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "status.py"
@@ -37,7 +38,14 @@ def make(runs: Path, name: str, state: str, epoch: int = 6, reason: str | None =
     folder = runs / name
     (folder / ".hydra").mkdir(parents=True)
     protocol = {"train_split": "train", "eval_split": "test", "training_mode": "every_epoch"}
-    identity = {"model": {"target": "MLP"}, "data": {"name": "mnist"}, "protocol": protocol, "seed": 0, "epochs": 20}
+    identity = {
+        "version": IDENTITY_VERSION,
+        "model": {"target": "MLP"},
+        "data": {"name": "mnist"},
+        "protocol": protocol,
+        "seed": 0,
+        "epochs": 20,
+    }
     record = Record(name, "MLP", {}, identity, {}, state, reason, parameters=1, metrics={"test_accuracy": 0.98764})
     (folder / "run.json").write_bytes(record.to_json())
     (folder / "metrics.csv").write_text("epoch,test_accuracy\n" + "".join(f"{n + 1},0.9\n" for n in range(epoch)))
@@ -106,6 +114,15 @@ def test_each_state_is_told_apart(runs: Path, tmp_path: Path) -> None:
     assert not any(line.startswith("done") for line in lines)
     assert row(shown(tmp_path, "--all"), "done") == ["finished", "20/20", "test", "accuracy 0.9876"]
     assert row(shown(tmp_path, "--all"), "held-out") == ["finished", "20/20", "validation", "accuracy 0.9700"]
+
+
+def test_an_interrupted_run_of_an_earlier_version_is_said_to_be_one(runs: Path, tmp_path: Path) -> None:
+    path = make(runs, "old", "interrupted", 3) / "run.json"
+    record = json.loads(path.read_text())
+    record["identity"]["version"] = IDENTITY_VERSION - 1
+    path.write_text(json.dumps(record))
+    lines = shown(tmp_path)
+    assert lines[0] == "1 interrupted" and status.EARLIER in " ".join(lines)
 
 
 def test_a_run_that_is_trained_anew_is_running(runs: Path, tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from mnist_exp.cli.hydra_internals import CONFIG_FOLDER, GROUPS
-from mnist_exp.cli.verify import as_version_2
 from mnist_exp.errors import ConfigError
 from mnist_exp.settings import factory
 from mnist_exp.settings.identity import diff_settings, identity_hash, run_identity, run_name
@@ -127,8 +126,8 @@ def test_identity_knows_where_it_runs_but_not_under_which_launcher() -> None:
 def test_runs_of_version_2_have_the_same_settings_in_its_form() -> None:
     for path in (CONFIG_FOLDER.parent / "outputs" / "reference" / "runs").glob("*-standard-sgd-seed0-*/run.json"):
         model, known = path.parent.name.partition("-")[0], json.loads(path.read_text())["identity"]
-        assert as_version_2(identify(settings(f"model={model}", "data.validation_size=0"))) == known
-        validated = as_version_2(identify(settings(f"model={model}", "data.validation_size=5000")))
+        assert factory.as_version_2(identify(settings(f"model={model}", "data.validation_size=0"))) == known
+        validated = factory.as_version_2(identify(settings(f"model={model}", "data.validation_size=5000")))
         assert diff_settings(validated, known) == ["data.validation_size: '(absent)' → 5000"]
 
 
