@@ -66,7 +66,7 @@ def test_of_the_60000_the_classes_are_held_out_in_proportion(all_digits: tuple[I
 
 
 def numbered(labels: list[int]) -> ImageSplit:
-    """ImageSplit whose one pixel tells their place."""
+    """Images whose one pixel is their position."""
     return ImageSplit(torch.arange(len(labels)).view(-1, 1, 1, 1), torch.tensor(labels), 0.0, 1.0)
 
 
