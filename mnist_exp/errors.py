@@ -1,4 +1,4 @@
-"""Errors a person can put right. Each message says what is wrong, where, and what to do."""
+"""Errors a user can put right. Each message says what is wrong, where, and what to do."""
 
 import contextlib
 import errno
@@ -18,7 +18,7 @@ DISK_ADVICE = {
 
 
 class UserError(Exception):
-    """Something a person can put right. Its message is shown alone, without a traceback."""
+    """Something a user can put right. Its message is shown alone, without a traceback."""
 
 
 class ConfigError(UserError):
@@ -64,8 +64,8 @@ def memory_message(error: BaseException) -> str | None:
     if not isinstance(error, MemoryError) and not re.search("DefaultCPUAllocator|out of memory", text):
         return None
     size = re.search(r"allocate (\d+) bytes", text)
-    amount = f" ({int(size[1]) / 1e9:.1f} GB more were asked for)" if size else ""
-    return f"there is not enough memory{amount}; a smaller batch_size needs less"
+    amount = f" ({int(size[1]) / 1e9:.1f} GB requested)" if size else ""
+    return f"out of memory{amount}; use a smaller batch_size"
 
 
 def failure_reason(error: BaseException) -> str:

@@ -63,7 +63,7 @@ class RunResult:
 def train_run(
     config: Config, choices: dict[str, str], extra_files: dict[str, str], make_display: Callable[[str, int], Display]
 ) -> RunResult:
-    """Train what the settings say, or what is still missing of it, into the run's own folder.
+    """Train a run, or resume it, in its own folder.
 
     Args:
         config: the settings.
@@ -76,7 +76,7 @@ def train_run(
         Interrupted: a signal stopped it; finished epochs are kept.
     """
     device = make_deterministic(config.device)
-    components = {kind: factory.identity_of(kind, getattr(config, kind)) for kind in factory.KINDS}
+    components = {kind: factory.component_identity(kind, getattr(config, kind)) for kind in factory.KINDS}
     factory.dry_build(config.model, config.optimizer, config.scheduler)
     scanned = scan_folders(config.data, config.protocol.train_split)
     contents = {f"{split}_sha256": folder.sha256 for split, folder in scanned.items()}
@@ -88,16 +88,16 @@ def train_run(
         record = folder.record()
         fresh = config.overwrite
         if record and record.metrics and folder.is_complete(record) and not fresh:
-            if _is_kept(record, versions, config.stale):
+            if _keep_finished_run(record, versions, config.stale):
                 return RunResult(str(folder.final_path), record.metrics, skipped=True)
             fresh = True
         history = History() if fresh else folder.load_history()
-        fresh = fresh or _is_hybrid(name, identity, history, versions)
+        fresh = fresh or _must_restart(name, identity, history, versions)
         if fresh:
             history = History()
         history.code, history.packages = code, versions
         if record is None:
-            _mention_earlier(folder.final_path, identity)
+            _mention_earlier_version(folder.final_path, identity)
         if record is None or fresh:
             record = Record(name, _title(config, choices), choices, identity, _config_for_record(config))
         else:
@@ -114,8 +114,8 @@ def train_run(
     return RunResult(str(folder.final_path), history.metrics[-1], skipped=False)
 
 
-def _is_kept(record: Record, versions: dict[str, str | None], stale: str) -> bool:
-    """Whether a finished run is skipped; what is to be known about it is printed."""
+def _keep_finished_run(record: Record, versions: dict[str, str | None], stale: str) -> bool:
+    """Return whether a finished run is kept, and print why."""
     other = other_code(record.identity, record.code)
     changed = other_versions(versions, (record.provenance or {}).get("packages"))
     said = "already finished; skipped (overwrite=true trains it again)"
@@ -129,7 +129,7 @@ def _is_kept(record: Record, versions: dict[str, str | None], stale: str) -> boo
     return not other or stale == "keep"
 
 
-def _is_hybrid(name: str, identity: dict[str, Any], history: History, versions: dict[str, str | None]) -> bool:
+def _must_restart(name: str, identity: dict[str, Any], history: History, versions: dict[str, str | None]) -> bool:
     """Whether to resume would mix two codes or two versions, so that no single one could reproduce the run."""
     if history.training is None:
         return False
@@ -140,7 +140,7 @@ def _is_hybrid(name: str, identity: dict[str, Any], history: History, versions: 
     return bool(other or changed)
 
 
-def _mention_earlier(run: Path, identity: dict[str, Any]) -> None:
+def _mention_earlier_version(run: Path, identity: dict[str, Any]) -> None:
     """Say so, if an earlier version of this program has trained the same settings under another name."""
     for other in run.parent.glob(f"{run.name[:-8]}*"):
         with contextlib.suppress(OSError, RecordError):
@@ -153,7 +153,7 @@ def _mention_earlier(run: Path, identity: dict[str, Any]) -> None:
 
 
 def scan_folders(config: DataConfig, train_split: str) -> Folders:
-    """With ``data=png_folder``, the two folders, read and checked; else none."""
+    """The two folders of ``data=png_folder``, read and checked; empty for other datasets."""
     if config.name != "png_folder":
         return {}
     return folders.scan_both(Path(str(config.train_dir)), Path(str(config.test_dir)), train_split)
@@ -265,7 +265,7 @@ def _check_last_batch(model: torch.nn.Module, train: ImageSplit, batch_size: int
 
 
 def _multiply_accumulates(model: torch.nn.Module, split: ImageSplit) -> int:
-    """Of one image's way through the model; a multiply-accumulate is two floating-point operations."""
+    """Of one forward pass per image; a multiply-accumulate is two floating-point operations."""
     model.eval()
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
         model(split.normalised(slice(0, 1)))

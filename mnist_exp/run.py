@@ -68,7 +68,7 @@ def run_job(settings: DictConfig) -> float:
 
 
 def main() -> None:
-    """Run the command line; a person's mistake gets one message and a non-zero exit code."""
+    """Run the command line; a user's mistake gets one message and a non-zero exit code."""
     debugging = "HYDRA_FULL_ERROR" in os.environ
     os.environ["HYDRA_FULL_ERROR"] = "1"  # have Hydra raise its errors, not print them
     code, refused = 0, None
@@ -91,7 +91,7 @@ def main() -> None:
         refused = message if isinstance(cause, UserError | HydraException | ImportError | RuntimeError) else None
         code = 1
     try:
-        if sweep.current is not None and not sweep.end(refused):
+        if sweep.current_folder is not None and not sweep.print_summary(refused):
             code = code or 1
         sys.stdout.flush()
     except Exception as error:  # the job results or the standard output are unavailable

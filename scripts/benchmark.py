@@ -43,7 +43,7 @@ EPOCHS = 20
 REPEATS = 3
 EPOCH_SECONDS = 5.0  # short epochs, which vary more, are repeated until they add up to as much
 FLOOR_STEPS = 150
-# In a process of its own: the memory of one that starts another counts as the other's, too.
+# In a process of its own: a child process inherits its parent's peak memory.
 MEASURE = """
 import resource, subprocess, sys, time
 start = time.perf_counter()
@@ -69,10 +69,10 @@ class Row:
 
 
 class Rows(list[Row]):
-    """A table that says each line as it comes."""
+    """A table that prints each row as it is added."""
 
     def add(self, what: str, unit: str, values: list[float], target: str = "") -> Row:
-        """Take a measurement down."""
+        """Add a measurement."""
         row = Row(what, unit, values, target)
         print(f"  {what}: {row.median:.4g} {unit}", flush=True)
         self.append(row)
@@ -125,7 +125,7 @@ def usual_epoch(name: str, folder: Path, device: torch.device) -> float:
 
 
 def new_state(name: str, device: torch.device) -> TrainState:
-    """A model at its start, with what trains it."""
+    """An untrained model with its optimizer and schedule."""
     torch.manual_seed(0)
     model = factory.build_model({"_target_": f"mnist_exp.models.{name}"}).to(device)
     optimizer = factory.build_optimizer(SGD, model)
@@ -152,7 +152,7 @@ def floor_step(name: str, split: ImageSplit) -> float:
 
 
 def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was told."""
+    """Wait for all work queued on the device."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

@@ -1,4 +1,4 @@
-"""Fetch a dataset, for machines that have no network: ``python scripts/download.py [DIR]``."""
+"""Download a dataset in advance, as for cluster nodes without a network: ``python scripts/download.py [DIR]``."""
 
 import argparse
 import sys

@@ -23,7 +23,7 @@ def main() -> int:
     """Write both splits, each into a folder that is new or empty."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="DIR")
-    parser.add_argument("--layout", choices=tuple(LAYOUTS), default="file", help="what names the label")
+    parser.add_argument("--layout", choices=tuple(LAYOUTS), default="file", help="whose name has the label")
     parser.add_argument("--data", choices=CATALOG, default="mnist")
     parser.add_argument("--root", type=Path, default=default_data_root(), help="folder of its files (%(default)s)")
     arguments = parser.parse_args()

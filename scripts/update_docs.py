@@ -47,7 +47,7 @@ def of_standard(collection: Collection) -> Collection:
 
 
 def elsewhere(reference: Path) -> str:
-    """How far the last epoch's numbers moved under other arithmetic, largest difference of the models."""
+    """How much each model's last-epoch results change under other arithmetic."""
     rows = []
     for variant, name in VARIANTS.items():
         for path in sorted((reference / "elsewhere" / variant).glob("*/metrics.csv")):

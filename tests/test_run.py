@@ -43,7 +43,7 @@ MODELS = "model=lenet5,lenet5r,mlp"
         ("optimizer.lr=interval(0.1,1)", "interval(…) is for sweepers that choose values themselves; list the values"),
         ("hydra/sweeper=optuna -m seed=0,1", "hydra/sweeper=optuna needs a plugin that is not installed: pip install"),
         ("hydra/launcher=slurm -m", "there is no such hydra/launcher; there are: basic, joblib, ray, submitit_local"),
-        ("data.root=/x,y", "for one with a comma in it, write \"data.root='/x,y'\""),
+        ("data.root=/x,y", "for one value with a comma in it, write \"data.root='/x,y'\""),
         ("model=lenet5r batch_size=101 protocol=published", "batch_size=101: the last batch of 10,000 training images"),
         ("model=lenet5r batch_size=101 protocol=published", "needs two); batch_size=100 works"),
         ("model=lenet5r data.validation_size=31", "needs two); batch_size=63 works"),
@@ -145,7 +145,7 @@ def test_a_stored_runs_own_settings_are_no_config(sweep: tuple[Path, str], tmp_p
     folder = next((sweep[0] / "runs").glob("mlp-*")) / ".hydra"
     done = command("--config-path", str(folder), "--config-name", "config", cwd=tmp_path)
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1
-    assert "give the words of its .hydra/overrides.yaml instead" in done.stderr
+    assert "pass the entries of its .hydra/overrides.yaml" in done.stderr
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux limits a process's memory so")
@@ -155,7 +155,7 @@ def test_too_large_a_batch_is_said_in_a_sentence(tmp_path: Path) -> None:
 
     done = command("model=lenet5", "epochs=1", "batch_size=60000", cwd=tmp_path, preexec_fn=limited)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
-    sentence = r"there is not enough memory \([\d.]+ GB more were asked for\); a smaller batch_size needs less"
+    sentence = r"there is not enough memory \([\d.]+ GB requested\); a smaller batch_size needs less"
     assert re.fullmatch(f"mnist_exp: {sentence}\n", done.stderr)
     (path,) = tmp_path.glob("outputs/runs/*/run.json")
     assert re.fullmatch(sentence, json.loads(path.read_text())["reason"])

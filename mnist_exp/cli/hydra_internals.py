@@ -29,8 +29,8 @@ CONFIG_FOLDER = next((p for p in (PACKAGE.parent / "conf", PACKAGE / "conf") if 
 """``conf/`` of the checkout, or its copy in an installed package."""
 
 FOREIGN_CONFIG = (
-    "these settings do not start from conf/config.yaml, so they cannot be checked; to repeat a stored run, leave "
-    "--config-path and --config-name out, and give the words of its .hydra/overrides.yaml instead"
+    "these settings are not based on conf/config.yaml, so they cannot be checked; to repeat a stored run, omit "
+    "--config-path and --config-name, and pass the entries of its .hydra/overrides.yaml"
 )
 
 # What conf/ uses, made known to Hydra and OmegaConf wherever this module is imported, in workers too.

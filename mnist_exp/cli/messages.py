@@ -1,4 +1,4 @@
-"""One sentence for a person, from whatever Hydra, OmegaConf, a launcher or the disk reported."""
+"""One sentence for the user, from whatever Hydra, OmegaConf, a launcher or the disk reported."""
 
 import dataclasses
 import difflib
@@ -42,7 +42,7 @@ LIBRARIES = (Path(hydra.__file__).parent, Path(omegaconf.__file__).parent)
 
 
 def user_message(error: Exception) -> str | None:
-    """The sentence for a person's mistake, or None for an error of the program's own."""
+    """The sentence for a user's mistake, or None for an error of the program's own."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, MissingConfigException):  # an OSError, but never the disk's fault
@@ -54,7 +54,7 @@ def user_message(error: Exception) -> str | None:
     if isinstance(error, BrokenProcessPool):
         return f"the process of a job was killed (out of memory, perhaps); {REPEAT}"
     if isinstance(error, BrokenPipeError):
-        return f"stopped, since nothing reads the output any more; {REPEAT}"
+        return f"stopped because nothing reads the output any more; {REPEAT}"
     if message := memory_message(error):
         return message
     for pattern, sentence in FOREIGN_MESSAGES.items():
@@ -128,7 +128,8 @@ def _about_settings(error: Exception) -> str:
     if several := re.match(r"Ambiguous value for argument '(.+)'", lines[0]):
         key, _, value = several[1].partition("=")
         if key in PATH_SETTINGS:
-            return f"{several[1]} is several values; for one with a comma in it, write {_quoted(key, [value])}"
+            one = _quoted(key, [value])
+            return f"{several[1]} is read as several values; for one value with a comma in it, write {one}"
         return f"{several[1]} is several values; add -m to run each of them"
     if lines[0].startswith("Config group override must be"):
         return "a config group takes the name of one option, such as model=mlp"

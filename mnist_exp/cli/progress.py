@@ -1,4 +1,4 @@
-"""What a person sees of a run while it trains: a live bar on a terminal, otherwise a line per epoch."""
+"""What the user sees of a run while it trains: a live bar on a terminal, otherwise a line per epoch."""
 
 import time
 from typing import Self

@@ -29,7 +29,7 @@ STATUSES = ("running", "failed", "damaged", "interrupted", "waiting", "stale", "
 REFRESH_SECONDS = 2
 MAX_LISTED = 20  # rows of one status
 GONE = "its process is gone; repeat the command to resume it"
-EARLIER = "of an earlier version of mnist_exp, which alone can resume it"
+EARLIER = "made by an earlier version of mnist_exp; only that version can resume it"
 IDLE = (
     "Nothing is running. What is waiting or interrupted may be queued on a cluster; if it is not, repeat the command."
 )
@@ -107,7 +107,7 @@ def read_all(runs: Path) -> list[StatusRow]:
     return list(dict.fromkeys(rows))
 
 
-def view(rows: list[StatusRow], *, everything: bool) -> RenderableType:
+def render(rows: list[StatusRow], *, everything: bool) -> RenderableType:
     """The counts, and a line for each run that is not finished (or for every run)."""
     counts = Counter(row.status for row in rows)
     table = Table("run", "status", "epoch", "left", "remark", box=None, pad_edge=False)
@@ -172,22 +172,22 @@ def main() -> int:
     """Show the runs once, or again and again."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     default = Path("outputs/runs")
-    parser.add_argument("--runs", type=Path, default=default, metavar="DIR", help="their folder (%(default)s)")
+    parser.add_argument("--runs", type=Path, default=default, metavar="DIR", help="folder of the runs (%(default)s)")
     parser.add_argument("--all", action="store_true", help="list finished runs too")
-    parser.add_argument("--watch", action="store_true", help="again and again, until Ctrl-C")
+    parser.add_argument("--watch", action="store_true", help="refresh until Ctrl-C")
     arguments = parser.parse_args()
     rows = read_all(arguments.runs)
     if not rows and not arguments.watch:
-        hint = "make sweep trains some, --runs DIR names others"
+        hint = "run make sweep, or give another folder with --runs DIR"
         print(f"status: there are no runs in {arguments.runs}; {hint}", file=sys.stderr)
         return 1
     console = Console(width=None if sys.stdout.isatty() else 140)
     if not arguments.watch:
-        console.print(view(rows, everything=arguments.all))
+        console.print(render(rows, everything=arguments.all))
         return 0
     with contextlib.suppress(KeyboardInterrupt), Live(console=console, auto_refresh=False) as live:
         while True:
-            shown = view(read_all(arguments.runs), everything=arguments.all)
+            shown = render(read_all(arguments.runs), everything=arguments.all)
             if console.is_terminal:
                 live.update(shown, refresh=True)
             else:

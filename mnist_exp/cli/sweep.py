@@ -23,10 +23,10 @@ from mnist_exp.settings.schema import SPLITS, Config, DataConfig
 
 PLAN = "jobs.json"
 JOBS_DIR = "jobs"
-NO_RESULT = "without a result (make status says more)"
+NO_RESULT = "without a result (see make status)"
 JOB_STATUSES = ("finished", "skipped", "stopped", "failed", NO_RESULT)
 
-current: Path | None = None
+current_folder: Path | None = None
 """The folder of the sweep that this process has started."""
 
 
@@ -41,7 +41,7 @@ class SweepCallback(Callback):
     """What this program adds to Hydra's sweeps before their first job."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        global current
+        global current_folder
         folder = Path(config.hydra.sweep.dir).absolute()
         hydra_internals.pin_sweep_folder(config, folder)
         for earlier in (folder / JOBS_DIR).glob("*.json"):  # of another sweep that was given this folder
@@ -49,7 +49,7 @@ class SweepCallback(Callback):
         try:
             hydra_internals.reject_unknown(config)
             jobs = hydra_internals.planned_jobs(config)
-            current = folder
+            current_folder = folder
             write_plan(folder, jobs)
             swept = hydra_internals.swept_data(config, jobs)
         except Exception as error:
@@ -120,19 +120,19 @@ def read_job(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def end(refused: str | None) -> bool:
+def print_summary(refused: str | None) -> bool:
     """Print the summary of the sweep that this process has started; whether every job has a result.
 
     Args:
         refused: the error that ended it, if any; where no job has a result, none can run until the
             command is changed.
     """
-    assert current is not None
-    jobs, _ = read_plan(current)
-    paths = sorted((current / JOBS_DIR).glob("*.json"), key=lambda path: int(path.stem))
+    assert current_folder is not None
+    jobs, _ = read_plan(current_folder)
+    paths = sorted((current_folder / JOBS_DIR).glob("*.json"), key=lambda path: int(path.stem))
     results = [{"job": int(path.stem), **result} for path in paths if (result := read_job(path))]
     if refused and not results:
-        write_plan(current, jobs, refused)
+        write_plan(current_folder, jobs, refused)
         jobs = []
     _print_table(results)
     for result in results:

@@ -122,7 +122,7 @@ def _explain(run: Path, record: Record, again: Record, fresh: Path, changed: lis
         was, now = float(stored[column].iloc[row]), float(new[column].iloc[row])
         details.append(f"first difference: epoch {row + 1}, {column}: stored {was}, now {now}")
     far = {name: float((stored[name] - new[name]).abs().iloc[-1]) for name in TOLERANCE}
-    details.append("largest difference after the last epoch: " + ", ".join(f"{n} {d:.2g}" for n, d in far.items()))
+    details.append("difference after the last epoch: " + ", ".join(f"{n} {d:.2g}" for n, d in far.items()))
     other = other_code(record.identity, record.code) if record.code else ""
     if other:
         details.append(f"the code is not the one that made the run: {other}")
@@ -130,7 +130,7 @@ def _explain(run: Path, record: Record, again: Record, fresh: Path, changed: lis
     details += [f"recorded and present environment differ: {line}" for line in explained]
     if not (explained or tampered or other):
         details.append(
-            f"the recorded {'code and ' if record.code else ''}environment are the present ones: something else differs"
+            f"the recorded {'code and ' if record.code else ''}environment are unchanged, so the cause is unknown"
         )
     close = bool(explained) and not (tampered or other) and all(far[name] <= limit for name, limit in TOLERANCE.items())
     return Finding(run.name, CLOSE if close else DIFFERENT, details)
@@ -170,13 +170,13 @@ def main() -> int:
     """Verify the given runs in parallel."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="folders of runs")
-    parser.add_argument("--all", action="store_true", help="all of the reference, not one run of each model")
+    parser.add_argument("--all", action="store_true", help="verify all reference runs, not just one per model")
     parser.add_argument("--reference", type=Path, default=PROJECT / "outputs/reference/runs")
     parser.add_argument(
         "--declare", metavar="WHAT", help="if all are equal, note that this change of the code is harmless"
     )
-    parser.add_argument("--train-dir", help="of runs with data=png_folder: the images to train on")
-    parser.add_argument("--test-dir", help="and to test on")
+    parser.add_argument("--train-dir", help="training images of runs with data=png_folder")
+    parser.add_argument("--test-dir", help="test images of runs with data=png_folder")
     arguments = parser.parse_args()
     runs = arguments.runs or sorted(path.parent for path in arguments.reference.glob("*/run.json"))
     if not arguments.runs and not arguments.all:
@@ -197,5 +197,5 @@ def main() -> int:
     verdicts = {finding.verdict for finding in findings}
     if arguments.declare and verdicts == {EQUAL}:
         count = declare(arguments.declare, [read_record(run) for run in runs])
-        print(f"{count} changes noted in {EQUIVALENT.name}; commit it")
+        print(f"new entries in {EQUIVALENT.name}: {count}; commit that file")
     return next(verdict for verdict in (DIFFERENT, UNVERIFIED, CLOSE, EQUAL) if verdict in verdicts)

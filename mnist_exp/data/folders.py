@@ -195,18 +195,18 @@ def _choose_layout(root: Path, by_name: Labels, by_folder: Labels) -> tuple[str,
         elif all(label in LABELS for label in by_name.values()):
             differing = [path for path in paths if by_name[path] != by_folder[path]]
             _raise_if_any(
-                root, differing, paths, "have one label in their names, another in their folders' (12_7.png, 7/)"
+                root, differing, paths, "have different labels in the names of the file and the folder (12_7.png, 7/)"
             )
             agreed = True
     ways = [("file", by_name, "a name like 12_7.png"), ("folder", by_folder, "a folder's like 7/")]
     (layout, labels, usual), (_, other, unusual) = ways if len(named) > len(filed) else reversed(ways)
     without = [path for path in paths if labels[path] is None]
-    lack = "have no label, neither in a name like 12_7.png or train_00012_7.png nor in a folder's like 7/"
+    lack = "have no label; name them like 12_7.png or put them in a folder like 7/"
     _raise_if_any(root, (path for path in without if other[path] is None), paths, lack)
     _raise_if_any(root, without, paths, f"have their label in {unusual}, the others in {usual}")
     if layout == "folder" and not agreed:
         unclear = (path for path in paths if len({*_folder_labels(path)}) > 1)
-        _raise_if_any(root, unclear, paths, "lie in two folders that are named by labels")
+        _raise_if_any(root, unclear, paths, "are inside two label folders (3/7/); keep one")
     return layout, {path: label for path, label in labels.items() if label is not None}
 
 
@@ -282,8 +282,12 @@ def _decoded(folder: Folder) -> NDArray[np.uint8]:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # twice as large is an error
         checksum = _checksum(folder.root, folder.paths, folder.labels, decode)
     _raise_if_any(folder.root, broken, folder.paths, "cannot be decoded as PNG images")
-    unseen = "are dark on transparency, which becomes black; give them a white background or lighter ink"
-    _raise_if_any(folder.root, dim, folder.paths, unseen)
+    _raise_if_any(
+        folder.root,
+        dim,
+        folder.paths,
+        "are dark on transparency, which becomes black; give them a white background or lighter ink",
+    )
     if checksum != folder.sha256:
         raise DataError(f"{folder.root} changed while it was read; repeat the command")
     return images

@@ -1,4 +1,4 @@
-"""Checksums of the code that a run's numbers depend on: its model, the loop, the data's way, the machine.
+"""Checksums of the code that a run's numbers depend on: its model, the loop, data loading, the machine.
 
 Each is taken from the syntax tree of what the part's entry points reach within this package, without what
 cannot change a number: comments, docstrings, layout, annotations, and the texts of errors and messages. So a
@@ -20,17 +20,13 @@ PARTS = {
     "machine": ("machine.determinism.make_deterministic",),
 }
 """Part → the functions that it starts from; the model's part starts from its class."""
-PART_NAMES = {
-    "training": "the training loop",
-    "data": "the way from files to batches",
-    "machine": "the machine's settings",
-}
+PART_NAMES = {"training": "the training loop", "data": "data loading", "machine": "the machine's settings"}
 NOT_FOLLOWED = {"errors", "files", "settings.schema", "data.fetch", "data.catalog"}
 """Modules that cannot change a number: files' contents are checked, and their checksums recorded."""
 CHECKS = {f"settings.factory.{name}" for name in ("UNSUITABLE", "RESERVED_ARGUMENTS", "_matches_annotation")}
 """What only refuses settings, and so does not change the numbers of those that are accepted."""
-OTHER_DATA = {True: {"data.idx.load_raw"}, False: {"data.folders.load"}}
-"""Of the data's part, what a run does not use: with a folder of images, and without."""
+UNUSED_DATA_CODE = {True: {"data.idx.load_raw"}, False: {"data.folders.load"}}
+"""Functions that load data but are not used by runs with (True) and without (False) a folder of images."""
 MESSAGES = {"print", "warn"}
 EQUIVALENT = Path(__file__).with_name("equivalent_code.toml")
 """The tracked declarations of changes that leave all numbers alone."""
@@ -44,7 +40,7 @@ def code_fingerprint(model_target: str, *, image_folder: bool) -> dict[str, str]
         image_folder: whether the images come from folders of PNG files.
     """
     entries = PARTS | {"model": (model_target.removeprefix("mnist_exp."),)}
-    return {part: _checksum(entry, OTHER_DATA[image_folder] | CHECKS) for part, entry in sorted(entries.items())}
+    return {part: _checksum(entry, UNUSED_DATA_CODE[image_folder] | CHECKS) for part, entry in sorted(entries.items())}
 
 
 def code_differences(ours: Mapping[str, str], theirs: Mapping[str, str], model_target: str) -> list[str]:
@@ -74,7 +70,7 @@ def _declared() -> dict[tuple[str, str], str]:
 
 
 def _checksum(entries: Iterable[str], skipped: set[str]) -> str:
-    """Of everything in the package that these functions and classes reach."""
+    """The checksum of all code that these functions and classes use."""
     reached: dict[str, str] = {}
     pending = list(entries)
     while pending:
@@ -168,6 +164,11 @@ class _Essentials(ast.NodeTransformer):
         name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
         removed = isinstance(node.value, ast.Constant) or name in MESSAGES
         return None if removed else self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        if getattr(node.func, "id", "").startswith("_raise"):  # a function that may raise, with the error's text
+            node.args = [each for each in node.args if not isinstance(each, ast.Constant | ast.JoinedStr)]
+        return self.generic_visit(node)
 
     def visit_Raise(self, node: ast.Raise) -> ast.AST:
         return ast.Raise(exc=None, cause=None)

@@ -18,7 +18,7 @@ def present_code(identity: Mapping[str, Any]) -> dict[str, str]:
 def other_code(identity: Mapping[str, Any], recorded: Mapping[str, str] | None) -> str:
     """What of the present code differs from the recorded one, in words; empty if nothing does."""
     if recorded is None:
-        return "unknown, since its record is older than these checksums"
+        return "its record has no checksums of it"
     return ", ".join(code_differences(present_code(identity), recorded, identity["model"]["target"]))
 
 

@@ -170,7 +170,7 @@ class RunFolder:
     def _check_identity(self, path: Path, recorded: dict[str, Any]) -> None:
         if different := diff_settings(self.identity, recorded):
             raise RunFolderError(
-                f"{path} belongs to a run with other settings than its folder's name stands for "
+                f"{path} does not match its folder's name: these settings differ "
                 f"({'; '.join(different)}). Move {self.final_path} away, or use another output_root"
             )
 

@@ -39,17 +39,17 @@ def locked(run: Path) -> Iterator[None]:
         # Not by SIGTERM, which a cluster's launcher may handle itself.
         on_compromise=lambda _: _thread.interrupt_main(signal.SIGINT),
     )
-    patience = 0.0
+    timeout = 0.0
     while not lock.is_locked:
         _remove_empty(path)
         try:
-            lock.acquire(timeout=patience)
+            lock.acquire(timeout=timeout)
         except Timeout:
             unknown = f"the holder of {path}"
             holder = f"process {lock.owner.pid} on {lock.owner.hostname}" if lock.owner else unknown
-            if not patience:
+            if not timeout:
                 print(f"{run.name}: waiting for {holder}, which is training it", flush=True)
-            patience = LEASE_SECONDS
+            timeout = LEASE_SECONDS
     try:
         yield
     finally:

@@ -80,7 +80,7 @@ class Record:
     """Why the run failed or was interrupted."""
     parameters: int | None = None
     multiply_accumulates: int | None = None
-    """Of one image's way through the model."""
+    """Of one forward pass per image."""
     metrics: dict[str, float] | None = None
     """The last epoch's row of ``metrics.csv``."""
     started: str = field(default_factory=utc_now)

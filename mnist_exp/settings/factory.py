@@ -34,7 +34,7 @@ NON_ARGUMENTS = {"model": {"_target_", "title"}, "optimizer": {"_target_"}, "sch
 INTERVALS = ("epoch", "step")
 
 
-def identity_of(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
+def component_identity(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
     """The part of an identity that one config group decides: its class and all of its arguments.
 
     Those left out have the class's default, so that a library that changes a default changes the identity.

@@ -97,7 +97,7 @@ def test_a_tilde_is_the_home_folder_in_every_path(sweep: list[str], home: Path) 
 
 
 def test_a_tilde_of_nobody_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"output_root=~nobody-here/x: .*write the folder in full"):
+    with pytest.raises(ConfigError, match=r"output_root=~nobody-here/x: .*write the full path"):
         to_config(composed("output_root='~nobody-here/x'"))
 
 

@@ -75,7 +75,7 @@ def test_what_the_environment_does_not_explain_is_different(run: Path) -> None:
     change_record(run, files={"metrics.csv": checksum(run / "metrics.csv")})
     finding = verify(run, PLACES)
     assert finding.verdict == DIFFERENT and finding.details[-1] == (
-        "the recorded code and environment are the present ones: something else differs"
+        "the recorded code and environment are unchanged, so the cause is unknown"
     )
 
 

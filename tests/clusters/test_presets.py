@@ -87,9 +87,9 @@ def test_the_jobs_of_a_sweep_are_known_and_counted(
     ]
     assert sweep.read_plan(tmp_path) == ([], None)
     (folder / "jobs" / "3.json").unlink()  # as if SLURM had killed it
-    monkeypatch.setattr(sweep, "current", folder)
-    assert not sweep.end(None)
-    assert "Jobs: 3 failed, 1 without a result (make status says more)" in capsys.readouterr().out
+    monkeypatch.setattr(sweep, "current_folder", folder)
+    assert not sweep.print_summary(None)
+    assert "Jobs: 3 failed, 1 without a result (see make status)" in capsys.readouterr().out
 
 
 def test_the_extras_change_no_version_that_numbers_depend_on() -> None:

@@ -262,8 +262,8 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
     "photographs": (lambda f: write(f, "7/a.jpg", "7/b.jpg"), "no PNG files in it (skipped: 2 other, such as 7/a.jpg)"),
     "no label": (
         lambda f: write(f, *[f"img{i}.png" for i in range(5)]),
-        "5 of 5 PNG files in IN have no label, neither in a name like 12_7.png or train_00012_7.png nor in a "
-        "folder's like 7/: img0.png, img1.png, img2.png, …",
+        "5 of 5 PNG files in IN have no label; name them like 12_7.png or put them in a folder like 7/: "
+        "img0.png, img1.png, img2.png, …",
     ),
     "one without": (lambda f: write(f, "0_1.png", "1_2.png", "x.png"), "1 of 3 PNG files in IN have no label"),
     "one beside the folders": (
@@ -280,7 +280,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "two folders that may be labels": (
         lambda f: write(f, "7/0/a.png", "3/w/b.png"),
-        "1 of 2 PNG files in IN lie in two folders that are named by labels: 7/0/a.png",
+        "1 of 2 PNG files in IN are inside two label folders (3/7/); keep one: 7/0/a.png",
     ),
     "label 12": (
         lambda f: write(f, "0_1.png", "1_12.png"),
@@ -289,12 +289,12 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
     "folder 10": (lambda f: write(f, "7/a.png", "10/b.png"), "have a label outside 0 to 9: 10/b.png"),
     "two labels": (
         lambda f: write(f, "3/0_1.png", "1/1_1.png"),
-        "1 of 2 PNG files in IN have one label in their names, another in their folders",
+        "1 of 2 PNG files in IN have different labels in the names of the file and the folder",
     ),
     "names of any bytes": (
         lambda f: write(f, "a\nb.png", os.fsdecode(b"caf\xe9.png"), "7/c.png"),
-        "2 of 3 PNG files in IN have no label, neither in a name like 12_7.png or train_00012_7.png nor in a "
-        "folder's like 7/: a\ufffdb.png, caf\ufffd.png",
+        "2 of 3 PNG files in IN have no label; name them like 12_7.png or put them in a folder like 7/: "
+        "a\ufffdb.png, caf\ufffd.png",
     ),
     "broken links": (unreadable, "2 of 3 PNG files in IN cannot be read (No such file or directory): 0_1.png, 1_2.png"),
 }

@@ -175,7 +175,7 @@ def test_the_documented_table_is_the_tested_one() -> None:
     [
         ("models.py", "nn.Linear(32 * 32, 60)", "nn.Linear(32 * 32, 100)", "MLP"),
         ("training.py", "EVALUATION_BATCH = 250", "EVALUATION_BATCH = 500", "the training loop"),
-        ("data/images.py", ".div_(255)", ".div_(256)", "the way from files to batches"),
+        ("data/images.py", ".div_(255)", ".div_(256)", "data loading"),
         ("machine/determinism.py", "set_num_threads(config.threads)", "set_num_threads(2)", "the machine's settings"),
     ],
 )
@@ -262,7 +262,7 @@ def test_a_killed_run_whose_layer_was_changed_starts_from_the_beginning(
     assert [start["from_epoch"] for start in read_record(run).starts] == [0]
 
 
-def test_a_killed_run_of_other_versions_starts_from_the_beginning_and_a_finished_one_is_kept(
+def test_a_killed_run_of_other_versions_starts_from_the_beginning_and_a_finished_one_keep_finished_run(
     execute: Execute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ("model=mlp", "epochs=3")

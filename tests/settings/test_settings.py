@@ -24,7 +24,9 @@ KINDS = ("model", "optimizer", "scheduler")
 
 
 def identify(config: Config, device: str = "cpu") -> dict[str, Any]:
-    return run_identity(config, {kind: factory.identity_of(kind, getattr(config, kind)) for kind in KINDS}, device, {})
+    return run_identity(
+        config, {kind: factory.component_identity(kind, getattr(config, kind)) for kind in KINDS}, device, {}
+    )
 
 
 def hash_of(*overrides: str) -> str:
@@ -204,14 +206,14 @@ def test_the_run_name_says_who_and_ends_in_the_hash() -> None:
 )
 def test_only_allowed_classes_can_be_named(kind: str, target: Any) -> None:
     with pytest.raises(ConfigError, match=f"{kind}._target_"):
-        factory.identity_of(kind, {"_target_": target})
+        factory.component_identity(kind, {"_target_": target})
 
 
 @given(st.text(max_size=40))
 def test_no_text_names_anything_but_a_class_of_the_kind(text: str) -> None:
     for kind, (module, _, base) in factory.KINDS.items():
         try:
-            target = factory.identity_of(kind, {"_target_": f"{module}.{text}"})["target"]
+            target = factory.component_identity(kind, {"_target_": f"{module}.{text}"})["target"]
         except ConfigError:
             continue
         found = getattr(__import__(module, fromlist=["x"]), target.rpartition(".")[2])
@@ -220,7 +222,7 @@ def test_no_text_names_anything_but_a_class_of_the_kind(text: str) -> None:
 
 def test_what_the_factory_hands_over_cannot_be_set() -> None:
     with pytest.raises(ConfigError, match="no such setting"):
-        factory.identity_of("optimizer", {"_target_": "torch.optim.SGD", "params": []})
+        factory.component_identity("optimizer", {"_target_": "torch.optim.SGD", "params": []})
 
 
 def test_checking_settings_leaves_the_generator_alone() -> None:
