@@ -61,14 +61,9 @@ def _expand_home(word: str) -> str:
 
 def _args_parser() -> argparse.ArgumentParser:
     """Hydra's parser, made to work on Python 3.14 and to accept flags between settings."""
-    check = getattr(argparse.ArgumentParser, "_check_help", None)
-    if check:  # Python 3.14 checks each help text, and one of Hydra's is not a string
-        argparse.ArgumentParser._check_help = lambda *_: None  # type: ignore[attr-defined]
-    try:
-        parser: argparse.ArgumentParser = get_args_parser()
-    finally:
-        if check:
-            argparse.ArgumentParser._check_help = check  # type: ignore[attr-defined]
+    # Python 3.14 checks each help text, and one of Hydra's is not a string. Completion makes a parser of its own.
+    argparse.ArgumentParser._check_help = lambda *_: None  # type: ignore[attr-defined]
+    parser: argparse.ArgumentParser = get_args_parser()
     parser.parse_args = parser.parse_intermixed_args  # type: ignore[method-assign]
     return parser
 

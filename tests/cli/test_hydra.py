@@ -1,6 +1,5 @@
 """Hydra as this program starts it: on every Python, from every folder, with flags anywhere."""
 
-import argparse
 import os
 import shutil
 import subprocess
@@ -37,25 +36,18 @@ if not hasattr(argparse._ActionsContainer, "_check_help"):
 """
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["model=mlp", "--cfg", "job"], ["-sc", "install=bash"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["model=mlp", "--cfg", "job"], ["-sc", "install=bash"], ["-sc", "query=bash"], ["--hydra-help"]],
+)
 def test_python_3_14_checks_help_texts_and_hydra_has_one_that_is_no_string(
     arguments: list[str], tmp_path: Path
 ) -> None:
     code = f"{PYTHON_3_14}\nfrom mnist_exp.run import main\nmain()\n"
-    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=tmp_path, capture_output=True, text=True)
+    environment = os.environ | {"COMP_LINE": "mnist-exp model="}
+    words = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-
-
-def test_the_check_of_help_texts_is_put_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    checked = []
-    monkeypatch.setattr(
-        argparse.ArgumentParser, "_check_help", lambda self, action: checked.append(action), raising=False
-    )
-    from mnist_exp.cli import hydra_internals
-
-    hydra_internals._args_parser()
-    argparse.ArgumentParser._check_help(argparse.ArgumentParser(), None)  # type: ignore[attr-defined]
-    assert checked[-1] is None
 
 
 def test_flags_may_stand_between_settings(tmp_path: Path) -> None:
@@ -113,6 +105,7 @@ CHANGED = {
     "batch_size": 32,
     "output_root": "elsewhere",
     "overwrite": True,
+    "stale": "keep",
     "optimizer": {"lr": 0.5},
     "device": {"threads": 2},
     "data": {"validation_size": 7, "mean": 0.5},
@@ -134,7 +127,14 @@ def test_an_experiment_overrides_every_setting_and_the_command_line_overrides_it
     else:
         assert config[key] == value != usual[key]
     assert config["model"] == usual["model"]
-    over = {"output_root": "third", "overwrite": "false", "seed": "9", "epochs": "2", "batch_size": "8"}.get(key)
+    over = {
+        "output_root": "third",
+        "overwrite": "false",
+        "stale": "retrain",
+        "seed": "9",
+        "epochs": "2",
+        "batch_size": "8",
+    }.get(key)
     if over:
         again = vars(to_config(composed("experiment=mine", f"{key}={over}", folder=tmp_path / "conf")))
         assert str(again[key]).lower() == over

@@ -259,7 +259,7 @@ def test_a_run_of_an_earlier_version_is_mentioned_and_left(
     record["identity"] = factory.as_version_2(record["identity"])
     (run / "run.json").write_text(json.dumps(record | {"status": "interrupted"}))
     old = run.rename(run.with_name(f"{run.name[:-8]}01234567"))
-    before = {path.name: path.read_bytes() for path in old.glob("*.*")}
+    before = {path.name: path.read_bytes() for path in old.glob("[!.]*")}
     capsys.readouterr()
     assert not execute(*MLP).skipped
     said = capsys.readouterr().out.splitlines()[0]
@@ -267,7 +267,7 @@ def test_a_run_of_an_earlier_version_is_mentioned_and_left(
         f"{run.name}: {old.name} has the same settings, but is of an earlier version of mnist_exp; "
         "it is left as it is, and not resumed"
     )
-    assert {path.name: path.read_bytes() for path in old.glob("*.*")} == before
+    assert {path.name: path.read_bytes() for path in old.glob("[!.]*")} == before
     execute("model=mlp", "epochs=3", "optimizer.lr=0.5")
     assert "earlier version" not in capsys.readouterr().out
 
