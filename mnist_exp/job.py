@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mnist_exp.data import folders, images
 from mnist_exp.data.folders import Folders
 from mnist_exp.data.images import ImageSplit
-from mnist_exp.errors import ConfigError, Interrupted, failure_reason
+from mnist_exp.errors import ConfigError, DivergedError, Interrupted, failure_reason
 from mnist_exp.machine.determinism import make_deterministic
 from mnist_exp.machine.origin import LIBRARIES, other_code, other_versions, present_code
 from mnist_exp.machine.provenance import installed_version, provenance
@@ -26,7 +26,7 @@ from mnist_exp.runs.record import Record, RecordError, read_record, utc_now
 from mnist_exp.settings import factory
 from mnist_exp.settings.identity import run_identity, run_name
 from mnist_exp.settings.schema import Config, DataConfig
-from mnist_exp.training import EpochResult, OnStep, TrainState, evaluate, fit
+from mnist_exp.training import LEARNING_RATE_HINT, EpochResult, OnStep, TrainState, evaluate, fit
 
 
 class Display(Protocol):
@@ -203,11 +203,10 @@ def _train(config: Config, device: torch.device, scanned: Folders, output: _Outp
         logits = epoch.logits
     if logits is None:  # interrupted between its last epoch and its results
         logits = evaluate(state.model, loaded.evaluation)
+    if broken := [name for name, tensor in state.model.state_dict().items() if not tensor.isfinite().all()]:
+        raise DivergedError(f"the weights of {broken[0]} became nan or infinite; {LEARNING_RATE_HINT}")
     record.status, record.metrics, record.ended = "finished", history.metrics[-1], utc_now()
     folder.finish(record, results.to_files(state.model.state_dict(), logits, loaded.evaluation.labels))
-
-
-# From here to _epochs: the code that a run's numbers depend on (`mnist_exp.machine.fingerprint`).
 
 
 def _load_images(config: Config, device: torch.device, scanned: Folders) -> _Images:
@@ -258,8 +257,9 @@ def _check_last_batch(model: torch.nn.Module, train: ImageSplit, batch_size: int
         fitting = (size for gap in range(len(train)) for size in (batch_size - gap, batch_size + gap) if size > 1)
         better = next((size for size in fitting if not leaves_one(size)), None)
         advice = f"batch_size={better} works" if better else "add images"
+        which = "every batch" if batch_size == 1 else "the last batch"
         raise ConfigError(
-            f"batch_size={batch_size}: the last batch of {len(train):,} training images would have only one, and "
+            f"batch_size={batch_size}: {which} of {len(train):,} training images would have only one, and "
             f"{type(model).__name__} cannot train on one (batch normalisation needs two); {advice}"
         ) from error
 

@@ -28,11 +28,9 @@ class LeNet5(nn.Module):
     ===== =========================================== =========== ==========
     """
 
-    blocked_layout = False
-    """Whether maps are in oneDNN's blocked layout from C1 to S4; only the training loop sets it."""
-
     def __init__(self) -> None:
         super().__init__()
+        self.blocked_layout = False  # whether maps are in oneDNN's layout from C1 to S4; only the training loop sets it
         self.C1 = nn.Conv2d(1, 6, kernel_size=5)
         self.C3 = nn.Conv2d(6, 16, kernel_size=5)
         # A 5×5 convolution over a 5×5 map has one output position, so it is a fully connected layer, which

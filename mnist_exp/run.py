@@ -5,11 +5,15 @@ train, so that ``--help``, ``--cfg job`` and shell completion answer at once.
 """
 
 import os
+import signal
 import sys
 import time
 import traceback
 from pathlib import Path
 from typing import Any
+
+if __name__ == "__main__" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C during the imports below ends without a traceback
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException

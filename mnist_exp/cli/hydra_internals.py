@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import os
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -36,7 +37,7 @@ FOREIGN_CONFIG = (
 # What conf/ uses, made known to Hydra and OmegaConf wherever this module is imported, in workers too.
 ConfigStore.instance().store(name="schema", node=Config)
 OmegaConf.register_new_resolver("gpus", lambda device: 1 if device == "cuda" else None, replace=True)
-OmegaConf.register_new_resolver("expand_user", lambda path: str(Path(path).expanduser()), replace=True)
+OmegaConf.register_new_resolver("expand_user", lambda path: os.path.expanduser(str(path)), replace=True)  # noqa: PTH111
 # Our launchers' presets have the names of the plugins' own, as their users expect; each is complete, so that
 # it makes no difference whether Hydra still checks it against the plugin's.
 warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/.* is validated against ConfigStore")
@@ -46,17 +47,24 @@ def start(task: TaskFunction) -> None:
     """Compose the settings from the command line, and call ``task`` with them: once, or for each job of a sweep."""
     if not CONFIG_FOLDER.is_dir():
         raise ConfigError(f"the folder of settings is missing: {CONFIG_FOLDER}; install mnist_exp again")
-    sys.argv[1:] = map(_expand_home, sys.argv[1:])
+    sys.argv[1:] = map(_path_word, sys.argv[1:])
     sys.modules["hydra.main"].get_args_parser = _args_parser  # type: ignore[attr-defined]
     hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="config")(task)()
 
 
-def _expand_home(word: str) -> str:
-    """A path setting that starts with ``~``, which Hydra cannot read and the shell expands only after a space."""
+def _path_word(word: str) -> str:
+    """A path setting as Hydra has to be given it: with ``~`` expanded, and quoted where it looks like a number."""
     key, _, value = word.partition("=")
-    if key not in PATH_SETTINGS or not value.startswith("~"):
+    if key not in PATH_SETTINGS:
         return word
-    return in_hydras_quotes(key, [os.path.expanduser(path) for path in value.split(",")])  # noqa: PTH111 (never fails)
+    if re.fullmatch(r"[0-9._eE+-]+|true|false|null|\s.*|.*\s", value, re.IGNORECASE):  # else a number, and rewritten
+        return in_hydras_quotes(key, [value])
+    if not value.startswith("~"):
+        return word
+    paths = [os.path.expanduser(path) for path in value.split(",")]  # noqa: PTH111 (never fails)
+    if unknown := next((path for path in paths if path.startswith("~")), None):
+        raise ConfigError(f"{key}={unknown}: there is no such user here; write the full path")
+    return in_hydras_quotes(key, paths)
 
 
 def _args_parser() -> argparse.ArgumentParser:

@@ -13,6 +13,7 @@ from typing import Any
 
 import hydra
 import omegaconf
+import yaml
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 
 from mnist_exp import errors
@@ -62,6 +63,8 @@ def user_message(error: Exception) -> str | None:
             return sentence.format(first)
     if isinstance(error, OSError):
         return disk_message(error)
+    if isinstance(error, yaml.YAMLError):
+        return f"a file of settings is not valid YAML: {' '.join(str(error).split())}"
     innermost = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
     if isinstance(error, HydraException) or any(library in innermost.parents for library in LIBRARIES):
         return _about_settings(error)
@@ -82,6 +85,8 @@ def format_accuracy(metrics: Mapping[str, Any]) -> str:
 def unknown_setting(key: str) -> str:
     """What to say of a setting that does not exist."""
     keys, section = _keys(), key.rpartition(".")[0]
+    if section in ("model", "optimizer", "scheduler"):
+        return f"{key} is not in conf/{section}/ for this option; if its class has such an argument, write +{key}=…"
     siblings = [each for each in keys if each.rpartition(".")[0] == section]
     close = difflib.get_close_matches(key, siblings or keys, n=1)
     others = f"{section} has {', '.join(each.rpartition('.')[2] for each in siblings)}" if section in SECTIONS else ""
@@ -133,10 +138,14 @@ def _about_settings(error: Exception) -> str:
         return f"{several[1]} is several values; add -m to run each of them"
     if lines[0].startswith("Config group override must be"):
         return "a config group takes the name of one option, such as model=mlp"
-    if "INTERVAL_SWEEP" in lines[0] or "Sweep parameters" in lines[0]:
+    if sweep := re.match(r"Sweep parameters '(.+)' requires", lines[0]):
+        return f"{sweep[1]} has several values; add -m to run each of them"
+    if "INTERVAL_SWEEP" in lines[0]:
         return "interval(…) is for sweepers that choose values themselves; list the values: optimizer.lr=0.01,0.1 -m"
     if merging := re.match(r"Error merging override (.+)", lines[0]):
         return f"{merging[1]}: {_lines(cause)[0]}"
+    if "raised while composing config" in lines[0] and cause is not error:
+        return f"{lines[0].partition(':')[0]}: {_lines(cause)[0]}"
     key = next((line.partition(":")[2].strip() for line in lines if line.startswith("full_key:")), "")
     return f"{key}: {lines[0]}" if key else lines[0]
 

@@ -72,6 +72,8 @@ def verify(run: Path, places: DataPlaces) -> Finding:
         return Finding(run.name, DIFFERENT, [str(error)])
     except UserError as error:
         return Finding(run.name, UNVERIFIED, [str(error)])
+    except FileNotFoundError as error:
+        return Finding(run.name, UNVERIFIED, [f"{error.filename} is missing"])
     except RecordError as error:
         return Finding(run.name, UNVERIFIED, [f"run.json is a record {error}"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

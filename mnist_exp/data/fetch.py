@@ -96,13 +96,16 @@ def _content(path: Path | None, file: str) -> bytes:
 
 
 def _read(folder: Path, file: str, digest: str) -> bytes:
-    path = _path(folder, file, digest)
-    content = _content(path, file)
-    try:
-        _check(path.read_bytes() if path and _is_md5(digest) else content, digest)
-    except DataError as error:
-        raise DataError(f"{path} is not the original file: {error}") from None
-    return content
+    """The file's content, from the first place that has the original."""
+    fault = DataError(f"{file} is missing")
+    for path in reversed([path for path in _candidates(folder, file, digest) if path.exists()]):
+        try:
+            content = _content(path, file)
+            _check(path.read_bytes() if _is_md5(digest) else content, digest)
+            return content
+        except DataError as error:
+            fault = error if "cannot be read" in str(error) else DataError(f"{path} is not the original file: {error}")
+    raise fault
 
 
 def _check(content: bytes, digest: str) -> None:

@@ -6,6 +6,7 @@ natural order (9 before 10), then by folder, whatever order the file system has.
 """
 
 import hashlib
+import inspect
 import io
 import os
 import re
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import PIL
 from filelock import FileLock
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
@@ -31,7 +33,6 @@ CACHE = "png_folder"
 """The folder under ``data.root`` for decoded images."""
 MAX_NAMED = 3  # files that a message names
 MIN_BRIGHTNESS = 64  # of 255; dark ink on transparency becomes no brighter than this
-CACHE_VERSION = 1  # raised when the same file would be decoded to other pixels
 
 Labels = dict[str, int | None]
 
@@ -128,7 +129,8 @@ def read_cache(cache: Path, sha256: str, count: int) -> NDArray[np.uint8] | None
 
 
 def _cache_path(cache: Path, sha256: str) -> Path:
-    return cache / f"{sha256}-{CACHE_VERSION}.npz"
+    decoder = "".join(inspect.getsource(each) for each in (_decoded, to_grey32, _has_alpha)) + PIL.__version__
+    return cache / f"{sha256}-{hashlib.sha256(decoder.encode()).hexdigest()[:8]}.npz"
 
 
 def to_grey32(image: Image.Image) -> Image.Image:

@@ -6,6 +6,7 @@ new class beside the others or a reworded message changes nothing, and a changed
 """
 
 import ast
+import builtins
 import functools
 import hashlib
 import tomllib
@@ -13,21 +14,27 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mnist_exp.errors import ConfigError
+
 PACKAGE = Path(__file__).resolve().parents[1]
 PARTS = {
-    "training": ("job._build_state", "job._epochs", "training.evaluate", "runs.results.to_files"),
+    "training": ("job._train", "runs.results.to_csv"),
     "data": ("job._load_images",),
     "machine": ("machine.determinism.make_deterministic",),
 }
 """Part → the functions that it starts from; the model's part starts from its class."""
 PART_NAMES = {"training": "the training loop", "data": "data loading", "machine": "the machine's settings"}
-NOT_FOLLOWED = {"errors", "files", "settings.schema", "data.fetch", "data.catalog"}
-"""Modules that cannot change a number: files' contents are checked, and their checksums recorded."""
+NOT_FOLLOWED = {
+    *("errors", "files", "settings.schema", "data.fetch", "data.catalog"),
+    *("runs.folder", "runs.record", "runs.checkpoint", "machine.provenance"),
+}
+"""Modules that cannot change a number: they check contents, or only store and describe."""
 CHECKS = {f"settings.factory.{name}" for name in ("UNSUITABLE", "RESERVED_ARGUMENTS", "_matches_annotation")}
 """What only refuses settings, and so does not change the numbers of those that are accepted."""
 UNUSED_DATA_CODE = {True: {"data.idx.load_raw"}, False: {"data.folders.load"}}
 """Functions that load data but are not used by runs with (True) and without (False) a folder of images."""
-MESSAGES = {"print", "warn"}
+STATEMENTS = "<statements>"
+"""Stands for the statements of a module that are run for what they do, not for the names that they define."""
 EQUIVALENT = Path(__file__).with_name("equivalent_code.toml")
 """The tracked declarations of changes that leave all numbers alone."""
 
@@ -40,7 +47,11 @@ def code_fingerprint(model_target: str, *, image_folder: bool) -> dict[str, str]
         image_folder: whether the images come from folders of PNG files.
     """
     entries = PARTS | {"model": (model_target.removeprefix("mnist_exp."),)}
-    return {part: _checksum(entry, UNUSED_DATA_CODE[image_folder] | CHECKS) for part, entry in sorted(entries.items())}
+    skipped = UNUSED_DATA_CODE[image_folder] | CHECKS
+    return {
+        part: _checksum(entry, skipped | ({"job._load_images"} if part == "training" else set()))
+        for part, entry in sorted(entries.items())
+    }
 
 
 def code_differences(ours: Mapping[str, str], theirs: Mapping[str, str], model_target: str) -> list[str]:
@@ -49,11 +60,11 @@ def code_differences(ours: Mapping[str, str], theirs: Mapping[str, str], model_t
     return [
         names[part]
         for part in sorted(ours)
-        if _representative(part, ours[part]) != _representative(part, theirs.get(part, ""))
+        if newest_equivalent(part, ours[part]) != newest_equivalent(part, theirs.get(part, ""))
     ]
 
 
-def _representative(part: str, checksum: str) -> str:
+def newest_equivalent(part: str, checksum: str) -> str:
     """The newest checksum of code that was declared equivalent to this one."""
     followed = {checksum}
     while (newer := _declared().get((part, checksum))) and newer not in followed:
@@ -65,8 +76,11 @@ def _representative(part: str, checksum: str) -> str:
 @functools.cache
 def _declared() -> dict[tuple[str, str], str]:
     """(part, older checksum) → newer checksum, from the tracked declarations."""
-    changes = tomllib.loads(EQUIVALENT.read_text(encoding="utf-8")).get("change", [])
-    return {(each["part"], each["old"]): each["new"] for each in changes}
+    try:
+        changes = tomllib.loads(EQUIVALENT.read_text(encoding="utf-8")).get("change", [])
+        return {(each["part"], each["old"]): each["new"] for each in changes}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{EQUIVALENT} cannot be read: {error}") from error
 
 
 def _checksum(entries: Iterable[str], skipped: set[str]) -> str:
@@ -75,32 +89,40 @@ def _checksum(entries: Iterable[str], skipped: set[str]) -> str:
     pending = list(entries)
     while pending:
         name = pending.pop()
-        module, _, attribute = name.rpartition(".")
-        if name in reached or name in skipped or module in NOT_FOLLOWED or _module(module) is None:
+        module, attribute = _split(name)
+        if name in reached or name in skipped or module in NOT_FOLLOWED or not module:
             continue
         definitions, imports = _parsed(module)
-        if attribute in definitions:
-            text, used = definitions[attribute]
-            reached[name] = text
-            pending += [f"{module}.{each}" for each in used if each in definitions and each != attribute]
-            pending += [f"{module}.<statements>"] if "<statements>" in definitions else []
-            for each in used:  # names, and attributes of imported modules
-                head, _, tail = each.partition(".")
-                if target := imports.get(head):
-                    full = f"{target}.{tail}" if tail else target
-                    inside = full.removeprefix("mnist_exp.")
-                    if inside == full:
-                        reached[full] = ""  # another package's: its version is recorded, here only which name it is
-                    else:
-                        pending.append(inside)
-    text = "\n".join(f"{name} {reached[name]}" for name in sorted(reached))
+        reached[name], used = definitions.get(attribute, ("", {attribute}))
+        pending += [f"{module}.{STATEMENTS}"] if STATEMENTS in definitions else []
+        pending += [f"__init__.{STATEMENTS}"]
+        for each in used:
+            head, _, tail = each.partition(".")
+            if head in definitions and head != attribute:
+                pending.append(f"{module}.{head}")
+            if target := imports.get(head):
+                full = f"{target}.{tail}" if tail and target != each else target
+                if not f"{full}.".startswith("mnist_exp."):
+                    reached[full] = ""  # another package's: its version is recorded, here only which name it is
+                elif full != "mnist_exp":
+                    pending.append(full.removeprefix("mnist_exp."))
+    text = "\n".join(f"{name} {text}" for name, text in sorted(reached.items()) if text or "." in name)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def _split(name: str) -> tuple[str, str]:
+    """The module and the definition in a dotted name; further attributes do not matter."""
+    parts = name.split(".")
+    for count in range(len(parts) - 1, 0, -1):
+        if _module(".".join(parts[:count])):
+            return ".".join(parts[:count]), parts[count]
+    return "", name
+
+
 def _module(name: str) -> Path | None:
-    """The file of a module of this package, by its name without ``mnist_exp.``."""
-    path = PACKAGE.joinpath(*name.split(".")).with_suffix(".py")
-    return path if path.is_file() else None
+    """The file of a module or package of this package, by its name without ``mnist_exp.``."""
+    path = PACKAGE.joinpath(*name.split("."))
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
 
 
 @functools.cache
@@ -109,41 +131,55 @@ def _parsed(module: str) -> tuple[dict[str, tuple[str, set[str]]], dict[str, str
     path = _module(module)
     assert path is not None
     tree = _Essentials().visit(ast.parse(path.read_bytes()))
+    imports = {known: full for node in ast.walk(tree) for known, full in _imported(node, module, path)}
     definitions: dict[str, list[ast.stmt]] = {}
-    imports: dict[str, str] = {}
     for node in tree.body:
-        if isinstance(node, ast.Import):
-            imports |= {alias.asname or alias.name: alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            package = f"mnist_exp.{module}".split(".")[: -node.level] if node.level else []
-            source = ".".join([*package, *([node.module] if node.module else [])])
-            names = [(alias.name, alias.asname or alias.name) for alias in node.names]
-            if names == [("*", "*")] and _module(source.removeprefix("mnist_exp.")):
-                names = [(name, name) for name in _parsed(source.removeprefix("mnist_exp."))[0]]
-            imports |= {known: f"{source}.{name}" for name, known in names}
-        else:
-            for name in _bound(node) or ["<statements>"]:
-                definitions.setdefault(name, []).append(node)
+        for name in _bound(node, imports):
+            definitions.setdefault(name, []).append(node)
     return {
         name: (" ".join(map(_canonical, nodes)), set().union(*map(_used, nodes))) for name, nodes in definitions.items()
     }, imports
 
 
-def _bound(node: ast.stmt) -> list[str]:
-    """The names that a statement of a module gives a value to."""
+def _imported(node: ast.AST, module: str, path: Path) -> list[tuple[str, str]]:
+    """The names that an import statement, wherever it is in a module, makes known, and what they stand for."""
+    if isinstance(node, ast.Import):
+        heads = [alias.name.partition(".")[0] for alias in node.names]
+        return [(a.asname or head, a.name if a.asname else head) for a, head in zip(node.names, heads, strict=True)]
+    if not isinstance(node, ast.ImportFrom):
+        return []
+    package = f"mnist_exp.{module}".split(".") + (["__init__"] if path.name == "__init__.py" else [])
+    source = ".".join([*(package[: -node.level] if node.level else []), *([node.module] if node.module else [])])
+    inside = source.removeprefix("mnist_exp.")
+    if node.names[0].name == "*" and inside != source and _module(inside):
+        return [(name, f"{source}.{name}") for name in _parsed(inside)[0]]
+    return [(alias.asname or alias.name, f"{source}.{alias.name}") for alias in node.names]
+
+
+def _bound(node: ast.stmt, imports: Mapping[str, str]) -> list[str]:
+    """The names that a statement of a module defines, and `STATEMENTS` if it may also do something else."""
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return []
     if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        return [node.name]
-    return [each.id for each in ast.walk(node) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)]
+        names = {name.partition(".")[0] for each in node.decorator_list for name in _used(each)} - {*dir(builtins)}
+        ours = any(imports.get(name, "mnist_exp.").startswith("mnist_exp.") for name in names)  # may register it
+        return [node.name, *([STATEMENTS] if ours else [])]
+    stored = [each.id for each in ast.walk(node) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)]
+    stored += [each.name for each in ast.walk(node) if isinstance(each, ast.FunctionDef | ast.ClassDef)]
+    simple = isinstance(node, ast.Assign) and all(isinstance(t, ast.Name) and t.id != "_" for t in node.targets)
+    return stored if simple else [*stored, STATEMENTS]
 
 
 def _used(node: ast.AST) -> set[str]:
-    """The names that a statement reads, with one attribute: ``relu``, ``torch``, ``folders.load``."""
-    dotted = {
-        f"{each.value.id}.{each.attr}"
-        for each in ast.walk(node)
-        if isinstance(each, ast.Attribute) and isinstance(each.value, ast.Name)
-    }
-    return dotted | {each.id for each in ast.walk(node) if isinstance(each, ast.Name)}
+    """The names that a statement reads, with all attributes: ``relu``, ``torch.nn.Linear``, ``folders.load``."""
+    found = set()
+    for each in ast.walk(node):
+        parts: list[str] = []
+        while isinstance(each, ast.Attribute):
+            parts, each = [each.attr, *parts], each.value
+        if isinstance(each, ast.Name):
+            found.add(".".join([each.id, *parts]))
+    return found
 
 
 def _canonical(node: Any) -> str:
@@ -160,10 +196,12 @@ class _Essentials(ast.NodeTransformer):
     """Removes from a syntax tree what cannot change a number."""
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        called = node.value.func if isinstance(node.value, ast.Call) else None
-        name = called.attr if isinstance(called, ast.Attribute) else getattr(called, "id", "")
-        removed = isinstance(node.value, ast.Constant) or name in MESSAGES
-        return None if removed else self.generic_visit(node)
+        return None if isinstance(node.value, ast.Constant) or _is_message(node.value) else self.generic_visit(node)
+
+    def visit_If(self, node: ast.If) -> ast.AST | None:
+        if {name.rpartition(".")[2] for name in _used(node.test)} & {"TYPE_CHECKING", "__name__"}:
+            return None
+        return self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
         if getattr(node.func, "id", "").startswith("_raise"):  # a function that may raise, with the error's text
@@ -171,14 +209,15 @@ class _Essentials(ast.NodeTransformer):
         return self.generic_visit(node)
 
     def visit_Raise(self, node: ast.Raise) -> ast.AST:
-        return ast.Raise(exc=None, cause=None)
+        return ast.Raise(exc=node.exc.func if isinstance(node.exc, ast.Call) else node.exc, cause=None)
 
     def visit_Assert(self, node: ast.Assert) -> ast.AST:
         return self.generic_visit(ast.Assert(test=node.test, msg=None))
 
-    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST:
-        node.annotation = ast.Constant(value=None)
-        return self.generic_visit(node)
+    def visit_AnnAssign(self, node: ast.AnnAssign) -> ast.AST | None:
+        if node.value is not None:
+            return self.generic_visit(ast.Assign(targets=[node.target], value=node.value))
+        return ast.Expr(node.target)  # a dataclass's field
 
     def visit_arg(self, node: ast.arg) -> ast.AST:
         node.annotation = None
@@ -186,11 +225,13 @@ class _Essentials(ast.NodeTransformer):
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
         node.returns = None
-        return self._visit_body(node)
+        node.body = [each for each in node.body if not isinstance(each, ast.Pass)]
+        return self.generic_visit(node)
 
-    def visit_ClassDef(self, node: ast.ClassDef) -> ast.AST:
-        return self._visit_body(node)
 
-    def _visit_body(self, node: Any) -> ast.AST:
-        self.generic_visit(node)
-        return node  # type: ignore[no-any-return]
+def _is_message(node: ast.expr) -> bool:
+    """Whether an expression only prints or logs, and calls nothing that could do more."""
+    if not isinstance(node, ast.Call) or any(isinstance(each, ast.Call) for each in [*ast.walk(node)][1:]):
+        return False
+    (name,) = [*_used(node.func)][:1] or [""]
+    return name in ("print", "warnings.warn") or name.startswith(("logging.", "log."))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mnist_exp.machine.fingerprint import newest_equivalent
 from mnist_exp.report import published
 from mnist_exp.report.runs import VALIDATION_NAMES, Problem, Run, describe_error, read_run
 from mnist_exp.report.text import printable, slug, unique
@@ -133,7 +134,8 @@ def _setting(run: Run) -> str:
 def _made_by(run: Run) -> dict[str, Any]:
     """What may differ between runs of one setting, which are then never averaged."""
     code, packages = run.record.code or {}, (run.record.provenance or {}).get("packages")
-    made_by = {f"{part}.code": checksum[:8] for part, checksum in sorted(code.items()) if isinstance(checksum, str)}
+    known = {part: newest_equivalent(part, each) for part, each in sorted(code.items()) if isinstance(each, str)}
+    made_by: dict[str, Any] = {f"{part}.code": checksum[:8] for part, checksum in known.items()}
     torch = packages.get("torch") if isinstance(packages, Mapping) else None
     return made_by | {"torch": torch, "model.parameters": run.record.parameters}
 

@@ -6,8 +6,6 @@ rewrites the rest from it.
 """
 
 import contextlib
-import csv
-import io
 import shutil
 import sys
 from collections.abc import Iterator
@@ -16,7 +14,7 @@ from typing import Any
 
 from mnist_exp.errors import RunFolderError
 from mnist_exp.files import remove_temporary_files, sync_folder, write_atomically
-from mnist_exp.runs import checkpoint, lock
+from mnist_exp.runs import checkpoint, lock, results
 from mnist_exp.runs.checkpoint import History
 from mnist_exp.runs.record import (
     METRICS,
@@ -131,8 +129,8 @@ class RunFolder:
 
     def write_tables(self, history: History) -> None:
         """Write ``metrics.csv`` and ``timing.csv`` from the rows so far."""
-        write_atomically(self.path / METRICS, _csv(history.metrics))
-        write_atomically(self.path / TIMING, _csv(history.timing))
+        write_atomically(self.path / METRICS, results.to_csv(history.metrics))
+        write_atomically(self.path / TIMING, results.to_csv(history.timing))
 
     def finish(self, record: Record, files: dict[str, bytes]) -> None:
         """Write the results (`mnist_exp.runs.results`), and finally the record that says so.
@@ -185,11 +183,3 @@ def _remove(folder: Path) -> None:
         folder.unlink()
     else:
         shutil.rmtree(folder)
-
-
-def _csv(rows: list[dict[str, float]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)  # floats by repr, which loses nothing
-    return text.getvalue().encode()

@@ -1,5 +1,6 @@
-"""The files that a finished run leaves, as bytes."""
+"""The files with a run's results, as bytes."""
 
+import csv
 import io
 
 import numpy as np
@@ -7,6 +8,15 @@ import safetensors.torch
 from torch import Tensor
 
 from mnist_exp.runs.record import PREDICTIONS, WEIGHTS
+
+
+def to_csv(rows: list[dict[str, float]]) -> bytes:
+    """A table with a header; floats are written so that reading them gives the same numbers."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
 
 
 def to_files(weights: dict[str, Tensor], logits: Tensor, labels: Tensor) -> dict[str, bytes]:

@@ -4,6 +4,7 @@ A config is text that may come from anywhere, and calling whatever it names coul
 three kinds of class can be named: our models, and torch's optimizers and schedulers.
 """
 
+import difflib
 import inspect
 import math
 import re
@@ -119,8 +120,10 @@ def _resolve(kind: str, settings: dict[str, Any]) -> tuple[Callable[..., Any], d
     known = inspect.signature(cls).parameters
     for key, value in arguments.items():
         if key not in known or key in RESERVED_ARGUMENTS:
-            takes = ", ".join(name for name in known if name not in RESERVED_ARGUMENTS) or "no settings"
-            raise ConfigError(f"{kind}.{key}: {settings['_target_']} has no such setting; it takes {takes}")
+            takes = [name for name in known if name not in RESERVED_ARGUMENTS]
+            close = difflib.get_close_matches(key, takes, n=1)
+            hint = f"did you mean {kind}.{close[0]}?" if close else f"it takes {', '.join(takes) or 'no settings'}"
+            raise ConfigError(f"{kind}.{key}: {settings['_target_']} has no such setting; {hint}")
         if not _matches_annotation(value, str(known[key].annotation)):
             raise ConfigError(f"{kind}.{key}={value}: must be of type {_readable(known[key].annotation)}")
         numbers = value if isinstance(value, list | tuple) else [value]

@@ -158,4 +158,4 @@ def _expand_user(key: str, path: str) -> str:
     try:
         return str(Path(path).expanduser()) if path.startswith("~") else path
     except RuntimeError as error:  # ~name of nobody here
-        raise ConfigError(f"{key}={path}: {error}; write the full path") from error
+        raise ConfigError(f"{key}={path}: there is no such user here; write the full path") from error

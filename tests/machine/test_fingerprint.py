@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from mnist_exp import job
+from mnist_exp.errors import ConfigError
 from mnist_exp.machine import fingerprint
 from mnist_exp.machine.fingerprint import code_fingerprint
 from mnist_exp.runs.folder import RunFolder
@@ -221,6 +222,103 @@ def test_a_helper_in_another_module_is_followed(line: str, use: Callable[[str], 
     assert code_fingerprint("mnist_exp.models.MLP", image_folder=False)["model"] != before["model"]
 
 
+USES = {
+    "re-exported class": (
+        "models.py",
+        "import torch\n",
+        "import torch\nfrom mnist_exp.layers import Net as MLP2\n",
+        "MLP2",
+    ),
+    "imported in a function": (
+        "models.py",
+        "        self.hidden2 =",
+        "        from mnist_exp.layers import FACTOR\n        FACTOR\n        self.hidden2 =",
+        "MLP",
+    ),
+    "dotted": (
+        "models.py",
+        "        self.hidden2 =",
+        "        mnist_exp.layers.gain(1)\n        self.hidden2 =",
+        "MLP",
+    ),
+    "in a try": (
+        "models.py",
+        "import torch\n",
+        "import torch\ntry:\n    from mnist_exp.layers import gain\nexcept ImportError:\n    gain = None\n",
+        "MLP",
+    ),
+    "a statement of the module": (
+        "models.py",
+        "import torch\n",
+        "import torch\nfrom mnist_exp import layers\n\nfor each in (1, 2):\n    layers.gain(each)\n",
+        "MLP",
+    ),
+}
+
+
+@pytest.mark.parametrize("how", USES)
+def test_helpers_are_followed_however_they_are_reached(how: str, package: Path) -> None:
+    file, old, new, name = USES[how]
+    edit(package, file, old, new)
+    if how == "dotted":
+        edit(package, file, "import torch\n", "import mnist_exp.layers\nimport torch\n")
+    if how == "in a try":
+        edit(package, file, "self.hidden2 = ", "gain(1); self.hidden2 = ")
+    (package / "layers").mkdir()
+    (package / "layers" / "__init__.py").write_text("from .inner import *\n")
+    inner = package / "layers" / "inner.py"
+    text = "FACTOR = 2\n\n\ndef gain(x):\n    return FACTOR * x\n\n\nclass Net:\n    size = FACTOR\n"
+    inner.write_text(text)
+    forget()
+    before = code_fingerprint(f"mnist_exp.models.{name}", image_folder=False)
+    inner.write_text(text.replace("FACTOR = 2", "FACTOR = 3"))
+    forget()
+    after = code_fingerprint(f"mnist_exp.models.{name}", image_folder=False)
+    assert after["model"] != before["model"]
+
+
+BEFORE_MLP = "class MLP("
+C5 = "        features = relu(self.C5"
+EDITS: list[tuple[str, str, str, bool]] = [
+    ("models.py", BEFORE_MLP, f"for model in (LeNet5,):\n    model.forward = None\n\n\n{BEFORE_MLP}", True),
+    ("models.py", BEFORE_MLP, f"_ = setattr(LeNet5, 'forward', None)\n\n\n{BEFORE_MLP}", True),
+    (
+        "models.py",
+        BEFORE_MLP,
+        f"if True:\n    def forward(x):\n        y = x\n        return y\n\n\n{BEFORE_MLP}",
+        True,
+    ),
+    ("models.py", BEFORE_MLP, f"if __name__ == '__main__':\n    LeNet5()\n\n\n{BEFORE_MLP}", False),
+    ("models.py", BEFORE_MLP, f"if TYPE_CHECKING:\n    import io\n\n\n{BEFORE_MLP}", False),
+    ("models.py", C5, f"        print(torch.rand(1))\n{C5}", True),
+    ("models.py", C5, f"        print('here')\n{C5}", False),
+    ("models.py", C5, f"        self.print(maps)\n{C5}", True),
+    ("models.py", "logits: Tensor = self.output(features)", "logits = self.output(features)", False),
+    ("training.py", "NUM_CLASSES = 10", "NUM_CLASSES: int = 10", False),
+    ("__init__.py", "__version__", "import torch\n\ntorch.set_default_dtype(torch.float64)\n__version__", True),
+    ("job.py", "    _check_last_batch(state.", "    state.model.train()\n    _check_last_batch(state.", True),
+    ("job.py", "train_size / epoch.train_seconds", "1", True),
+    ("runs/results.py", "writer.writerows(rows)", "writer.writerows(rows[1:])", True),
+    ("runs/folder.py", "self.final_path = runs / name", "self.final_path = runs / str(name)", False),
+    ("data/idx.py", 'raise DataError(f"a file', 'raise ValueError(f"a file', True),
+]
+
+
+@pytest.mark.parametrize(("file", "old", "new", "stale"), EDITS)
+def test_less_common_edits(file: str, old: str, new: str, stale: bool, package: Path) -> None:
+    before = code_fingerprint("mnist_exp.models.LeNet5", image_folder=False)
+    edit(package, file, old, new)
+    assert (code_fingerprint("mnist_exp.models.LeNet5", image_folder=False) != before) == stale
+
+
+def test_damaged_declarations_are_named(package: Path, execute: Execute) -> None:
+    execute("model=mlp", "epochs=1")
+    fingerprint.EQUIVALENT.write_text("<<<<<<< HEAD")
+    forget()
+    with pytest.raises(ConfigError, match=r"equivalent_code.toml cannot be read: "):
+        execute("model=mlp", "epochs=1")
+
+
 def test_a_declared_change_makes_nothing_stale(package: Path, execute: Execute) -> None:
     from mnist_exp.cli import verify
 
@@ -243,7 +341,7 @@ def test_only_few_files_are_parsed() -> None:
     """A run may spend 50 ms on it; a test must not depend on speed, so this one counts files."""
     forget()
     code_fingerprint("mnist_exp.models.LeNet5Regularized", image_folder=False)
-    assert fingerprint._parsed.cache_info().misses <= 10
+    assert fingerprint._parsed.cache_info().misses <= 13
 
 
 def test_a_killed_run_whose_layer_was_changed_starts_from_the_beginning(
