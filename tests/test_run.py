@@ -219,7 +219,7 @@ def test_a_sweep_writes_what_the_design_lists(sweep: tuple[Path, str]) -> None:
     for folder, parameters, least in zip(folders, (61_706, 61_990, 62_930), (0.97, 0.97, 0.93), strict=True):
         assert {path.name for path in folder.iterdir()} == {
             *("metrics.csv", "timing.csv", "run.json", "checkpoint.pt", "model.safetensors", "predictions.npz"),
-            ".hydra",
+            *("mistakes.csv", "classes.csv", ".hydra"),
         }
         record = json.loads((folder / "run.json").read_text())
         assert record["status"] == "finished" and record["parameters"] == parameters
