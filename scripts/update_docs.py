@@ -14,6 +14,8 @@ import pandas as pd
 
 from mnist_exp.report import published, tables
 from mnist_exp.report.collect import Collection, collect
+from mnist_exp.report.estimates import make_estimates
+from mnist_exp.report.misclassified import load_misclassified
 from mnist_exp.report.statistics import Summary, summarise
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -72,7 +74,8 @@ def render_tables(collection: Collection) -> dict[str, str]:
     found = {"side-by-side": side_by_side(collection)}
     found["elsewhere"] = elsewhere(REFERENCE)
     found["benchmark"] = (REFERENCE / "benchmark" / "targets.md").read_text(encoding="utf-8")
-    rendered = [tables.comparison(standard), tables.differences(standard)]
+    estimates = make_estimates(standard, load_misclassified(standard)[0])
+    rendered = [tables.comparison(standard, estimates), tables.differences(standard, estimates)]
     rendered += [tables.verdict(collection), tables.forensics(collection)]
     found |= {table.name: tables.markdown(table.cells) for table in rendered if table}
     return found
