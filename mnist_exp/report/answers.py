@@ -112,7 +112,7 @@ def _from_mistakes(run: Run) -> Answers:
     if len(counts) != 10 or counts.sum() == 0 or not (inside and ordered and (label != predicted).all()):
         raise ValueError(f"has a {MISTAKES} without places in order, two classes and a probability each")
     accuracy = 1 - len(index) / counts.sum()
-    if (np.bincount(label, minlength=10) != wrong).any() or abs(accuracy - _accuracy(run)) > 0.5 / counts.sum():
+    if (np.bincount(label, minlength=10) != wrong).any() or abs(accuracy - _accuracy(run)) > 1e-6:
         raise ValueError(f"has a {MISTAKES} that is not that of its {CLASS_COUNTS} or of its metrics")
     return Answers(counts, index, label, predicted, probability)
 

@@ -41,7 +41,7 @@ class Crossed:
         The first, ``MS_seeds / SN``, includes what seeds and images do together; it is 0 for one seed.
         The second is ``(MS_images - MS_rest) / SN``, and at least 0.
         """
-        seeds, images, rest = self._mean_squares()
+        seeds, images, rest = self.mean_squares()
         return seeds / self._size, max(images - rest, 0.0) / self._size
 
     @property
@@ -50,7 +50,7 @@ class Crossed:
         n, seeds = self.images - 1, len(self.sums) - 1
         if seeds == 0:
             return float(n)
-        squares = self._mean_squares()
+        squares = self.mean_squares()
         below = sum(s**2 / d for s, d in zip(squares, (seeds, n, seeds * n), strict=True))
         total = sum(self.parts) * self._size
         return float(np.clip(total**2 / below, seeds, n)) if below else float(n)
@@ -59,7 +59,7 @@ class Crossed:
     def _size(self) -> int:
         return len(self.sums) * self.images
 
-    def _mean_squares(self) -> tuple[float, float, float]:
+    def mean_squares(self) -> tuple[float, float, float]:
         """Of seeds, of images and of the rest; for one seed, (0, that of the images, 0)."""
         runs, n, mean = len(self.sums), self.images, self.sums.sum() / self._size
         seeds = float((self.sums**2).sum() / n - self._size * mean**2)
