@@ -68,11 +68,30 @@ def elsewhere(reference: Path) -> str:
     return tables.markdown(pd.DataFrame(rows))
 
 
+COVERAGE_COLUMNS = {
+    "holds": "For new seeds and new digits",
+    "seeds_alone_holds": "Over seeds alone",
+    "rejects": "Test finds a difference that is not there",
+}
+
+
+def coverage(path: Path) -> str:
+    """How often intervals hold (`scripts/coverage.py`)."""
+    counted = pd.read_csv(path)
+    cells = pd.DataFrame({"Interval of": counted["what"], "Seeds": counted["n"].astype(str)})
+    for key, head in COVERAGE_COLUMNS.items():
+        if key in counted:
+            cells[head] = [f"{share:.1%}".replace("%", " %") if share == share else "–" for share in counted[key]]
+    return tables.markdown(cells)
+
+
 def render_tables(collection: Collection) -> dict[str, str]:
     """Every table that a document may show, by name."""
     standard = of_standard(collection)
     found = {"side-by-side": side_by_side(collection)}
     found["elsewhere"] = elsewhere(REFERENCE)
+    found["coverage-simulated"] = coverage(REFERENCE / "coverage" / "simulated.csv")
+    found["coverage-real"] = coverage(REFERENCE / "coverage" / "real.csv")
     found["benchmark"] = (REFERENCE / "benchmark" / "targets.md").read_text(encoding="utf-8")
     estimates = make_estimates(standard, load_misclassified(standard)[0])
     rendered = [tables.comparison(standard, estimates), tables.differences(standard, estimates)]

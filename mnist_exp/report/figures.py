@@ -48,7 +48,6 @@ METADATA: dict[str, dict[str, Any]] = {
     "png": {"Software": None},
 }
 STYLE = mpl.rc_params_from_file(str(published.resource("report.mplstyle")), use_default_template=False)
-
 PLAIN = StrMethodFormatter("{x:,g}")
 
 Styles = dict[str, dict[str, Any]]

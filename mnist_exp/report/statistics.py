@@ -87,11 +87,22 @@ class Estimate:
     images_variance: float | None = None
     """What seeds and what images add to the variance of the mean (`crossed.Crossed.parts`)."""
 
-    def negated(self) -> "Estimate":
-        """Of the difference the other way round."""
-        ends = (self.high, self.low, self.seeds_high, self.seeds_low)
-        low, high, seeds_low, seeds_high = (None if end is None else -end for end in ends)
-        return replace(self, mean=-self.mean, low=low, high=high, seeds_low=seeds_low, seeds_high=seeds_high)
+    def times(self, factor: float) -> "Estimate":
+        """The same in another unit; with -1, of the difference the other way round."""
+        ends = [[self.low, self.high], [self.seeds_low, self.seeds_high]]
+        (low, high), (seeds_low, seeds_high) = ends if factor > 0 else [pair[::-1] for pair in ends]
+        return Estimate(
+            self.n,
+            factor * self.mean,
+            _times(self.std, abs(factor)),
+            _times(low, factor),
+            _times(high, factor),
+            self.basis,
+            _times(seeds_low, factor),
+            _times(seeds_high, factor),
+            _times(self.seeds_variance, factor**2),
+            _times(self.images_variance, factor**2),
+        )
 
 
 def estimate(values: Sequence[float], crossed: Crossed | None, bounds: tuple[float, float]) -> Estimate:
@@ -120,6 +131,10 @@ def estimate(values: Sequence[float], crossed: Crossed | None, bounds: tuple[flo
     return Estimate(s.n, s.mean, s.std, *ends, basis, seeds_low, seeds_high, *parts)
 
 
+def _times(value: float | None, factor: float) -> float | None:
+    return None if value is None else factor * value
+
+
 def _clip(value: float | None, bounds: tuple[float, float]) -> float | None:
     return None if value is None else min(max(value, bounds[0]), bounds[1])
 
@@ -146,8 +161,8 @@ class Comparison:
     def reversed(self) -> "Comparison":
         """``second - first``."""
         wins = None if self.wins is None else 1 - self.wins
-        loss = self.loss and self.loss.negated()
-        return Comparison(self.second, self.first, self.difference.negated(), self.p_value, wins, loss)
+        loss = self.loss and self.loss.times(-1)
+        return Comparison(self.second, self.first, self.difference.times(-1), self.p_value, wins, loss)
 
 
 Values = dict[str, dict[int, float]]

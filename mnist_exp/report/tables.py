@@ -184,11 +184,8 @@ def confused(misclassified: Sequence[Misclassified]) -> Table:
             if wrong[label, answer]:
                 row: Row = {"section": m.group.section, "model": m.group.label}
                 row |= {"label": m.group.classes[label], "predicted": m.group.classes[answer]}
-                share, images = _share_of_class(m, label, answer), m.confusion[label].sum()
-                row |= {
-                    key: x * images if isinstance(x, float) else x
-                    for key, x in _both_intervals("digits", share).items()
-                }
+                share, images = _share_of_class(m, label, answer), float(m.confusion[label].sum())
+                row |= _both_intervals("digits", share.times(images))
                 rows.append(row | {"share": share.mean})
     return _table("confused", rows)
 
