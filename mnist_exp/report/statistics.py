@@ -13,6 +13,10 @@ from mnist_exp.report.crossed import LEVEL, Crossed, Products, half_width, mcnem
 
 BOTH, IMAGES, SEEDS, NOTHING = "new seeds and new images", "new images", "new seeds", ""
 """What an interval takes to be drawn anew. Only images: it is of these trained networks."""
+CAVEATS = {
+    IMAGES: " That is about new images for these two trained networks; it says nothing about other seeds.",
+    SEEDS: " That is about new seeds on these very images; it says nothing about other images.",
+}
 PER = 10_000
 """Images that errors are counted in."""
 FRACTION, DIFFERENCE, LOSS = (0.0, 1.0), (-1.0, 1.0), (0.0, math.inf)
@@ -236,15 +240,12 @@ def sentence(c: Comparison) -> str:
     if d.mean < 0:
         return sentence(c.reversed())
     test = "McNemar's test, " if d.basis == IMAGES else ""
-    said = f"{_span(d)}; {_seeds(d.n)}, {test}p = {c.p_value:.2g}"
+    p = f"p = {c.p_value:.2g}" if c.p_value >= 0.001 else "p < 0.001"
+    said = f"{_span(d)}; {_seeds(d.n)}, {test}{p}."
     if c.significant:
-        words = f"{c.first} is more accurate than {c.second}: {said}."
+        words = f"{c.first} is more accurate than {c.second}: {said}{CAVEATS.get(d.basis, '')}"
     else:
-        words = f"{c.first} and {c.second} cannot be told apart: of the former, {said}."
-    if d.basis == IMAGES:
-        return f"{words} That is about new images for these two trained networks; it says nothing about other seeds."
-    if d.basis == SEEDS:
-        return f"{words} That is about new seeds on these very images; it says nothing about other images."
+        words = f"{c.first} and {c.second} cannot be told apart: of the former, {said}{CAVEATS.get(d.basis, '')}"
     if c.wins is None:
         return words
     return f"{words} A new run of {c.first} beats a new run of {c.second} with a probability of {_percent(c.wins)}."

@@ -154,7 +154,7 @@ def test_comparisons_in_words() -> None:
     )
     one = sentence(comparison(0.0004, 0.0011, 0.002, n=1, basis=IMAGES))
     assert "n = 1 seed, McNemar's test, p = 0.002" in one and one.endswith("it says nothing about other seeds.")
-    assert sentence(comparison(0.0004, 0.0011, 0.002, basis=SEEDS)).endswith("it says nothing about other images.")
+    assert sentence(comparison(0.0004, 0.0011, 0.002, basis=SEEDS)).count("it says nothing about other images.") == 1
 
 
 def test_winner_in_words() -> None:
