@@ -111,6 +111,7 @@ def test_pictures_have_text_and_numbers(site: Path) -> None:
 def test_summary_and_runs_are_on_the_page(site: Path) -> None:
     text = page(site)
     assert "LeNet5_regularized, batch_size=64 (" in text and "nothing can be said (they share no seed)" in text
+    assert text.count("what if the images were others as well?") == 1
     assert text.count('<details class="run">') == 10
     assert "provenance.git_commit" in text and "identity.optimizer.lr" in text
     assert "all miss" in text and 'alt="Image 0 of the test split, labelled 0"' in text
