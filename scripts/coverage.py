@@ -27,6 +27,8 @@ SEEDS = (1, 2, 3, 5, 10)
 REAL_SEEDS, ALL_SEEDS = (3, 5), 10
 IMAGES = 10_000
 DRAWS = 4000
+SPREADS = {1: "", 4: ", seeds four times as unlike"}
+"""Factors of the seeds' effects that are simulated. Under the standard protocol they are about four times as large."""
 GRID = ndtri((np.arange(100) + 0.5) / 100)
 """A standard normal variable, to average over."""
 
@@ -67,15 +69,15 @@ def read_errors() -> dict[str, NDArray[np.float32]]:
     return {m.group.label: m.errors for m in whole}
 
 
-def fit(name: str, models: list[NDArray[np.float32]]) -> Population:
-    """A population as hard, and as much changed by seeds, as the runs of these models, ``[S, N]`` each."""
+def fit(name: str, models: list[NDArray[np.float32]], factor: float = 1) -> Population:
+    """A population as hard, and ``factor`` times as much changed by seeds, as these models' runs, ``[S, N]`` each."""
     effects = []
     for errors in models:
         seeds, _, rest = Crossed(*multiply(errors), errors.shape[1]).mean_squares()
         share = errors.mean(axis=0).astype(float)
         slope = (share * (1 - share)).mean()  # what the share of wrong images gains with the log odds
         effects.append(max(seeds - rest, 0.0) ** 0.5 / errors.shape[1] ** 0.5 / slope)
-    return Population(name, np.array([errors.mean(axis=0) for errors in models], float), np.array(effects))
+    return Population(name, np.array([errors.mean(axis=0) for errors in models], float), factor * np.array(effects))
 
 
 def without_difference(population: Population) -> Population:
@@ -175,7 +177,12 @@ def main(draws: int = DRAWS) -> int:
     """Write both tables."""
     folder = REFERENCE / "coverage"
     folder.mkdir(exist_ok=True)
-    simulated = [row for name, models in questions() for row in simulate(fit(name, models), draws)]
+    simulated = [
+        row
+        for factor, words in SPREADS.items()
+        for name, models in questions()
+        for row in simulate(fit(name + words, models, factor), draws)
+    ]
     measured = [row for name, models in questions() for row in real(name, models, draws)]
     for name, rows in (("simulated", simulated), ("real", measured)):
         pd.DataFrame(rows).to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")

@@ -68,21 +68,25 @@ def elsewhere(reference: Path) -> str:
     return tables.markdown(pd.DataFrame(rows))
 
 
-COVERAGE_COLUMNS = {
-    "holds": "For new seeds and new digits",
-    "seeds_alone_holds": "Over seeds alone",
-    "rejects": "Test finds a difference that is not there",
+COVERAGE = {
+    "holds": "interval for new seeds and new digits holds",
+    "seeds_alone_holds": "interval over seeds alone holds",
+    "rejects": "test finds a difference that is not there",
 }
 
 
 def coverage(path: Path) -> str:
-    """How often intervals hold (`scripts/coverage.py`)."""
+    """How often intervals hold, a column for each number of seeds (`scripts/coverage.py`)."""
     counted = pd.read_csv(path)
-    cells = pd.DataFrame({"Interval of": counted["what"], "Seeds": counted["n"].astype(str)})
-    for key, head in COVERAGE_COLUMNS.items():
-        if key in counted:
-            cells[head] = [f"{share:.1%}".replace("%", " %") if share == share else "–" for share in counted[key]]
-    return tables.markdown(cells)
+    rows = []
+    for what, part in counted.groupby("what", sort=False):
+        for key in (key for key in COVERAGE if key in part and part[key].notna().any()):
+            shares = {
+                f"n = {n}": f"{100 * share:.1f} %" if share == share else "–"
+                for n, share in zip(part["n"], part[key], strict=True)
+            }
+            rows.append({"Of": what, "How often the": COVERAGE[key]} | shares)
+    return tables.markdown(pd.DataFrame(rows))
 
 
 def render_tables(collection: Collection) -> dict[str, str]:

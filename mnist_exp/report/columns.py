@@ -144,9 +144,9 @@ LAYOUTS = {
         "Differences between models",
         "Test accuracy, paired by seed: two runs of one seed see the images in the same order. 95 % intervals for new "
         "seeds and new images together, unless a sentence says otherwise; p-values of the same analysis, or for one "
-        "seed of McNemar's exact test, Holm-corrected over the pairs of a section. The CSV file also has the intervals for "
-        "new seeds alone and the differences of the losses. Of more than 66 pairs in a section, only those of the most "
-        "accurate group are in words here; the CSV file has all.",
+        "seed of McNemar's exact test, Holm-corrected over the pairs of a section. The CSV file also has the "
+        "intervals for new seeds alone and the differences of the losses. Of more than 66 pairs in a section, only "
+        "those of the most accurate group are in words here; the CSV file has all.",
         (SECTION, value("What the runs say", "words")),
         {"score": "Where images were held out of training, validation accuracy is compared instead."},
     ),
