@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import stats
-from scipy.special import stdtr
+from scipy.special import expit, logit, stdtr
 
 from mnist_exp.report.crossed import LEVEL, Crossed, Products, half_width, mcnemar_test, t_test, tail, wilson_interval
 
@@ -112,8 +112,9 @@ class Estimate:
 def estimate(values: Sequence[float], crossed: Crossed | None, bounds: tuple[float, float]) -> Estimate:
     """The mean of a value per seed, and its intervals.
 
-    New seeds and images: `crossed.half_width`; for one seed, new images alone. Where no seed is wrong
-    anywhere, an accuracy has Wilson's interval, as has that of one seed. New seeds alone: Student's t.
+    New seeds and images: `crossed.half_width`, of an accuracy on the scale of its log odds, which suits few
+    errors and ends at 0 and 1. One seed has an interval for new images alone, of an accuracy Wilson's, as
+    have seeds that are all perfect. New seeds alone: Student's t.
 
     Args:
         values: one per seed.
@@ -130,6 +131,8 @@ def estimate(values: Sequence[float], crossed: Crossed | None, bounds: tuple[flo
     low, high = s.mean - half, s.mean + half
     if bounds == FRACTION and (s.n == 1 or not of_seeds + of_images):
         low, high = wilson_interval(s.mean, crossed.images)
+    elif bounds == FRACTION:
+        low, high = (float(expit(logit(s.mean) + side * half / (s.mean * (1 - s.mean)))) for side in (-1, 1))
     ends, basis = (_clip(low, bounds), _clip(high, bounds)), BOTH if s.n > 1 else IMAGES
     parts = (of_seeds if s.n > 1 else None, of_images)
     return Estimate(s.n, s.mean, s.std, *ends, basis, seeds_low, seeds_high, *parts)

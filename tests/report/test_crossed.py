@@ -1,6 +1,7 @@
 """The crossed analysis against sums written out, and how often its intervals hold."""
 
 import itertools
+import math
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,10 @@ def test_accuracies_stay_within_0_and_1_and_a_perfect_one_is_not_certain() -> No
     errors = np.zeros((2, 50))
     errors[0, :3] = 1
     found = estimate([0.94, 1.0], crossed(errors), FRACTION)
-    assert found.high == 1 and found.low is not None and 0 <= found.low < 0.94
+    assert found.low is not None and found.high is not None and 0 <= found.low < 0.94 and 0.99 < found.high <= 1
+    # On the log odds' scale, where a small step is as many times larger as p (1 - p) is smaller than 1.
+    half, odds = half_width(crossed(errors)), math.log(0.97 / 0.03)
+    assert found.low == pytest.approx(1 / (1 + math.exp(half / (0.97 * 0.03) - odds)))
     one = estimate([0.5], crossed([[0.5, 0.4, 0.6]]), LOSS)
     assert one.basis == IMAGES and one.seeds_low is None and one.seeds_variance is None
 
