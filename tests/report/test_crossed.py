@@ -28,7 +28,8 @@ def test_parts_by_hand() -> None:
     # (6 + 6 - 2)² / (36/1 + 36/2 + 4/2) = 100 / 56 degrees of freedom.
     assert c.degrees == pytest.approx(100 / 56)
     t = stats.t.ppf(0.975, 100 / 56)
-    assert half_width(c) == pytest.approx(max(t * (10 / 6) ** 0.5, stats.t.ppf(0.965, 1)))
+    # t(0.975, 1) = 12.706205, with the seeds' part less a sixteenth of the images'.
+    assert half_width(c) == pytest.approx(max(t * (10 / 6) ** 0.5, 12.706205 * (1 - 4 / 6 / 16) ** 0.5))
 
 
 def test_parts_against_every_deviation_written_out() -> None:
