@@ -274,8 +274,8 @@ def _counterparts(collection: Collection, protocols: Sequence[str]) -> list[tupl
     return [pair for protocol in protocols for pair in pairs if pair[0].protocol == protocol]
 
 
-def _over_seeds(name: str, values: Sequence[float], *, fraction: bool = True) -> dict[str, float | None]:
-    s = summarise(values, fraction=fraction)
+def _over_seeds(name: str, values: Sequence[float]) -> dict[str, float | None]:
+    s = summarise(values, fraction=True)
     return {name: s.mean, f"{name}_std": s.std, f"{name}_low": s.mean_low, f"{name}_high": s.mean_high}
 
 
