@@ -14,6 +14,8 @@ import pandas as pd
 
 from mnist_exp.report import published, tables
 from mnist_exp.report.collect import Collection, collect
+from mnist_exp.report.estimates import make_estimates
+from mnist_exp.report.misclassified import load_misclassified
 from mnist_exp.report.statistics import Summary, summarise
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -66,13 +68,37 @@ def elsewhere(reference: Path) -> str:
     return tables.markdown(pd.DataFrame(rows))
 
 
+COVERAGE = {
+    "holds": "interval for new seeds and new digits holds",
+    "seeds_alone_holds": "interval over seeds alone holds",
+    "rejects": "test finds a difference that is not there",
+}
+
+
+def coverage(path: Path) -> str:
+    """How often intervals hold, a column for each number of seeds (`scripts/coverage.py`)."""
+    counted = pd.read_csv(path)
+    rows = []
+    for what, part in counted.groupby("what", sort=False):
+        for key in (key for key in COVERAGE if key in part and part[key].notna().any()):
+            shares = {
+                f"n = {n}": f"{100 * share:.1f} %" if share == share else "–"
+                for n, share in zip(part["n"], part[key], strict=True)
+            }
+            rows.append({"Of": what, "How often the": COVERAGE[key]} | shares)
+    return tables.markdown(pd.DataFrame(rows))
+
+
 def render_tables(collection: Collection) -> dict[str, str]:
     """Every table that a document may show, by name."""
     standard = of_standard(collection)
     found = {"side-by-side": side_by_side(collection)}
     found["elsewhere"] = elsewhere(REFERENCE)
+    found["coverage-simulated"] = coverage(REFERENCE / "coverage" / "simulated.csv")
+    found["coverage-real"] = coverage(REFERENCE / "coverage" / "real.csv")
     found["benchmark"] = (REFERENCE / "benchmark" / "targets.md").read_text(encoding="utf-8")
-    rendered = [tables.comparison(standard), tables.differences(standard)]
+    estimates = make_estimates(standard, load_misclassified(standard)[0])
+    rendered = [tables.comparison(standard, estimates), tables.differences(standard, estimates)]
     rendered += [tables.verdict(collection), tables.forensics(collection)]
     found |= {table.name: tables.markdown(table.cells) for table in rendered if table}
     return found

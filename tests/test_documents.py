@@ -74,6 +74,23 @@ def test_the_reference_is_whole_clean_and_says_nothing_of_a_person() -> None:
         assert {path.suffix for path in folder.iterdir()} == {".csv", ".json"}
 
 
+def test_what_the_tracked_runs_get_wrong_is_theirs_and_small() -> None:
+    files = [*(REFERENCE / "runs").glob("*/mistakes.csv"), *(REFERENCE / "runs").glob("*/classes.csv")]
+    assert files and sum(path.stat().st_size for path in files) < 3_000_000
+    for path in (REFERENCE / "runs").glob("*/mistakes.csv"):
+        accuracy = pd.read_csv(path.with_name("metrics.csv"))["test_accuracy"].iloc[-1]
+        images = pd.read_csv(path.with_name("classes.csv"))["images"].sum()
+        assert len(pd.read_csv(path)) == round((1 - accuracy) * images)
+
+
+def test_intervals_hold_and_tests_err_as_often_as_is_promised() -> None:
+    simulated, real = (pd.read_csv(REFERENCE / "coverage" / f"{name}.csv") for name in ("simulated", "real"))
+    assert simulated["n"].unique().tolist() == [1, 2, 3, 5, 10] and real["n"].unique().tolist() == [3, 5]
+    assert simulated["holds"].between(0.93, 0.97).all()
+    assert simulated["rejects"].dropna().between(0.03, 0.06).all()
+    assert (real["holds"] >= 0.93).all()
+
+
 @pytest.mark.parametrize("name", ["README.md", *(f"docs/{path.name}" for path in (PROJECT / "docs").glob("*.md"))])
 def test_links_lead_somewhere(name: str) -> None:
     path = PROJECT / name

@@ -17,6 +17,7 @@ import pytest
 from mnist_exp import run
 from mnist_exp.report import tables
 from mnist_exp.report.collect import collect
+from mnist_exp.report.estimates import make_estimates
 from tests.conftest import MINUTES, command, results, started, wait_until
 
 MODELS = "model=lenet5,lenet5r,mlp"
@@ -219,7 +220,7 @@ def test_a_sweep_writes_what_the_design_lists(sweep: tuple[Path, str]) -> None:
     for folder, parameters, least in zip(folders, (61_706, 61_990, 62_930), (0.97, 0.97, 0.93), strict=True):
         assert {path.name for path in folder.iterdir()} == {
             *("metrics.csv", "timing.csv", "run.json", "checkpoint.pt", "model.safetensors", "predictions.npz"),
-            ".hydra",
+            *("mistakes.csv", "classes.csv", ".hydra"),
         }
         record = json.loads((folder / "run.json").read_text())
         assert record["status"] == "finished" and record["parameters"] == parameters
@@ -314,7 +315,8 @@ def test_a_sweep_with_a_validation_split_scores_and_is_ranked_by_it(tmp_path: Pa
         assert accuracy != finals[rate]["test_accuracy"] and accuracy == round(accuracy * 5000) / 5000
         assert f"return value: {accuracy}" in done.stdout
         assert f"finished, validation accuracy {accuracy:.4f}" in done.stdout
-    table = tables.comparison(collect(tmp_path / "outputs" / "runs")).cells
+    collection = collect(tmp_path / "outputs" / "runs")
+    table = tables.comparison(collection, make_estimates(collection, [])).cells
     assert table["Model"].tolist() == ["Custom MLP, lr=0.03", "Custom MLP, lr=0.0003"]
     assert table["Validation accuracy"].tolist() == [f"{finals[r]['validation_accuracy']:.4f}" for r in (0.03, 0.0003)]
 

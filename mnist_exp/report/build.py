@@ -7,6 +7,7 @@ from pathlib import Path
 
 from mnist_exp.report import cost, figures, misclassified, page, tables
 from mnist_exp.report.collect import Collection, collect
+from mnist_exp.report.estimates import make_estimates
 
 MANIFEST = ".report-files"
 """Names the files of a report, so that the next one can remove those that it does not have."""
@@ -38,19 +39,21 @@ def build(runs: Path, out: Path, data: Path) -> Report:
     if not collection.groups:
         return Report(collection, [], 0)
     measured = cost.measure(collection)
-    made = [tables.comparison(collection), tables.cost(measured)]
-    made += [t for t in (f(collection) for f in (tables.verdict, tables.forensics, tables.differences)) if t]
+    estimates = make_estimates(collection, wrong)
+    made = [tables.comparison(collection, estimates), tables.cost(measured)]
+    some = [tables.verdict(collection), tables.forensics(collection), tables.differences(collection, estimates)]
     if wrong:
-        made += [tables.confused(wrong), *tables.classes(wrong), tables.calibration(wrong)]
+        some += [tables.confused(wrong), *tables.classes(wrong), tables.calibration(wrong)]
+    made += [table for table in some if table]
     drawings = []
     for section in collection.sections:
         mine = [m for m in wrong if m.group.section == section]
-        drawings += figures.of_section(collection, section, mine, measured)
+        drawings += figures.of_section(collection, estimates, section, mine, measured)
     new = out / ".new"
     try:
         new.mkdir(parents=True, exist_ok=True)
         files = tables.write(made, new) + figures.write(drawings, new)
-        text = page.render(collection, made, drawings, wrong, new, data)
+        text = page.render(collection, estimates, made, drawings, wrong, new, data)
         (new / "index.html").write_text(text, encoding="utf-8", newline="\n")
         _replace(out, new, [*files, "index.html"])
     finally:

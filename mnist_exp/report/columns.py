@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from mnist_exp.report.statistics import IMAGES, SEEDS
+
 Row = dict[str, Any]
 MISSING = "–"
 
@@ -43,12 +45,13 @@ def mean_std(head: str, key: str, std_key: str = "") -> Column:
     return Column(head, key, cell)
 
 
-def interval(head: str, low: str, high: str, spec: str = ".4f") -> Column:
-    """An interval; of a single seed, what it needs."""
+def interval(head: str, low: str, high: str, spec: str = ".4f", basis: str = "") -> Column:
+    """An interval, and what it is for where that is less than new seeds and new images together."""
 
     def cell(row: Row) -> str:
         known = _is_number(row[low]) and _is_number(row[high])
-        return f"{row[low]:{spec}} to {row[high]:{spec}}" if known else "needs 2 seeds"
+        only = f" ({row[basis]} only)" if basis and row[basis] in (SEEDS, IMAGES) else ""
+        return f"{row[low]:{spec}} to {row[high]:{spec}}{only}" if known else MISSING
 
     return Column(head, low, cell)
 
@@ -75,7 +78,10 @@ SECTION = value("Data and protocol", "section")
 LAYOUTS = {
     "comparison": Layout(
         "Comparison",
-        "The last epoch's result: mean ± standard deviation over n seeds. No epoch was chosen by its accuracy.",
+        "The last epoch's result: mean ± standard deviation over n seeds. No epoch was chosen by its accuracy. The "
+        "interval is for new seeds and new images together (crossed analysis of variance, Satterthwaite's degrees of "
+        "freedom; of one run Wilson's, for new images only). The CSV file also has the interval for new seeds on these "
+        "very images (Student's t), and what seeds and images each add to the variance of the mean.",
         (
             value("Model", "model"),
             SECTION,
@@ -83,7 +89,12 @@ LAYOUTS = {
             mean_std("Validation accuracy", "validation_accuracy"),
             mean_std("Test loss", "test_loss"),
             mean_std("Test accuracy", "test_accuracy"),
-            interval("95 % interval of the mean accuracy", "test_accuracy_low", "test_accuracy_high"),
+            interval(
+                "95 % interval of the mean accuracy",
+                "test_accuracy_low",
+                "test_accuracy_high",
+                basis="test_accuracy_interval_for",
+            ),
             value("n", "n"),
             value("Settings chosen by", "chosen_by"),
         ),
@@ -131,37 +142,39 @@ LAYOUTS = {
     ),
     "differences": Layout(
         "Differences between models",
-        "Test accuracy, paired by seed: two runs of one seed see the images in the same order. Points are percentage "
-        "points; 95 % bootstrap interval of the mean difference (BCa); two-sided permutation test, Holm-corrected over "
-        "the pairs of a section. Of more than 66 pairs in a section, only those of the most accurate group are in "
-        "words here; the CSV file has all.",
-        (SECTION, value("What the seeds say", "words")),
+        "Test accuracy, paired by seed: two runs of one seed see the images in the same order. 95 % intervals for new "
+        "seeds and new images together, unless a sentence says otherwise; p-values of the same analysis, or for one "
+        "seed of McNemar's exact test, Holm-corrected over the pairs of a section. The CSV file also has the "
+        "intervals for new seeds alone and the differences of the losses. Of more than 66 pairs in a section, only "
+        "those of the most accurate group are in words here; the CSV file has all.",
+        (SECTION, value("What the runs say", "words")),
         {"score": "Where images were held out of training, validation accuracy is compared instead."},
     ),
     "classes": Layout(
         "Accuracy of each class",
         "The share of each class's images that are recognised: mean ± standard deviation over the seeds. The CSV file "
-        "has the 95 % intervals.",
+        "has both 95 % intervals.",
         (SECTION, value("Model", "model"), *(mean_std(str(label), f"class_{label}") for label in range(10))),
     ),
     "confused": Layout(
         "Pairs most often confused",
-        "The five most frequent of each model: images per run, as mean and 95 % interval over the seeds, and their "
-        "share of all images with that label.",
+        "The five most frequent of each model: images per run, as mean and 95 % interval for new seeds and new images, "
+        "and their share of all images with that label. Intervals of fewer than ten images are rough.",
         (
             SECTION,
             value("Model", "model"),
             value("Label", "label"),
             value("Predicted", "predicted"),
             value("Images per run", "digits", ".1f"),
-            interval("95 % interval", "digits_low", "digits_high", ".1f"),
+            interval("95 % interval", "digits_low", "digits_high", ".1f", "digits_interval_for"),
             value("Share of the label", "share", ".2%"),
         ),
     ),
     "calibration": Layout(
         "Calibration",
         "Expected calibration error over 15 equal bins of confidence (Guo et al. 2017): how far, on average, the "
-        "probability of an answer is from the share of right answers. Mean ± standard deviation over the seeds.",
+        "probability of an answer is from the share of right answers. Mean ± standard deviation and interval over the "
+        "seeds.",
         (
             SECTION,
             value("Model", "model"),

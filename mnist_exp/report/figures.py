@@ -22,10 +22,12 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodF
 
 from mnist_exp.machine.parent import exit_when_parent_dies
 from mnist_exp.report import published
+from mnist_exp.report.answers import BINS
 from mnist_exp.report.collect import Collection, Group
-from mnist_exp.report.misclassified import BINS, Misclassified
+from mnist_exp.report.estimates import Estimates
+from mnist_exp.report.misclassified import Misclassified
 from mnist_exp.report.runs import DIGITS, METRIC_NAMES, VALIDATION_NAMES
-from mnist_exp.report.statistics import summarise
+from mnist_exp.report.statistics import Estimate, summarise
 from mnist_exp.report.text import slug
 
 MAX_TOGETHER, MAX_ALONE = 8, 4
@@ -46,7 +48,6 @@ METADATA: dict[str, dict[str, Any]] = {
     "png": {"Software": None},
 }
 STYLE = mpl.rc_params_from_file(str(published.resource("report.mplstyle")), use_default_template=False)
-
 PLAIN = StrMethodFormatter("{x:,g}")
 
 Styles = dict[str, dict[str, Any]]
@@ -120,7 +121,11 @@ def _write(position: int) -> None:
 
 
 def of_section(
-    collection: Collection, section: str, misclassified: Sequence[Misclassified], measured: list[dict[str, Any]]
+    collection: Collection,
+    estimates: Estimates,
+    section: str,
+    misclassified: Sequence[Misclassified],
+    measured: list[dict[str, Any]],
 ) -> list[Drawing]:
     """All figures of a section; ``misclassified`` are its groups', ``measured`` is of `mnist_exp.report.cost`."""
     groups = collection.in_section(section, most=MAX_TOGETHER)
@@ -128,19 +133,22 @@ def of_section(
     styles = {g.label: {"color": c, "marker": m, "ls": d} for g, (c, m, d) in zip(groups, palette, strict=False)}
     few = groups if len(collection.in_section(section)) <= MAX_ALONE else []
     metrics = [metric for metric in (*METRIC_NAMES, *VALIDATION_NAMES) if groups[0].final_values(metric)]
-    drawings = [overview(section, groups, styles), *(curves(section, groups, metric, styles) for metric in metrics)]
+    bars = {group: estimates.of(group, group.selection_metric) for group in groups}
+    drawings = [overview(section, bars, styles), *(curves(section, groups, metric, styles) for metric in metrics)]
     drawings += [curves(section, [group], metric, styles, alone=True) for metric in metrics for group in few]
     best = collection.in_section(section, most=MAX_ALONE)
     drawings += [confusion(section, m) for m in misclassified if m.group in best]
-    drawings += [reliability(section, [m for m in misclassified if m.group in groups], styles)] if misclassified else []
+    calibrated = [m for m in misclassified if m.group in groups and len(m.bins)]
+    drawings += [reliability(section, calibrated, styles)] if calibrated else []
     return [
         *drawings,
-        cost(section, groups, {row["model"]: row for row in measured if row["section"] == section}, styles),
+        cost(section, bars, {row["model"]: row for row in measured if row["section"] == section}, styles),
     ]
 
 
-def overview(section: str, groups: list[Group], styles: Styles) -> Drawing:
+def overview(section: str, bars: dict[Group, Estimate], styles: Styles) -> Drawing:
     """The final score of every seed, with each group's mean and its interval."""
+    groups = [*bars]
     score, name = groups[0].selection_metric, groups[0].selection_metric.replace("_", " ")
     ends = {group: group.final_values(score) for group in groups}
     data = [(g.label, run.record.seed, value) for g in groups for run, value in zip(g.runs, ends[g], strict=True)]
@@ -157,7 +165,7 @@ def overview(section: str, groups: list[Group], styles: Styles) -> Drawing:
         axes = figure.subplots()
         for place, group in enumerate(groups):
             axes.plot(ends[group], [place + 0.22] * len(ends[group]), "|", color="0.55", ms=6, mew=0.8)
-            axes.errorbar(xerr=_bar(group), y=place, x=np.mean(ends[group]), **_marker(styles, group))
+            axes.errorbar(xerr=_bar(bars[group]), y=place, x=np.mean(ends[group]), **_marker(styles, group))
             axes.plot(values.get(group, np.nan), place, "x", color="black", ms=6, mew=1.2)
         axes.set(xlabel=f"{name} (fraction)", ylim=(len(groups) - 0.5, -0.5))
         axes.set_title(section, wrap=True)
@@ -165,7 +173,7 @@ def overview(section: str, groups: list[Group], styles: Styles) -> Drawing:
         return figure
 
     text = "Points are means with their 95 % interval, ticks are seeds"
-    text += f"{'; crosses are the published values' if values else ''}. {_means(groups)}."
+    text += f"{'; crosses are the published values' if values else ''}. {_means(bars)}."
     frame = pd.DataFrame(data, columns=["label", "seed", score])
     title = f"{name.capitalize()} after the last epoch"
     return Drawing("overview", section, "overview", title, text, frame, draw)
@@ -236,7 +244,7 @@ def confusion(section: str, m: Misclassified) -> Drawing:
         axes.tick_params("x", rotation=90 if max(map(len, ticks)) > 3 else 0)
         return figure
 
-    text = f"Images by label and prediction, mean of {len(m.confusions)} runs; colour shows the errors. Most frequent: "
+    text = f"Images by label and prediction, mean of {len(m.answers)} runs; colour shows the errors. Most frequent: "
     text += f"{names[label]} read as {names[answer]}, {wrong[label, answer]:.1f} images per run."
     data = pd.DataFrame(m.confusion, columns=[f"predicted_{name}" for name in names]).assign(label=names)
     title = f"{m.group.label}: confusion matrix"
@@ -276,8 +284,9 @@ def reliability(section: str, misclassified: Sequence[Misclassified], styles: St
     return Drawing("errors", section, "reliability", "Reliability diagram", f"{text}.", data, draw)
 
 
-def cost(section: str, groups: list[Group], measured: dict[str, dict[str, Any]], styles: Styles) -> Drawing:
+def cost(section: str, bars: dict[Group, Estimate], measured: dict[str, dict[str, Any]], styles: Styles) -> Drawing:
     """Accuracy against arithmetic and against time."""
+    groups = [*bars]
     sides = {"multiply_accumulates": "multiply-accumulates per image", "epoch_seconds": "seconds per epoch"}
 
     def draw() -> Figure:
@@ -285,7 +294,7 @@ def cost(section: str, groups: list[Group], measured: dict[str, dict[str, Any]],
         for axes, (key, label) in zip(figure.subplots(1, 2, sharey=True), sides.items(), strict=True):
             for group in groups:
                 x = np.nan if measured[group.label][key] is None else measured[group.label][key]
-                axes.errorbar(x, group.mean_score, _bar(group), label=group.label, **_marker(styles, group))
+                axes.errorbar(x, group.mean_score, _bar(bars[group]), label=group.label, **_marker(styles, group))
             axes.set(xlabel=label, xscale="log")
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.xaxis.set_major_formatter(PLAIN)
@@ -298,7 +307,7 @@ def cost(section: str, groups: list[Group], measured: dict[str, dict[str, Any]],
     data = pd.DataFrame(
         [{g.selection_metric: np.mean(g.final_values(g.selection_metric))} | measured[g.label] for g in groups]
     )
-    text = f"Bars are 95 % intervals of the mean. {_means(groups)}."
+    text = f"Bars are 95 % intervals of the mean. {_means(bars)}."
     return Drawing("cost", section, "cost", "Accuracy against cost", text, data, draw)
 
 
@@ -306,16 +315,14 @@ def _marker(styles: Styles, group: Group) -> dict[str, Any]:
     return styles[group.label] | {"ls": "none", "ms": 6}
 
 
-def _bar(group: Group) -> list[list[float]] | None:
+def _bar(e: Estimate) -> list[list[float]] | None:
     """The distances from the mean score to the ends of its interval."""
-    s = summarise(group.final_values(group.selection_metric), fraction=True)
-    return None if s.mean_low is None or s.mean_high is None else [[s.mean - s.mean_low], [s.mean_high - s.mean]]
+    return None if e.low is None or e.high is None else [[e.mean - e.low], [e.high - e.mean]]
 
 
-def _means(groups: list[Group]) -> str:
-    summaries = [summarise(group.final_values(group.selection_metric), fraction=True) for group in groups]
-    spans = ["" if s.mean_low is None else f" ({s.mean_low:.4f} to {s.mean_high:.4f})" for s in summaries]
-    return "; ".join(f"{g.label} {s.mean:.4f}{i}" for g, s, i in zip(groups, summaries, spans, strict=True))
+def _means(bars: dict[Group, Estimate]) -> str:
+    spans = ["" if e.low is None else f" ({e.low:.4f} to {e.high:.4f}, for {e.basis})" for e in bars.values()]
+    return "; ".join(f"{g.label} {e.mean:.4f}{i}" for (g, e), i in zip(bars.items(), spans, strict=True))
 
 
 def _published(group: Group) -> str | None:

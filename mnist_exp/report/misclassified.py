@@ -1,8 +1,8 @@
-"""Which images the models get wrong, from the predictions of their runs."""
+"""Which images the models get wrong, from the answers of their runs."""
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,13 @@ from mnist_exp.data.catalog import CATALOG
 from mnist_exp.data.folders import CACHE, read_cache
 from mnist_exp.data.idx import read_raw
 from mnist_exp.errors import DataError
+from mnist_exp.report.answers import Answers, read_answers
 from mnist_exp.report.collect import Collection, Group
-from mnist_exp.report.runs import Problem, Run, describe_error, read_checked
+from mnist_exp.report.runs import Problem, Run, describe_error
 from mnist_exp.report.text import printable
-from mnist_exp.runs.record import PREDICTIONS
 
-BINS = 15
-"""Of confidence; as many as Guo et al. (2017) use."""
+UNKNOWN = -1
+"""The label of an image that no run gets wrong, where only what is wrong is known."""
 
 
 @dataclass(frozen=True)
@@ -27,32 +27,72 @@ class Misclassified:
     """What the runs of one group got wrong; S runs, N images."""
 
     group: Group
-    confusions: NDArray[np.int64]
-    """Images by label and prediction, ``[S, 10, 10]``."""
-    bins: NDArray[np.float64]
-    """By confidence: images, sum of their confidences, right ones; ``[S, 3, BINS]``."""
+    runs: tuple[Run, ...]
+    """Those that have answers, ``S``."""
+    answers: tuple[Answers, ...]
     label: NDArray[np.int64]
-    """``[N]``"""
-    missed: NDArray[np.int64]
-    """How many runs got each image wrong, ``[N]``."""
-    probabilities: NDArray[np.float64]
-    """Mean over the runs, ``[N, 10]``."""
+    """``[N]``; `UNKNOWN` where the files do not say."""
+
+    @cached_property
+    def confusions(self) -> NDArray[np.int64]:
+        """Images by label and prediction, ``[S, 10, 10]``."""
+        return np.array([answers.confusion for answers in self.answers])
 
     @property
     def confusion(self) -> NDArray[np.float64]:
         """Mean over the runs, ``[10, 10]``."""
         return np.asarray(self.confusions.mean(axis=0))
 
+    @cached_property
+    def errors(self) -> NDArray[np.float32]:
+        """1 where a run is wrong, else 0; ``[S, N]``."""
+        return self.marks([answers.index for answers in self.answers])
+
+    def marks(self, places: Sequence[NDArray[np.int64]]) -> NDArray[np.float32]:
+        """1 at these places of each run, else 0; ``[S, N]``."""
+        found = np.zeros((len(self.answers), len(self.label)), np.float32)
+        for row, mine in zip(found, places, strict=True):
+            row[mine] = 1
+        return found
+
+    @property
+    def losses(self) -> NDArray[np.float32] | None:
+        """Of each run and image, ``[S, N]``; None where a run has no predictions.npz."""
+        found = [answers.losses for answers in self.answers if answers.losses is not None]
+        return np.array(found) if len(found) == len(self.answers) else None
+
+    @cached_property
+    def missed(self) -> NDArray[np.int64]:
+        """How many runs got each image wrong, ``[N]``."""
+        return np.asarray(self.errors.sum(axis=0).astype(np.int64))
+
     @property
     def mostly_missed(self) -> NDArray[np.bool_]:
         """Whether more than half of the runs get an image wrong, ``[N]``."""
-        return self.missed > len(self.confusions) / 2
+        return self.missed > len(self.answers) / 2
+
+    @property
+    def bins(self) -> NDArray[np.float64]:
+        """By confidence, of the runs that have a predictions.npz: `Answers.bins`, ``[S, 3, BINS]``."""
+        found = [answers.bins for answers in self.answers if answers.bins is not None]
+        return np.array(found)
 
     @property
     def calibration_errors(self) -> list[float]:
         """The expected calibration error of each run: ``Σ (images in bin / N) |accuracy - confidence|``."""
-        _, confidence, right = self.bins.transpose(1, 0, 2)
-        return [float(e) for e in np.abs(right - confidence).sum(axis=1) / len(self.label)]
+        return [float(np.abs(right - sure).sum() / len(self.label)) for _, sure, right in self.bins]
+
+    def answer(self, index: int) -> tuple[int, float | None]:
+        """The answer of most runs to an image, and its mean probability where that answer is wrong."""
+        given: dict[int, list[float]] = {}
+        for answers in self.answers:
+            place = int(np.searchsorted(answers.index, index))
+            if place < len(answers.index) and answers.index[place] == index:
+                given.setdefault(int(answers.predicted[place]), []).append(float(answers.probability[place]))
+        best = max(given, key=lambda answer: (len(given[answer]), sum(given[answer])), default=None)
+        if best is None or len(given[best]) < len(self.answers) - self.missed[index]:
+            return int(self.label[index]), None
+        return best, float(np.mean(given[best]))
 
 
 @dataclass(frozen=True)
@@ -64,57 +104,50 @@ class Miss:
     label: int
     by_all: bool
     """Whether most runs of every group get it wrong."""
-    answers: list[tuple[Misclassified, int]]
-    """For each group, the class with the highest mean probability."""
+    answers: list[tuple[Misclassified, int, float | None]]
+    """For each group, the answer of most of its runs, and that answer's mean probability if it is wrong."""
 
 
 def load_misclassified(collection: Collection) -> tuple[list[Misclassified], list[Problem]]:
-    """Read the predictions of all groups; runs without that file are skipped."""
+    """Read the answers of all groups; runs without such files are skipped."""
     found, problems = [], []
     for group in collection.groups:
-        confusions, bins = [], []
-        missed: Any = 0
-        total: Any = 0
-        label = None
+        runs: list[Run] = []
+        all_answers: list[Answers] = []
+        label = np.zeros(0, np.int64)
         for run in group.runs:
-            if not (run.folder / PREDICTIONS).exists():
-                continue
             try:
-                mine, predicted, probabilities = _predictions(run)
-                label = mine if label is None else label
-                if not np.array_equal(mine, label):
-                    raise ValueError("has a predictions.npz of other images than the other seeds'")
+                if (answers := read_answers(run)) is None:
+                    continue
+                label = _merge(label, answers) if all_answers else _labels(answers)
             except (ValueError, OSError) as error:
                 problems.append(Problem(printable(run.folder.name), describe_error(error), left_out=False))
                 continue
-            confusions.append(np.bincount(10 * label + predicted, minlength=100).reshape(10, 10))
-            right, confidence = predicted == label, probabilities.max(axis=1)
-            place = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
-            bins.append([np.bincount(place, w, BINS) for w in (np.ones(len(label)), confidence, right)])
-            missed, total = missed + ~right, total + probabilities
-        if label is not None:
-            mean = total / len(confusions)
-            found.append(Misclassified(group, np.array(confusions), np.array(bins), label, missed, mean))
+            runs.append(run)
+            all_answers.append(answers)
+        if runs:
+            found.append(Misclassified(group, tuple(runs), tuple(all_answers), label))
     return found, problems
 
 
-def _predictions(run: Run) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    content = read_checked(run.folder, run.record, PREDICTIONS)
-    try:
-        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
-            label, predicted, probabilities = (archive[k] for k in ("label", "predicted", "probabilities"))
-        whole = [np.asarray(a).astype(np.int64, casting="safe") for a in (label, predicted)]
-        probabilities = np.asarray(probabilities).astype(np.float64, casting="safe")
-    except Exception as error:  # whatever is wrong with it, it is not a usable archive
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(f"has a damaged predictions.npz: {reason}") from error
-    count = len(whole[0]) if whole[0].ndim == 1 else 0
-    fits = count > 0 and whole[1].shape == (count,) and probabilities.shape == (count, 10)
-    if not (fits and all(((a >= 0) & (a < 10)).all() for a in whole)):
-        raise ValueError("has a predictions.npz without labels, classes and ten probabilities each")
-    if not ((probabilities >= 0) & (probabilities <= 1 + 1e-6)).all():
-        raise ValueError("has a predictions.npz with probabilities outside 0 to 1")
-    return whole[0], whole[1], probabilities
+def same_images(one: NDArray[np.int64], other: NDArray[np.int64]) -> bool:
+    """Whether labels agree as far as both are known."""
+    return len(one) == len(other) and bool(((one == other) | (one == UNKNOWN) | (other == UNKNOWN)).all())
+
+
+def _labels(answers: Answers) -> NDArray[np.int64]:
+    if answers.labels is not None:
+        return answers.labels
+    label = np.full(answers.images, UNKNOWN)
+    label[answers.index] = answers.label
+    return label
+
+
+def _merge(label: NDArray[np.int64], answers: Answers) -> NDArray[np.int64]:
+    mine = _labels(answers)
+    if not same_images(mine, label):
+        raise ValueError("has a predictions.npz or mistakes.csv of other images than the other seeds'")
+    return np.where(label == UNKNOWN, mine, label)
 
 
 def gallery(misclassified: Sequence[Misclassified], most: int) -> list[Miss]:
@@ -124,15 +157,18 @@ def gallery(misclassified: Sequence[Misclassified], most: int) -> list[Miss]:
         misclassified: of the groups of one section; groups with other images than the first are skipped.
         most: how many images to return.
     """
-    alike = [m for m in misclassified if np.array_equal(m.label, misclassified[0].label)]
-    label = misclassified[0].label
-    shares = np.stack([m.missed / len(m.confusions) for m in alike])
+    alike = [m for m in misclassified if same_images(m.label, misclassified[0].label)]
+    label = np.max([m.label for m in alike], axis=0)
+    shares = np.mean([m.missed / len(m.answers) for m in alike], axis=0).round(6)
     by_all = np.all([m.mostly_missed for m in alike], axis=0)
     any_ = np.any([m.mostly_missed for m in alike], axis=0)
-    given = np.mean([m.probabilities[np.arange(len(label)), label] for m in alike], axis=0)
-    order = np.lexsort((np.arange(len(label)), given.round(6), -shares.mean(axis=0).round(6), ~by_all, ~any_))
+    sure = np.zeros(len(label))
+    for m in alike:
+        for answers in m.answers:
+            sure[answers.index] += answers.probability / len(m.answers)
+    order = np.lexsort((np.arange(len(label)), -sure.round(6), -shares, ~by_all, ~any_))
     return [
-        Miss(int(i), int(label[i]), bool(by_all[i]), [(m, int(m.probabilities[i].argmax())) for m in alike])
+        Miss(int(i), int(label[i]), bool(by_all[i]), [(m, *m.answer(int(i))) for m in alike])
         for i in order[: min(most, int(any_.sum()))]
     ]
 
@@ -146,7 +182,7 @@ def load_images(root: Path, data: Mapping[str, Any], split: str, label: NDArray[
         root: the folder of the data.
         data: what a run's identity says of its data.
         split: ``train`` or ``test``.
-        label: the labels that they must have, ``[N]``.
+        label: the labels that they must have, ``[N]``; any where `UNKNOWN`.
 
     Raises:
         ValueError: the files are missing or damaged, or hold other labels than ``label``.
@@ -162,7 +198,7 @@ def load_images(root: Path, data: Mapping[str, Any], split: str, label: NDArray[
         images, labels = read_raw(data["name"], split, root)
     except DataError as error:
         raise ValueError(f"the images cannot be read from the data folder: {error}") from error
-    if not np.array_equal(labels, label):
+    if not same_images(np.asarray(labels).astype(np.int64), label):
         raise ValueError(
             f"the images of the {split} split in {root.name} are not those that the runs were evaluated on"
         )

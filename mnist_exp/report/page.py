@@ -12,6 +12,7 @@ from PIL import Image
 
 from mnist_exp.report import published, tables
 from mnist_exp.report.collect import Collection, flatten
+from mnist_exp.report.estimates import Estimates
 from mnist_exp.report.figures import Drawing
 from mnist_exp.report.misclassified import Misclassified, gallery, load_images
 from mnist_exp.report.statistics import winner_sentence
@@ -22,6 +23,7 @@ GALLERY = 24
 
 def render(
     collection: Collection,
+    estimates: Estimates,
     shown: Sequence[tables.Table],
     drawings: Sequence[Drawing],
     misclassified: Sequence[Misclassified],
@@ -39,16 +41,16 @@ def render(
         collection=collection,
         tables={table.name: table for table in shown},
         figures=[(drawing, (folder / f"{drawing.name}.svg").read_bytes()) for drawing in drawings],
-        summary=summary(collection, shown),
+        summary=summary(collection, estimates, shown),
         galleries=[_gallery(section, misclassified, data) for section in collection.sections],
-        without=sum(len(group.runs) for group in collection.groups) - sum(len(m.confusions) for m in misclassified),
+        without=sum(len(group.runs) for group in collection.groups) - sum(len(m.answers) for m in misclassified),
         style=published.resource("page.css").read_text(encoding="utf-8"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
 
 
-def summary(collection: Collection, shown: Sequence[tables.Table]) -> list[tuple[str, str]]:
+def summary(collection: Collection, estimates: Estimates, shown: Sequence[tables.Table]) -> list[tuple[str, str]]:
     """The report in a few sentences, each with the section that it is about."""
     sentences = []
     verdicts = next((table.data for table in shown if table.name == "verdict"), None)
@@ -56,7 +58,7 @@ def summary(collection: Collection, shown: Sequence[tables.Table]) -> list[tuple
         groups = collection.in_section(section)
         values = {group.label: group.final_values(group.selection_metric) for group in groups}
         by = "" if groups[0].selection_metric == "test_accuracy" else "By validation accuracy: "
-        sentences.append((section, by + winner_sentence(values, tables.compare_in(collection, section))))
+        sentences.append((section, by + winner_sentence(values, estimates.comparisons[section])))
         repeats = any(published.published_model(group.record.identity) for group in groups)
         if verdicts is not None and repeats and (verdicts["protocol"] == groups[0].protocol).any():
             answers = verdicts["verdict"][verdicts["protocol"] == groups[0].protocol]

@@ -3,23 +3,29 @@
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import stats
+from scipy.special import expit, logit, stdtr
 
-LEVEL = 0.95
-MIN_SEEDS = 3
-"""Fewer paired seeds say nothing about a difference."""
-RESAMPLES = 9999
-CHUNK = 2_000_000
-"""Numbers that one resampling holds at once, so that hundreds of pairs need no more memory than ten."""
+from mnist_exp.report.crossed import LEVEL, Crossed, Products, half_width, mcnemar_test, t_test, tail, wilson_interval
+
+BOTH, IMAGES, SEEDS, NOTHING = "new seeds and new images", "new images", "new seeds", ""
+"""What an interval takes to be drawn anew. Only images: it is of these trained networks."""
+CAVEATS = {
+    IMAGES: " That is about new images for these two trained networks; it says nothing about other seeds.",
+    SEEDS: " That is about new seeds on these very images; it says nothing about other images.",
+}
+PER = 10_000
+"""Images that errors are counted in."""
+FRACTION, DIFFERENCE, LOSS = (0.0, 1.0), (-1.0, 1.0), (0.0, math.inf)
+"""The bounds of accuracies, of their differences, and of losses."""
 
 
 @dataclass(frozen=True)
 class Summary:
-    """A metric over the n seeds of a group. Only the mean is there for a single seed."""
+    """A metric over the n seeds of a group, on these very images. Only the mean is there for a single seed."""
 
     n: int
     mean: float
@@ -67,21 +73,92 @@ def z_score(summary: Summary, published: float) -> float | None:
 
 
 @dataclass(frozen=True)
+class Estimate:
+    """The mean of a metric or of a paired difference over n seeds, with both of its 95 % intervals."""
+
+    n: int
+    mean: float
+    std: float | None = None
+    """Sample standard deviation (n - 1) over the seeds."""
+    low: float | None = None
+    high: float | None = None
+    """The interval for whatever `basis` names."""
+    basis: str = NOTHING
+    seeds_low: float | None = None
+    seeds_high: float | None = None
+    """The interval for new seeds on these very images; None for one seed."""
+    seeds_variance: float | None = None
+    images_variance: float | None = None
+    """What seeds and what images add to the variance of the mean (`crossed.Crossed.parts`)."""
+
+    def times(self, factor: float) -> "Estimate":
+        """The same in another unit; with -1, of the difference the other way round."""
+        ends = [[self.low, self.high], [self.seeds_low, self.seeds_high]]
+        (low, high), (seeds_low, seeds_high) = ends if factor > 0 else [pair[::-1] for pair in ends]
+        return Estimate(
+            self.n,
+            factor * self.mean,
+            _times(self.std, abs(factor)),
+            _times(low, factor),
+            _times(high, factor),
+            self.basis,
+            _times(seeds_low, factor),
+            _times(seeds_high, factor),
+            _times(self.seeds_variance, factor**2),
+            _times(self.images_variance, factor**2),
+        )
+
+
+def estimate(values: Sequence[float], crossed: Crossed | None, bounds: tuple[float, float]) -> Estimate:
+    """The mean of a value per seed, and its intervals.
+
+    New seeds and images: `crossed.half_width`, of an accuracy on the scale of its log odds, which suits few
+    errors and ends at 0 and 1. One seed has an interval for new images alone, of an accuracy Wilson's, as
+    have seeds that are all perfect. New seeds alone: Student's t.
+
+    Args:
+        values: one per seed.
+        crossed: of the same runs; None where it is not known which images they got wrong.
+        bounds: where intervals end.
+    """
+    s = summarise(values)
+    seeds_low, seeds_high = _clip(s.mean_low, bounds), _clip(s.mean_high, bounds)
+    if crossed is None:
+        basis = SEEDS if s.n > 1 else NOTHING
+        return Estimate(s.n, s.mean, s.std, seeds_low, seeds_high, basis, seeds_low, seeds_high)
+    of_seeds, of_images = crossed.parts
+    half = half_width(crossed)
+    low, high = s.mean - half, s.mean + half
+    if bounds == FRACTION and (s.n == 1 or not of_seeds + of_images):
+        low, high = wilson_interval(s.mean, crossed.images)
+    elif bounds == FRACTION:
+        low, high = (float(expit(logit(s.mean) + side * half / (s.mean * (1 - s.mean)))) for side in (-1, 1))
+    ends, basis = (_clip(low, bounds), _clip(high, bounds)), BOTH if s.n > 1 else IMAGES
+    parts = (of_seeds if s.n > 1 else None, of_images)
+    return Estimate(s.n, s.mean, s.std, *ends, basis, seeds_low, seeds_high, *parts)
+
+
+def _times(value: float | None, factor: float) -> float | None:
+    return None if value is None else factor * value
+
+
+def _clip(value: float | None, bounds: tuple[float, float]) -> float | None:
+    return None if value is None else min(max(value, bounds[0]), bounds[1])
+
+
+@dataclass(frozen=True)
 class Comparison:
-    """The difference ``first - second`` of a metric, paired by seed."""
+    """The difference ``first - second`` of an accuracy, paired by seed."""
 
     first: str
     second: str
-    n: int
-    """Seeds that both were run with."""
-    difference: float | None
-    low: float | None = None
-    high: float | None = None
-    """95 % bootstrap interval of the mean difference; None for fewer than three seeds."""
+    difference: Estimate
     p_value: float | None = None
-    """Of a two-sided permutation test, Holm-corrected over the comparisons made together."""
-    min_p_value: float = 0.0
-    """The smallest p-value that a test of so many seeds and comparisons can give."""
+    """Two-sided, Holm-corrected over the comparisons made together; None where nothing can be said."""
+    wins: float | None = None
+    """The probability that a new run of the first is more accurate than a new run of the second."""
+    loss: Estimate | None = None
+    """The difference of the losses."""
 
     @property
     def significant(self) -> bool:
@@ -90,58 +167,62 @@ class Comparison:
 
     def reversed(self) -> "Comparison":
         """``second - first``."""
-        low, high = (None if x is None else -x for x in (self.high, self.low))
-        difference = None if self.difference is None else -self.difference
-        return Comparison(self.second, self.first, self.n, difference, low, high, self.p_value, self.min_p_value)
+        wins = None if self.wins is None else 1 - self.wins
+        loss = self.loss and self.loss.times(-1)
+        return Comparison(self.second, self.first, self.difference.times(-1), self.p_value, wins, loss)
 
 
-def compare(groups: dict[str, dict[int, float]]) -> list[Comparison]:
-    """Compare every pair of groups, in the order of their labels; ``groups`` is label → seed → value."""
-    pairs = list(itertools.combinations(groups, 2))
-    shared = [sorted(groups[a].keys() & groups[b].keys()) for a, b in pairs]
-    differences = [
-        np.array([groups[a][s] - groups[b][s] for s in seeds]) for (a, b), seeds in zip(pairs, shared, strict=True)
-    ]
-    tested: dict[int, tuple[float, float, float]] = {}
-    for n in sorted({len(d) for d in differences if len(d) >= MIN_SEEDS}):
-        alike = [position for position, d in enumerate(differences) if len(d) == n]
-        rows = max(1, CHUNK // (n * RESAMPLES))
-        for chunk in (alike[start : start + rows] for start in range(0, len(alike), rows)):
-            stack = np.stack([differences[position] for position in chunk])
-            found = zip(*bootstrap_interval(stack), paired_permutation_test(stack), strict=True)
-            tested |= dict(zip(chunk, found, strict=True))
-    corrected = dict(zip(tested, holm([p for _, _, p in tested.values()]), strict=True))
-    comparisons = []
-    for i, ((first, second), d) in enumerate(zip(pairs, differences, strict=True)):
-        low, high = tested[i][:2] if i in tested else (None, None)
-        mean, min_p_value = float(d.mean()) if len(d) else None, len(tested) * 2.0 ** (1 - len(d))
-        comparisons.append(Comparison(first, second, len(d), mean, low, high, corrected.get(i), min_p_value))
-    return comparisons
+Values = dict[str, dict[int, float]]
+"""Label of a group → seed → value."""
 
 
-def bootstrap_interval(differences: NDArray[np.float64]) -> tuple[list[float], list[float]]:
-    """The 95 % interval of each row's mean, ``[pairs, n]``: bias-corrected and accelerated (Efron 1987)."""
-    constant = np.ptp(differences, axis=1) == 0
-    # A row without any spread has no such interval; its mean is certain as far as the seeds tell.
-    spread = np.where(constant[:, None], np.arange(differences.shape[1]), differences)
-    interval = stats.bootstrap(
-        (spread,), np.mean, axis=1, confidence_level=LEVEL, n_resamples=RESAMPLES, rng=np.random.default_rng(0)
-    ).confidence_interval
-    low, high = (np.where(constant, differences[:, 0], bound) for bound in (interval.low, interval.high))
-    return low.tolist(), high.tolist()
+def compare(accuracies: Values, errors: Products | None = None) -> list[Comparison]:
+    """Compare every pair of groups, in the order of their labels; ``errors`` are 1 where a run is wrong."""
+    found, p_values = [], []
+    for first, second in itertools.combinations(accuracies, 2):
+        d, p = _difference(accuracies, errors, first, second)
+        wins = probability_of_winning(list(accuracies[first].values()), list(accuracies[second].values()))
+        found.append(Comparison(first, second, d, wins=wins))
+        p_values.append(p)
+    corrected = iter(holm([p for p in p_values if p is not None]))
+    return [replace(c, p_value=None if p is None else next(corrected)) for c, p in zip(found, p_values, strict=True)]
 
 
-def paired_permutation_test(differences: NDArray[np.float64]) -> list[float]:
-    """Two-sided p-value of each row, ``[pairs, n]``, by a paired permutation test.
+def _difference(accuracies: Values, errors: Products | None, first: str, second: str) -> tuple[Estimate, float | None]:
+    """The estimate of a difference, and the p-value that it is none."""
+    seeds = sorted(accuracies[first].keys() & accuracies[second].keys())
+    values = [accuracies[first][seed] - accuracies[second][seed] for seed in seeds]
+    crossed = errors.difference(second, first, seeds) if errors else None
+    d = estimate(values, crossed, DIFFERENCE)
+    if crossed is not None:
+        return d, mcnemar_test(crossed) if d.n == 1 else t_test(crossed, d.mean)
+    if not d.std:  # one seed, or seeds that agree by chance: accuracies are multiples of one image
+        return replace(d, low=None, high=None, basis=NOTHING), None
+    return d, tail(d.mean, d.std**2 / d.n, d.n - 1)
 
-    Were the two groups alike, each difference could as well have had the other sign. Up to 13 seeds all
-    patterns of signs are tried, so that the test is exact.
+
+def difference_of_losses(losses: Values, products: Products | None, first: str, second: str) -> Estimate | None:
+    """The difference of two groups' losses, paired by seed; None without a seed that both have."""
+    seeds = sorted(losses[first].keys() & losses[second].keys())
+    values = [losses[first][seed] - losses[second][seed] for seed in seeds]
+    crossed = products.difference(first, second, seeds) if products else None
+    return estimate(values, crossed, (-math.inf, math.inf)) if seeds else None
+
+
+def probability_of_winning(first: Sequence[float], second: Sequence[float]) -> float | None:
+    """That a new run of the first has a higher value than a new run of the second, on these images.
+
+    The difference of two new runs is Student's t, with both groups' variances and the degrees of freedom
+    of Welch (1947); None unless both have two seeds.
     """
-    random = np.random.default_rng(0)
-    result = stats.permutation_test(
-        (differences,), np.mean, permutation_type="samples", axis=1, n_resamples=RESAMPLES, rng=random
-    )
-    return [float(p) for p in np.atleast_1d(result.pvalue)]
+    a, b = summarise(first), summarise(second)
+    if a.std is None or b.std is None:
+        return None
+    parts = [s.std**2 * (1 + 1 / s.n) for s in (a, b) if s.std is not None]
+    if not sum(parts):
+        return float(np.heaviside(a.mean - b.mean, 0.5))
+    degrees = sum(parts) ** 2 / sum(part**2 / (s.n - 1) for part, s in zip(parts, (a, b), strict=True))
+    return float(stdtr(degrees, (a.mean - b.mean) / sum(parts) ** 0.5))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -154,19 +235,23 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def sentence(c: Comparison) -> str:
-    """A comparison of accuracies in a sentence; points are percentage points."""
-    if c.difference is None or c.low is None or c.high is None or c.p_value is None:
-        return f"{c.first} and {c.second}: not enough seeds to say (n = {c.n}; {MIN_SEEDS} of each are needed)."
-    if c.difference < 0:
+    """A comparison of accuracies in a sentence that a student understands."""
+    d = c.difference
+    if d.low is None or d.high is None or c.p_value is None:
+        few = "they share no seed" if not d.n else f"{_seeds(d.n)}, and no file says which images they get wrong"
+        return f"{c.first} and {c.second}: nothing can be said ({few})."
+    if d.mean < 0:
         return sentence(c.reversed())
-    span = f"{100 * c.low:.2f} to {100 * c.high:.2f} points"
-    seeds = f"n = {c.n} seeds, p = {c.p_value:.2g}"
+    test = "McNemar's test, " if d.basis == IMAGES else ""
+    p = f"p = {c.p_value:.2g}" if c.p_value >= 0.001 else "p < 0.001"
+    said = f"{_span(d)}; {_seeds(d.n)}, {test}{p}."
     if c.significant:
-        return f"{c.first} is more accurate than {c.second} by {span}; {seeds}."
-    if c.min_p_value >= 1 - LEVEL:
-        few = f"but {c.n} seeds are too few for a test to tell that from chance"
-        return f"{c.first} was more accurate than {c.second} by {span}, {few}."
-    return f"{c.first} and {c.second} cannot be told apart: they differ by {span}; {seeds}."
+        words = f"{c.first} is more accurate than {c.second}: {said}{CAVEATS.get(d.basis, '')}"
+    else:
+        words = f"{c.first} and {c.second} cannot be told apart: of the former, {said}{CAVEATS.get(d.basis, '')}"
+    if c.wins is None:
+        return words
+    return f"{words} A new run of {c.first} beats a new run of {c.second} with a probability of {_percent(c.wins)}."
 
 
 def winner_sentence(values: dict[str, list[float]], comparisons: list[Comparison]) -> str:
@@ -179,14 +264,29 @@ def winner_sentence(values: dict[str, list[float]], comparisons: list[Comparison
     if not others:
         return f"{of} is the only one here."
     against = {c.second: c for c in [*comparisons, *(c.reversed() for c in comparisons)] if c.first == first}
-    second = against[others[0]]
+    second = against[others[0]].difference
     if second.low is None or second.high is None:
-        return f"{of} comes first, but there are not enough seeds to say whether that is more than chance."
-    span = f"ahead of {others[0]} by {100 * second.low:.2f} to {100 * second.high:.2f} points"
+        return f"{of} comes first, but nothing says whether that is more than chance."
+    span = f"{_span(second)} than {others[0]}"
+    only = "; this says nothing about other seeds" if second.basis == IMAGES else ""
     alike = [label for label in others if not against[label].significant]
     if not alike:
-        return f"{of} wins, {span}."
-    if second.min_p_value >= 1 - LEVEL:
-        return f"{of} comes first, {span}, but {second.n} seeds are too few for a test to tell that from chance."
+        return f"{of} wins, with {span}{only}."
     named = alike[0] if len(alike) == 1 else f"{alike[0]} and {len(alike) - 1} more"
-    return f"{of} comes first, but cannot be told apart from {named} with these seeds."
+    return f"{of} comes first, with {span}, but cannot be told apart from {named}{only}."
+
+
+def _span(d: Estimate) -> str:
+    """The interval of a difference of accuracies, in errors."""
+    low, high = (PER * (end or 0.0) for end in (d.low, d.high))
+    if low >= 0:
+        return f"{low:.1f} to {high:.1f} fewer errors per {PER:,} images"
+    return f"{-low:.1f} more to {high:.1f} fewer errors per {PER:,} images"
+
+
+def _seeds(n: int) -> str:
+    return f"n = {n} seed{'' if n == 1 else 's'}"
+
+
+def _percent(share: float) -> str:
+    return "more than 99 %" if share > 0.99 else "less than 1 %" if share < 0.01 else f"{share:.0%}".replace("%", " %")

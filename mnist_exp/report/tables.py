@@ -4,6 +4,7 @@ How rows are written into cells is in `mnist_exp.report.columns`.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,21 @@ import pandas as pd
 from mnist_exp.report import published
 from mnist_exp.report.collect import Collection, Group
 from mnist_exp.report.columns import LAYOUTS, Column, Row
+from mnist_exp.report.crossed import Crossed, multiply
+from mnist_exp.report.estimates import Estimates
 from mnist_exp.report.misclassified import Misclassified
 from mnist_exp.report.runs import DIGITS
-from mnist_exp.report.statistics import Comparison, compare, in_prediction_interval, sentence, summarise, z_score
+from mnist_exp.report.statistics import (
+    FRACTION,
+    PER,
+    Comparison,
+    Estimate,
+    estimate,
+    in_prediction_interval,
+    sentence,
+    summarise,
+    z_score,
+)
 from mnist_exp.report.text import printable
 
 FINAL = {"test_loss": "test loss", "test_accuracy": "test accuracy"}
@@ -57,16 +70,15 @@ def write(tables: Sequence[Table], folder: Path) -> list[str]:
     return list(files)
 
 
-def comparison(collection: Collection) -> Table:
+def comparison(collection: Collection, estimates: Estimates) -> Table:
     """The comparison table: a row for each group of runs."""
     rows = []
     by_test = _chosen_by_test_digits(collection)
     for group in collection.groups:
         row: Row = {"model": group.label, "section": group.section, "protocol": group.protocol, "n": len(group.runs)}
-        row |= {"parameters": group.record.parameters} | _over_seeds(
-            "test_loss", group.final_values("test_loss"), fraction=False
-        )
-        row |= _over_seeds("test_accuracy", group.final_values("test_accuracy"))
+        row |= {"parameters": group.record.parameters}
+        row |= _both_intervals("test_loss", estimates.of(group, "test_loss"))
+        row |= _both_intervals("test_accuracy", estimates.of(group, "test_accuracy"))
         if any(other.selection_metric == "validation_accuracy" for other in collection.groups):
             row |= _over_seeds("validation_accuracy", group.final_values("validation_accuracy"))
         rows.append(row | ({"chosen_by": "test digits" if group in by_test else None} if by_test else {}))
@@ -106,30 +118,26 @@ def forensics(collection: Collection) -> Table | None:
     return _table("forensics", rows) if half_way else None
 
 
-def differences(collection: Collection) -> Table | None:
+def differences(collection: Collection, estimates: Estimates) -> Table | None:
     """Every pair of groups within a section, compared by their score; None where there is no pair."""
     rows = []
     scores = {group.selection_metric for group in collection.groups}
     for section in collection.sections:
-        pairs = compare_in(collection, section)
+        pairs = estimates.comparisons[section]
         (best,) = collection.in_section(section, most=1)
         for c in pairs:
             in_words = len(pairs) <= PAIRS_IN_WORDS or best.label in (c.first, c.second)
-            row = {"section": section, "first": c.first, "second": c.second, "n": c.n, "difference": c.difference}
-            row |= {"low": c.low, "high": c.high, "p_holm": c.p_value, "words": sentence(c) if in_words else ""}
+            row = {"section": section} | _comparison_row(c) | {"words": sentence(c) if in_words else ""}
             rows.append(row | ({} if scores == {"test_accuracy"} else {"score": best.selection_metric}))
     return _table("differences", rows, [row for row in rows if row["words"]]) if rows else None
 
 
-def compare_in(collection: Collection, section: str) -> list[Comparison]:
-    """The groups of a section, every pair compared by their score."""
-    values = {
-        group.label: dict(
-            zip((run.record.seed for run in group.runs), group.final_values(group.selection_metric), strict=True)
-        )
-        for group in collection.in_section(section)
-    }
-    return compare(values)
+def _comparison_row(c: Comparison) -> Row:
+    """The numbers of a comparison; the first's errors less the second's are negative where it is more accurate."""
+    row: Row = {"first": c.first, "second": c.second, "n": c.difference.n}
+    row |= _both_intervals("difference", c.difference)
+    row |= {"errors_per_10000": -PER * c.difference.mean, "p_holm": c.p_value, "probability_of_winning": c.wins}
+    return row | (_both_intervals("loss_difference", c.loss) if c.loss else {})
 
 
 def classes(misclassified: Sequence[Misclassified]) -> list[Table]:
@@ -138,15 +146,14 @@ def classes(misclassified: Sequence[Misclassified]) -> list[Table]:
     for m in misclassified:
         row: Row = {"section": m.group.section, "model": m.group.label}
         for label in range(10):
-            right = [c[label, label] / c[label].sum() for c in m.confusions if c[label].any()]
-            row |= _over_seeds(f"class_{label}", right)
+            row |= _both_intervals(f"class_{label}", _share_of_class(m, label))
         rows.append(row)
     whole, names = _table("classes", rows), [m.group.classes for m in misclassified]
     parts: list[Table] = []
     for own in dict.fromkeys(names):
         here = [other == own for other in names]
         heads = dict(zip(DIGITS, own, strict=True))
-        heads |= {f"class_{i}{end}": f"class_{heads[i]}{end}" for i in DIGITS for end in ("", "_std", "_low", "_high")}
+        heads |= {key: f"class_{heads[key[6]]}{key[7:]}" for key in whole.data.columns if key.startswith("class_")}
         file, title = whole.name, whole.title
         if len({*names}) > 1:
             of = [m.group.record.identity["data"]["name"] for m in misclassified if m.group.classes == own]
@@ -155,6 +162,16 @@ def classes(misclassified: Sequence[Misclassified]) -> list[Table]:
         data, cells = (frame[here].rename(columns=heads) for frame in (whole.data, whole.cells))
         parts.append(Table(file, title, whole.note, data, cells))
     return parts
+
+
+def _share_of_class(m: Misclassified, label: int, answer: int | None = None) -> Estimate:
+    """The share of a class's images that get this wrong answer, or the right one."""
+    images = int(m.answers[0].counts[label])
+    chosen = [(a.label == label) & (a.predicted == answer if answer is not None else True) for a in m.answers]
+    values = [float(mine.sum()) / images if images else math.nan for mine in chosen]
+    marks = m.marks([a.index[mine] for a, mine in zip(m.answers, chosen, strict=True)])
+    crossed = Crossed(*multiply(marks[:, marks.any(axis=0)]), images) if images > 1 else None
+    return estimate([1 - value if answer is None else value for value in values], crossed, FRACTION)
 
 
 def confused(misclassified: Sequence[Misclassified]) -> Table:
@@ -167,16 +184,18 @@ def confused(misclassified: Sequence[Misclassified]) -> Table:
             if wrong[label, answer]:
                 row: Row = {"section": m.group.section, "model": m.group.label}
                 row |= {"label": m.group.classes[label], "predicted": m.group.classes[answer]}
-                row |= _over_seeds("digits", [float(c[label, answer]) for c in m.confusions], fraction=False)
-                rows.append(row | {"share": wrong[label, answer] / m.confusion[label].sum()})
+                share, images = _share_of_class(m, label, answer), float(m.confusion[label].sum())
+                row |= _both_intervals("digits", share.times(images))
+                rows.append(row | {"share": share.mean})
     return _table("confused", rows)
 
 
-def calibration(misclassified: Sequence[Misclassified]) -> Table:
-    """The expected calibration error of each group."""
-    rows = [{"section": m.group.section, "model": m.group.label, "n": len(m.confusions)} for m in misclassified]
+def calibration(misclassified: Sequence[Misclassified]) -> Table | None:
+    """The expected calibration error of each group; None where no run has its predictions.npz."""
+    misclassified = [m for m in misclassified if len(m.bins)]
+    rows = [{"section": m.group.section, "model": m.group.label, "n": len(m.bins)} for m in misclassified]
     errors = [_over_seeds("ece", m.calibration_errors) for m in misclassified]
-    return _table("calibration", [row | error for row, error in zip(rows, errors, strict=True)])
+    return _table("calibration", [row | error for row, error in zip(rows, errors, strict=True)]) if rows else None
 
 
 def cost(measured: Rows) -> Table:
@@ -255,6 +274,12 @@ def _counterparts(collection: Collection, protocols: Sequence[str]) -> list[tupl
     return [pair for protocol in protocols for pair in pairs if pair[0].protocol == protocol]
 
 
-def _over_seeds(name: str, values: Sequence[float], *, fraction: bool = True) -> dict[str, float | None]:
-    s = summarise(values, fraction=fraction)
+def _over_seeds(name: str, values: Sequence[float]) -> dict[str, float | None]:
+    s = summarise(values, fraction=True)
     return {name: s.mean, f"{name}_std": s.std, f"{name}_low": s.mean_low, f"{name}_high": s.mean_high}
+
+
+def _both_intervals(name: str, e: Estimate) -> Row:
+    row: Row = {name: e.mean, f"{name}_std": e.std, f"{name}_low": e.low, f"{name}_high": e.high}
+    row |= {f"{name}_interval_for": e.basis, f"{name}_seeds_low": e.seeds_low, f"{name}_seeds_high": e.seeds_high}
+    return row | {f"{name}_variance_seeds": e.seeds_variance, f"{name}_variance_images": e.images_variance}

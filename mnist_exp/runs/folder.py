@@ -133,13 +133,13 @@ class RunFolder:
         write_atomically(self.path / TIMING, results.to_csv(history.timing))
 
     def finish(self, record: Record, files: dict[str, bytes]) -> None:
-        """Write the results (`mnist_exp.runs.results`), and finally the record that says so.
+        """Write the results (`mnist_exp.runs.results`) and what they get wrong, and finally the record that says so.
 
         Args:
             record: the content of ``run.json``; the results' checksums are added.
             files: the results, by name.
         """
-        for name, content in files.items():
+        for name, content in (files | results.mistakes(files[PREDICTIONS])).items():
             write_atomically(self.path / name, content)
         record.files = {name: checksum(self.path / name) for name in RESULT_FILES}
         self.write_record(record)

@@ -16,6 +16,11 @@ WEIGHTS = "model.safetensors"
 PREDICTIONS = "predictions.npz"
 RESULT_FILES = (METRICS, PREDICTIONS, WEIGHTS)
 """The files whose bytes equal runs share."""
+MISTAKES = "mistakes.csv"
+MISTAKES_COLUMNS = ("index", "label", "predicted", "probability")
+"""A row for each evaluated image that the run gets wrong: its place in its split, its label, and the answer."""
+CLASS_COUNTS = "classes.csv"
+"""How many images of each label were evaluated, and how many of them the run gets wrong."""
 STATUSES = ("running", "finished", "failed", "interrupted")
 REQUIRED: dict[str, type] = {
     "title": str,

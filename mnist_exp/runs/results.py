@@ -7,7 +7,7 @@ import numpy as np
 import safetensors.torch
 from torch import Tensor
 
-from mnist_exp.runs.record import PREDICTIONS, WEIGHTS
+from mnist_exp.runs.record import CLASS_COUNTS, MISTAKES, MISTAKES_COLUMNS, PREDICTIONS, WEIGHTS
 
 
 def to_csv(rows: list[dict[str, float]]) -> bytes:
@@ -37,3 +37,26 @@ def to_files(weights: dict[str, Tensor], logits: Tensor, labels: Tensor) -> dict
         probabilities=logits.softmax(dim=1).cpu().numpy(),
     )
     return {WEIGHTS: safetensors.torch.save(tensors), PREDICTIONS: predictions.getvalue()}
+
+
+def mistakes(predictions: bytes) -> dict[str, bytes]:
+    """What a run got wrong, as tables that a person can read: file name → content.
+
+    Args:
+        predictions: the content of ``predictions.npz``.
+    """
+    with np.load(io.BytesIO(predictions), allow_pickle=False) as archive:
+        label, predicted, probabilities = (archive[key] for key in ("label", "predicted", "probabilities"))
+    wrong = np.flatnonzero(label != predicted)
+    rows = zip(wrong, label[wrong], predicted[wrong], probabilities[wrong, predicted[wrong]], strict=True)
+    counts = zip(range(10), np.bincount(label, minlength=10), np.bincount(label[wrong], minlength=10), strict=True)
+    return {
+        MISTAKES: _csv(MISTAKES_COLUMNS, [(*row, f"{probability:.4f}") for *row, probability in rows]),
+        CLASS_COUNTS: _csv(("label", "images", "wrong"), list(counts)),
+    }
+
+
+def _csv(header: tuple[str, ...], rows: list[tuple[object, ...]]) -> bytes:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    return text.getvalue().encode()

@@ -15,6 +15,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from mnist_exp.report.collect import Collection, collect
+from mnist_exp.report.estimates import Estimates, make_estimates
+from mnist_exp.report.misclassified import load_misclassified
+
 ROOT = Path(__file__).parents[2]
 DIGITS = 200
 MODELS = {
@@ -48,6 +52,21 @@ def predictions(accuracy: float, seed: int) -> dict[str, NDArray[Any]]:
         "predicted": answer.astype(np.uint8),
         "probabilities": probabilities.astype(np.float32),
     }
+
+
+def answer_with(label: list[int], answer: list[int], confidence: list[float]) -> dict[str, Any]:
+    """Predictions whose answer has the given probability, and whose other classes share the rest."""
+    c = np.array(confidence)
+    probabilities = np.repeat((1 - c)[:, None] / 9, 10, axis=1)
+    probabilities[np.arange(len(c)), answer] = c
+    whole = {"label": np.array(label, np.uint8), "predicted": np.array(answer, np.uint8)}
+    return {**whole, "probabilities": probabilities.astype(np.float32)}
+
+
+def answers(label: NDArray[np.int64], wrong: int) -> dict[str, NDArray[Any]]:
+    """Answers of which the first so many are the next class."""
+    answer = np.where(np.arange(len(label)) < wrong, (label + 1) % 10, label)
+    return answer_with(label.tolist(), answer.tolist(), [0.9] * len(label))
 
 
 def write_run(
@@ -144,6 +163,12 @@ def write_digits(root: Path, split: str = "t10k") -> None:
     (raw / f"{split}-images-idx3-ubyte").write_bytes(head + pixels.astype(np.uint8).tobytes())
     head = struct.pack(">4BI", 0, 0, 8, 1, DIGITS)
     (raw / f"{split}-labels-idx1-ubyte").write_bytes(head + labels().tobytes())
+
+
+def read(runs: Path) -> tuple[Collection, Estimates]:
+    """The runs of a folder, and what can be said of them."""
+    collection = collect(runs)
+    return collection, make_estimates(collection, load_misclassified(collection)[0])
 
 
 def load_script() -> ModuleType:

@@ -10,6 +10,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 
@@ -17,26 +18,18 @@ from mnist_exp.data import folders
 from mnist_exp.report import figures, tables
 from mnist_exp.report.collect import collect
 from mnist_exp.report.misclassified import gallery, load_images, load_misclassified
-from tests.report.conftest import DIGITS, labels, write_digits, write_other, write_run
-
-
-def answers(label: list[int], answer: list[int], confidence: list[float]) -> dict[str, Any]:
-    """Predictions whose answer has the given probability, and whose other classes share the rest."""
-    c = np.array(confidence)
-    probabilities = np.repeat((1 - c)[:, None] / 9, 10, axis=1)
-    probabilities[np.arange(len(c)), answer] = c
-    whole = {"label": np.array(label, np.uint8), "predicted": np.array(answer, np.uint8)}
-    return {**whole, "probabilities": probabilities.astype(np.float32)}
+from mnist_exp.runs.results import mistakes
+from tests.report.conftest import DIGITS, answer_with, answers, labels, read, write_digits, write_other, write_run
 
 
 @pytest.fixture
 def by_hand(tmp_path: Path) -> Path:
     """Two models of two seeds, four digits: 3, 3, 5, 5."""
     label = [3, 3, 5, 5]
-    write_run(tmp_path, "lenet5", 0, archive=answers(label, [3, 8, 5, 6], [0.9, 0.8, 0.9, 0.7]))
-    write_run(tmp_path, "lenet5", 1, archive=answers(label, [3, 8, 5, 5], [0.9, 0.6, 0.9, 0.5]))
-    write_run(tmp_path, "mlp", 0, archive=answers(label, [3, 8, 6, 5], [0.9, 0.9, 0.5, 0.9]))
-    write_run(tmp_path, "mlp", 1, archive=answers(label, [3, 5, 6, 5], [0.9, 0.8, 0.7, 0.9]))
+    write_run(tmp_path, "lenet5", 0, archive=answer_with(label, [3, 8, 5, 6], [0.9, 0.8, 0.9, 0.7]))
+    write_run(tmp_path, "lenet5", 1, archive=answer_with(label, [3, 8, 5, 5], [0.9, 0.6, 0.9, 0.5]))
+    write_run(tmp_path, "mlp", 0, archive=answer_with(label, [3, 8, 6, 5], [0.9, 0.9, 0.5, 0.9]))
+    write_run(tmp_path, "mlp", 1, archive=answer_with(label, [3, 5, 6, 5], [0.9, 0.8, 0.7, 0.9]))
     return tmp_path
 
 
@@ -58,30 +51,32 @@ def test_calibration_error_by_hand(by_hand: Path) -> None:
 
 
 def test_a_bin_weighs_right_and_wrong_together(tmp_path: Path) -> None:
-    write_run(tmp_path, archive=answers([1, 1, 1, 1], [1, 1, 2, 2], [0.75] * 4))
+    write_run(tmp_path, archive=answer_with([1, 1, 1, 1], [1, 1, 2, 2], [0.75] * 4))
     (m,), _ = load_misclassified(collect(tmp_path))
     assert m.calibration_errors == pytest.approx([0.25])
 
 
 def test_error_tables_by_hand(by_hand: Path) -> None:
-    mistakes, _ = load_misclassified(collect(by_hand))
-    confused = tables.confused(mistakes).data
+    found_wrong, _ = load_misclassified(collect(by_hand))
+    confused = tables.confused(found_wrong).data
     lenet5 = confused[confused["model"] == "LeNet5"][["label", "predicted", "digits", "share"]]
     assert lenet5.to_numpy().tolist() == [["3", "8", 1, 0.5], ["5", "6", 0.5, 0.25]]
-    (classes,) = tables.classes(mistakes)
+    (classes,) = tables.classes(found_wrong)
     assert classes.data["class_3"].tolist() == [0.5, 0.5]
     assert classes.data["class_5"].tolist() == [0.75, 0.5]
     assert classes.cells["0"].tolist() == ["–", "–"]
-    assert tables.calibration(mistakes).data["n"].tolist() == [2, 2]
+    calibration = tables.calibration(found_wrong)
+    assert calibration is not None
+    assert calibration.data["n"].tolist() == [2, 2]
 
 
 def test_error_tables_tell_classes_by_their_names(tmp_path: Path) -> None:
-    archive = answers([3, 3, 5, 5], [3, 4, 5, 3], [0.9] * 4)
+    archive = answer_with([3, 3, 5, 5], [3, 4, 5, 3], [0.9] * 4)
     write_run(tmp_path, archive=archive)
     write_other(tmp_path, archive=archive)
-    mistakes, _ = load_misclassified(collect(tmp_path))
+    found_wrong, _ = load_misclassified(collect(tmp_path))
     long = ("Ankle boot " * 9).strip()
-    other, digits = tables.classes(mistakes)
+    other, digits = tables.classes(found_wrong)
     assert (other.name, other.title) == ("classes", "Accuracy of each class (fashion_mnist)")
     assert (digits.name, digits.title) == ("classes-2", "Accuracy of each class (mnist)")
     assert other.cells[["Data and protocol", "Ankle boot", long, "3"]].to_numpy().tolist() == [
@@ -92,7 +87,7 @@ def test_error_tables_tell_classes_by_their_names(tmp_path: Path) -> None:
         ["mnist, standard protocol", "0.5000", "0.5000"]
     ]
     assert digits.data[["class_3", "class_5"]].to_numpy().tolist() == [[0.5, 0.5]]
-    confused = tables.confused(mistakes)
+    confused = tables.confused(found_wrong)
     assert confused.cells[["Label", "Predicted"]].to_numpy().tolist() == [
         *[["Ankle boot", r"a\|b_c"], [long, "Ankle boot"]],
         *[["3", "4"], ["5", "3"]],
@@ -105,7 +100,7 @@ def test_error_tables_tell_classes_by_their_names(tmp_path: Path) -> None:
 
 
 def test_confusion_matrix_tells_classes_by_names_that_fit(tmp_path: Path) -> None:
-    write_other(tmp_path, archive=answers([3, 3, 5, 5], [3, 4, 4, 4], [0.9] * 4))
+    write_other(tmp_path, archive=answer_with([3, 3, 5, 5], [3, 4, 4, 4], [0.9] * 4))
     (m,), _ = load_misclassified(collect(tmp_path))
     drawing = figures.confusion("a section", m)
     assert r"Most frequent: Ankle boot Ankle" in drawing.description
@@ -129,16 +124,88 @@ def test_confusion_matrix_tells_classes_by_names_that_fit(tmp_path: Path) -> Non
 
 
 def test_gallery_marks_what_all_models_miss(by_hand: Path) -> None:
-    mistakes, _ = load_misclassified(collect(by_hand))
-    found = gallery(mistakes, 10)
+    found_wrong, _ = load_misclassified(collect(by_hand))
+    found = gallery(found_wrong, 10)
     assert [(miss.index, miss.label, miss.by_all) for miss in found] == [(1, 3, True), (2, 5, False)]
-    assert [answer for _, answer in found[0].answers] == [8, 8]
-    assert len(gallery(mistakes, 1)) == 1
+    assert [answer for _, answer, _ in found[0].answers] == [8, 8]
+    assert [p for *_, p in found[0].answers] == pytest.approx([0.7, 0.9])
+    assert next((answer, p) for _, answer, p in found[1].answers) == (5, None)  # one of two runs is right
+    assert len(gallery(found_wrong, 1)) == 1
 
 
 def test_runs_without_predictions_have_no_errors_and_no_problem(tmp_path: Path) -> None:
     (write_run(tmp_path) / "predictions.npz").unlink()
     assert load_misclassified(collect(tmp_path)) == ([], [])
+
+
+def keep_mistakes_alone(runs: Path) -> None:
+    """As in the tracked reference: what the runs get wrong, but not their predictions."""
+    for file in runs.glob("*/predictions.npz"):
+        for name, content in mistakes(file.read_bytes()).items():
+            (file.parent / name).write_bytes(content)
+        file.unlink()
+
+
+def test_mistakes_are_enough_for_every_table_matrix_and_gallery(tmp_path: Path) -> None:
+    label = np.arange(100) % 10
+    for model, seed, wrong in itertools.product(("lenet5", "mlp"), range(3), (7,)):
+        count = wrong + 2 * seed + 5 * (model == "mlp")
+        write_run(tmp_path, model, seed, accuracy=1 - count / 100, archive=answers(label, count))
+    before, _ = load_misclassified(collect(tmp_path))
+    estimates = read(tmp_path)
+    tables_before = [tables.comparison(*estimates), tables.differences(*estimates)]
+    keep_mistakes_alone(tmp_path)
+    after, problems = load_misclassified(collect(tmp_path))
+    assert not problems
+    for old, new in zip(before, after, strict=True):
+        assert np.array_equal(old.confusions, new.confusions) and np.array_equal(old.errors, new.errors)
+        assert new.losses is None and not len(new.bins)
+    told = [[(m.index, m.label, m.by_all, [a[1:] for a in m.answers]) for m in gallery(x, 9)] for x in (before, after)]
+    assert told[0] == told[1] and len(told[0]) == 9
+    for f in (tables.confused, lambda m: tables.classes(m)[0]):
+        pd.testing.assert_frame_equal(f(before).data, f(after).data)
+    assert tables.calibration(after) is None
+    estimates = read(tmp_path)
+    tables_after = [tables.comparison(*estimates), tables.differences(*estimates)]
+    for one, other in zip(tables_before, tables_after, strict=True):
+        assert one is not None and other is not None and one.cells.equals(other.cells)
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new"),
+    [
+        ("mistakes.csv", "0,0,1,", "-1,0,1,"),
+        ("mistakes.csv", "0,0,1,", "100,0,1,"),
+        ("mistakes.csv", "0,0,1,", "0,1,1,"),
+        ("mistakes.csv", "0,0,1,", "0,0,10,"),
+        ("mistakes.csv", "0,0,1,", "0,x,1,"),
+        ("mistakes.csv", "0,0,1,0.9000\n", ""),
+        ("mistakes.csv", "predicted", "answer"),
+        ("mistakes.csv", "index", "\0"),
+        ("classes.csv", "0,10,1", "0,11,1"),
+        ("classes.csv", "9,10,1\n", ""),
+        ("classes.csv", "0,10,1", "0,10,2"),
+    ],
+)
+def test_damaged_mistakes_are_named(file: str, old: str, new: str, tmp_path: Path) -> None:
+    label = np.arange(100) % 10
+    folder = write_run(tmp_path, name="bad", accuracy=0.9, archive=answers(label, 10))
+    keep_mistakes_alone(tmp_path)
+    text = (folder / file).read_text()
+    assert old in text
+    (folder / file).write_text(text.replace(old, new, 1))
+    found, (problem,) = load_misclassified(collect(tmp_path))
+    assert not found and (problem.folder, problem.left_out) == ("bad", False)
+    assert "mistakes.csv" in problem.reason or "classes.csv" in problem.reason
+
+
+def test_mistakes_of_other_images_than_the_predictions_are_named(tmp_path: Path) -> None:
+    label = np.arange(100) % 10
+    write_run(tmp_path, name="bad", seed=1, accuracy=0.9, archive=answers(label, 10))
+    keep_mistakes_alone(tmp_path)
+    write_run(tmp_path, accuracy=0.9, archive=answers(label[::-1], 10))
+    (found,), (problem,) = load_misclassified(collect(tmp_path))
+    assert len(found.runs) == 1 and "other images than the other seeds'" in problem.reason
 
 
 class Bomb:
@@ -170,7 +237,7 @@ def giant() -> bytes:
     return buffer.getvalue()
 
 
-GOOD = answers([1, 2], [1, 3], [0.9, 0.8])
+GOOD = answer_with([1, 2], [1, 3], [0.9, 0.8])
 DAMAGED = {
     "empty": b"",
     "no archive": b"PK" + b"\0" * 50,
@@ -190,7 +257,7 @@ DAMAGED = {
     "NaN": npz(**(GOOD | {"probabilities": np.full((2, 10), np.nan)})),
     "no probabilities": npz(**(GOOD | {"probabilities": np.full((2, 10), 3.0)})),
     "text": npz(**(GOOD | {"probabilities": np.full((2, 10), "x")})),
-    "other digits": npz(**answers([5, 6], [5, 6], [0.9, 0.9])),
+    "other digits": npz(**answer_with([5, 6], [5, 6], [0.9, 0.9])),
 }
 
 

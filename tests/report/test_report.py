@@ -17,7 +17,7 @@ from PIL import Image
 from mnist_exp.report import cost, figures, tables
 from mnist_exp.report.collect import collect
 from tests.conftest import MINUTES, started, wait_until
-from tests.report.conftest import EVIL, ROOT, load_script, write_other, write_run
+from tests.report.conftest import EVIL, ROOT, load_script, read, write_other, write_run
 
 
 def run(runs: Path, out: Path, data: Path) -> int:
@@ -110,7 +110,8 @@ def test_pictures_have_text_and_numbers(site: Path) -> None:
 
 def test_summary_and_runs_are_on_the_page(site: Path) -> None:
     text = page(site)
-    assert "LeNet5_regularized, batch_size=64 (" in text and "3 of each are needed" in text
+    assert "LeNet5_regularized, batch_size=64 (" in text and "nothing can be said (they share no seed)" in text
+    assert text.count("what if the images were others as well?") == 1
     assert text.count('<details class="run">') == 10
     assert "provenance.git_commit" in text and "identity.optimizer.lr" in text
     assert "all miss" in text and 'alt="Image 0 of the test split, labelled 0"' in text
@@ -137,8 +138,8 @@ def test_the_same_runs_give_the_same_bytes_whatever_the_surroundings(tmp_path: P
 
 def test_one_processor_draws_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small(tmp_path / "runs")
-    collection = collect(tmp_path / "runs")
-    drawings = figures.of_section(collection, collection.sections[0], [], [
+    collection, estimates = read(tmp_path / "runs")
+    drawings = figures.of_section(collection, estimates, collection.sections[0], [], [
         {"section": collection.sections[0], "model": EVIL, "multiply_accumulates": None, "epoch_seconds": None}
     ])[:2]  # fmt: skip
     figures.write(drawings, tmp_path / "many")
@@ -172,12 +173,12 @@ def test_what_is_not_there_is_said_not_to_be(tmp_path: Path) -> None:
     )
     assert "Label 0" in text and "is the only one here" in text
     assert "There is nothing to compare" in text
-    assert "have no usable predictions.npz" not in text
+    assert "have no usable predictions.npz or mistakes.csv" not in text
     for file in (tmp_path / "runs").glob("*/predictions.npz"):
         file.unlink()
     assert run(tmp_path / "runs", tmp_path / "out", tmp_path / "nowhere") == 0
     text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
-    assert "2 of 2 runs have no usable predictions.npz, so it is not known what they got wrong" in text
+    assert "2 of 2 runs have no usable predictions.npz or mistakes.csv, so it is not known what they got wrong" in text
     assert not (tmp_path / "out" / "confused.csv").exists()
     assert 'class="gallery"' not in text
 
@@ -193,12 +194,12 @@ def test_a_validated_sweep_is_ranked_by_validation_accuracy_everywhere(tmp_path:
     assert "By validation accuracy: LeNet5, lr=2 (97.20 %) comes first" in text
     assert "rows are ranked by validation accuracy, best first" in text
     assert text.count("<b>Validation accuracy after the last epoch.</b>") == 1
-    assert "LeNet5, lr=2 0.9720 (0.9720 to 0.9720); LeNet5, lr=1 0.9610" in text
+    assert "LeNet5, lr=2 0.9720 (0.9720 to 0.9720, for new seeds); LeNet5, lr=1 0.9610" in text
     assert text.count("<span>0.9720</span>") == text.count("<span>0.9610</span>") == 2
     folder = tmp_path / "out" / "mnist-standard-protocol-validation-size-5000"
     assert {"all-validation-accuracy.svg", "lenet5-lr-2-validation-loss.svg"} <= {p.name for p in folder.iterdir()}
-    collection = collect(tmp_path / "runs")
-    drawings = figures.of_section(collection, collection.sections[0], [], cost.measure(collection))
+    collection, estimates = read(tmp_path / "runs")
+    drawings = figures.of_section(collection, estimates, collection.sections[0], [], cost.measure(collection))
     for drawing in drawings[0], drawings[-1]:  # the overview and the cost
         assert drawing.data["validation_accuracy"].unique().tolist() == pytest.approx([0.972, 0.961])
 
@@ -212,13 +213,13 @@ def test_other_images_have_names_and_are_never_held_against_the_published_digits
     text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
     assert "published result" not in text and "published curve" not in text and "published value" not in text
     assert not list((tmp_path / "out").glob("verdict*")) and not list((tmp_path / "out").glob("forensics*"))
-    collection = collect(tmp_path / "runs")
+    collection, estimates = read(tmp_path / "runs")
     for section in collection.sections:
-        for drawing in figures.of_section(collection, section, [], cost.measure(collection)):
+        for drawing in figures.of_section(collection, estimates, section, [], cost.measure(collection)):
             assert "published" not in drawing.data.get("label", pd.Series()).tolist()
     # The first two images are always wrong, as the next class.
     assert "<b>Label T-shirt/top</b> <small>#1</small>" in text
-    assert "<dd><b>Trouser</b> 0.91, T-shirt/top 0.01" in text
+    assert "<dd><b>Trouser</b> 0.91 <small>2/2 wrong" in text
     assert "<script>alert" not in text and text.count("<script>") == 1
 
 
@@ -311,10 +312,10 @@ def test_labels_of_a_sweep_over_optimizers_are_whole_and_do_not_repeat_what_the_
     for epochs in (1, 2):
         for settings in ({}, adam, rmsprop):
             write_run(tmp_path / "runs", epochs=epochs, settings=settings)
-    collection = collect(tmp_path / "runs")
+    collection, estimates = read(tmp_path / "runs")
     assert "LeNet5, epochs=1, lr=0.001, optimizer=Adam" in [group.label for group in collection.groups]
     assert not any("fused" in group.label or "momentum" in group.label for group in collection.groups)
-    drawings = figures.of_section(collection, collection.sections[0], [], cost.measure(collection))
+    drawings = figures.of_section(collection, estimates, collection.sections[0], [], cost.measure(collection))
     figure = drawings[0].draw()
     figure.draw_without_rendering()
     (axes,) = figure.axes
@@ -329,15 +330,16 @@ def test_no_interval_of_an_accuracy_leaves_0_to_1(tmp_path: Path) -> None:
     """Two seeds far apart: their interval, Student's t with one degree of freedom, is twelve times as wide."""
     write_run(tmp_path, seed=0, protocol="published", epochs=20, accuracy=0.99)
     write_run(tmp_path, seed=1, protocol="published", epochs=20, accuracy=0.3)
-    collection = collect(tmp_path)
-    row = tables.comparison(collection).data.iloc[0]
-    assert (row["test_accuracy_low"], row["test_accuracy_high"]) == (0, 1)
+    collection, estimates = read(tmp_path)
+    row = tables.comparison(collection, estimates).data.iloc[0]
+    assert (row["test_accuracy_seeds_low"], row["test_accuracy_seeds_high"]) == (0, 1)
+    assert 0 <= row["test_accuracy_low"] < 1e-4 and 1 - 1e-4 < row["test_accuracy_high"] <= 1
     verdict = tables.verdict(collection)
     assert verdict is not None
     accuracy = verdict.data[verdict.data["metric"] == "test accuracy"].iloc[0]
     assert (accuracy["interval_low"], accuracy["interval_high"]) == (0, 1)
-    drawings = figures.of_section(collection, collection.sections[0], [], cost.measure(collection))
-    assert "(0.0000 to 1.0000)" in drawings[0].description
+    drawings = figures.of_section(collection, estimates, collection.sections[0], [], cost.measure(collection))
+    assert "(0.0000 to 1.0000, for new seeds and new images)" in drawings[0].description
 
 
 def test_sections_of_several_image_folders_are_told_by_eight_digits(tmp_path: Path) -> None:

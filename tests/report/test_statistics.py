@@ -3,16 +3,20 @@ import math
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy import stats
 
+from mnist_exp.report.crossed import Products, multiply
 from mnist_exp.report.statistics import (
+    BOTH,
+    IMAGES,
+    SEEDS,
     Comparison,
-    bootstrap_interval,
+    Estimate,
+    Values,
     compare,
     holm,
     in_prediction_interval,
-    paired_permutation_test,
+    probability_of_winning,
     sentence,
     summarise,
     winner_sentence,
@@ -48,45 +52,6 @@ def test_a_rounded_value_stands_for_all_that_round_to_it(value: float, answer: b
     assert in_prediction_interval(s, value, decimals=3) is answer
 
 
-def brute_force_p(differences: NDArray[np.float64]) -> float:
-    signs = np.array(list(itertools.product((1, -1), repeat=len(differences))))
-    means = np.abs((signs * differences).mean(axis=1))
-    return float((means >= abs(differences.mean()) - 1e-12).mean())
-
-
-def test_permutation_test_against_all_patterns_of_signs() -> None:
-    rows = np.random.default_rng(3).normal(0.4, 1, (5, 8))
-    assert paired_permutation_test(rows) == pytest.approx([brute_force_p(row) for row in rows])
-    assert paired_permutation_test(np.ones((1, 5))) == pytest.approx([2 / 2**5])
-    assert paired_permutation_test(np.zeros((2, 4))) == [1.0, 1.0]
-
-
-def own_bca(differences: NDArray[np.float64]) -> tuple[float, float]:
-    """Efron and Tibshirani (1993), chapter 14.3, written out."""
-    random, n = np.random.default_rng(5), len(differences)
-    means = differences[random.integers(0, n, (50_000, n))].mean(axis=1)
-    z0 = norm.ppf(((means < differences.mean()).mean() + (means <= differences.mean()).mean()) / 2)
-    jackknife = np.array([np.delete(differences, i).mean() for i in range(n)])
-    spread = jackknife.mean() - jackknife
-    a = (spread**3).sum() / (6 * (spread**2).sum() ** 1.5)
-    ends = [float(norm.cdf(z0 + (z0 + z) / (1 - a * (z0 + z)))) for z in (norm.ppf(0.025), norm.ppf(0.975))]
-    low, high = (np.quantile(means, end) for end in ends)
-    return float(low), float(high)
-
-
-def test_bootstrap_interval_against_the_formula_written_out() -> None:
-    rows = np.random.default_rng(2).exponential(1, (3, 10))
-    low, high = bootstrap_interval(rows)
-    for row, found in zip(rows, zip(low, high, strict=True), strict=True):
-        assert found == pytest.approx(own_bca(row), abs=0.03)
-
-
-def test_differences_without_spread_have_an_interval_of_no_width() -> None:
-    low, high = bootstrap_interval(np.array([[0.2, 0.2, 0.2], [0.1, 0.2, 0.3]]))
-    assert low[0] == high[0] == 0.2
-    assert low[1] < 0.2 < high[1]
-
-
 def test_holm_by_hand() -> None:
     # Sorted 0.005, 0.01, 0.03, 0.04, times 4, 3, 2, 1, and never smaller than the one before.
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
@@ -94,60 +59,113 @@ def test_holm_by_hand() -> None:
     assert holm([]) == []
 
 
+def rows(values: dict[str, dict[int, list[int]]]) -> Products:
+    """Errors of each group, seed and image, as the report multiplies them."""
+    names = [(label, seed) for label, seeds in values.items() for seed in seeds]
+    errors = np.array([values[label][seed] for label, seed in names], np.float32)
+    return Products({name: row for row, name in enumerate(names)}, *multiply(errors), errors.shape[1])
+
+
+def accuracies(values: dict[str, dict[int, list[int]]]) -> Values:
+    return {label: {seed: 1 - float(np.mean(row)) for seed, row in seeds.items()} for label, seeds in values.items()}
+
+
+def made_up(seeds: int, shares: dict[str, float], images: int = 400) -> dict[str, dict[int, list[int]]]:
+    random = np.random.default_rng(4)
+    hard = random.random(images)
+    return {
+        label: {seed: ((hard + random.random(images)) / 2 > 1 - share).astype(int).tolist() for seed in range(seeds)}
+        for label, share in shares.items()
+    }
+
+
 def test_comparisons_are_paired_by_seed() -> None:
     a = {seed: 0.9 + 0.01 * seed for seed in range(8)}
-    b = {seed: 0.8 + 0.01 * seed for seed in range(2, 12)}
+    b = {seed: 0.8 + 0.01 * seed + 0.001 * (seed % 2) for seed in range(2, 12)}
     (c,) = compare({"a": a, "b": b})
-    assert (c.first, c.second, c.n) == ("a", "b", 6)
-    assert c.difference == pytest.approx(0.1)
-    assert (c.low, c.high) == pytest.approx((0.1, 0.1))
-    assert c.p_value == pytest.approx(2 / 2**6)
+    d = c.difference
+    assert (c.first, c.second, d.n, d.basis) == ("a", "b", 6, SEEDS)
+    # 0.1 and 0.099, three times each: the standard deviation is 0.0005 √(6/5), t(0.975, 5) = 2.570582.
+    half = 2.570582 * 0.0005 * math.sqrt(6 / 5) / math.sqrt(6)
+    assert (d.low, d.high) == pytest.approx((0.0995 - half, 0.0995 + half))
+    expected = stats.ttest_1samp([0.1, 0.099] * 3, 0).pvalue
+    assert c.p_value == pytest.approx(expected, rel=1e-6)
 
 
-def test_what_is_compared_does_not_depend_on_how_many_pairs_there_are() -> None:
-    random = np.random.default_rng(0)
-    groups = {f"m{i}": {s: float(random.normal()) for s in range(10)} for i in range(12)}
-    comparisons = compare(groups)
-    assert [(c.first, c.second) for c in comparisons] == list(itertools.combinations(groups, 2))
-    for c in comparisons[::7]:
-        differences = np.array([groups[c.first][s] - groups[c.second][s] for s in range(10)])
-        assert c.difference == pytest.approx(differences.mean())
-        assert c.p_value is not None and c.p_value >= brute_force_p(differences) - 1e-12
+def test_every_pair_is_compared_as_if_it_were_alone() -> None:
+    errors = made_up(3, {f"m{i}": 0.3 + 0.02 * i for i in range(6)})
+    comparisons = compare(accuracies(errors), rows(errors))
+    assert [(c.first, c.second) for c in comparisons] == list(itertools.combinations(errors, 2))
+    for c in comparisons[::4]:
+        two = {label: errors[label] for label in (c.first, c.second)}
+        (alone,) = compare(accuracies(two), rows(two))
+        assert alone.difference == c.difference and c.p_value is not None and alone.p_value is not None
+        assert c.p_value >= alone.p_value
 
 
-def test_too_few_seeds_say_nothing() -> None:
-    both, none = compare({"a": {0: 0.5, 1: 0.6}, "b": {0: 0.5, 1: 0.5}, "c": {7: 1.0}})[:2]
-    assert (both.n, both.p_value, both.low) == (2, None, None)
-    assert (none.n, none.difference) == (0, None)
-    assert sentence(both) == "a and b: not enough seeds to say (n = 2; 3 of each are needed)."
+def test_groups_that_lack_a_run_s_errors_are_compared_by_their_seeds() -> None:
+    errors = made_up(3, {"a": 0.3, "b": 0.4})
+    del errors["b"][1]
+    whole = made_up(3, {"a": 0.3, "b": 0.4})
+    (c,) = compare(accuracies(whole), rows(errors))
+    assert (c.difference.n, c.difference.basis) == (3, SEEDS)
+
+
+def test_one_seed_of_unknown_errors_and_no_common_seed_say_nothing() -> None:
+    one, none = compare({"a": {0: 0.5}, "b": {0: 0.6}, "c": {7: 1.0}})[:2]
+    assert (one.difference.n, one.p_value, one.difference.low) == (1, None, None)
+    assert none.difference.n == 0
+    assert sentence(one) == "a and b: nothing can be said (n = 1 seed, and no file says which images they get wrong)."
+    assert sentence(none) == "a and c: nothing can be said (they share no seed)."
+
+
+def test_mcnemar_by_hand() -> None:
+    # Of 12 images, one is wrong in both, 6 in a alone, 1 in b alone: p = 2 (1 + 7) / 2**7.
+    errors = {"a": {0: [1] * 7 + [0] * 5}, "b": {0: [1] + [0] * 6 + [1] + [0] * 4}}
+    (c,) = compare(accuracies(errors), rows(errors))
+    assert c.difference.mean == pytest.approx(-5 / 12) and c.difference.basis == IMAGES
+    assert c.p_value == pytest.approx(2 * 8 / 2**7)
+    assert c.wins is None and c.difference.seeds_low is None
+    alike = {"a": {0: [1, 0, 0]}, "b": {0: [1, 0, 0]}}
+    assert compare(accuracies(alike), rows(alike))[0].p_value == 1
+
+
+def test_probability_of_winning_by_hand() -> None:
+    # Variances 2 and 2 of two runs each: their difference has t(2), spread √(2 · 2 · 1.5) = √6; P(t < 1) = 0.788675.
+    assert probability_of_winning([6 + 6**0.5, 8 + 6**0.5], [6, 8]) == pytest.approx(0.7886751)
+    assert probability_of_winning([1], [0, 0]) is None
+    assert probability_of_winning([1, 1], [0, 0]) == 1 and probability_of_winning([1, 1], [1, 1]) == 0.5
+
+
+def comparison(low: float, high: float, p: float, n: int = 10, basis: str = BOTH) -> Comparison:
+    wins = 0.973 if n > 1 else None
+    return Comparison("A", "B", Estimate(n, (low + high) / 2, None, low, high, basis), p, wins)
 
 
 def test_comparisons_in_words() -> None:
-    clear = Comparison("A", "B", 10, 0.001, 0.0004, 0.0011, 0.002)
-    assert sentence(clear) == "A is more accurate than B by 0.04 to 0.11 points; n = 10 seeds, p = 0.002."
-    assert sentence(clear.reversed()) == sentence(clear)
-    open_ = Comparison("A", "B", 10, 0.001, -0.0004, 0.0011, 0.2)
-    assert sentence(open_) == (
-        "A and B cannot be told apart: they differ by -0.04 to 0.11 points; n = 10 seeds, p = 0.2."
+    clear = comparison(0.0004, 0.0011, 0.002)
+    assert sentence(clear) == (
+        "A is more accurate than B: 4.0 to 11.0 fewer errors per 10,000 images; n = 10 seeds, p = 0.002. "
+        "A new run of A beats a new run of B with a probability of 97 %."
     )
-    few = Comparison("A", "B", 4, 0.001, 0.0004, 0.0011, 0.375, min_p_value=0.375)
-    assert "A was more accurate than B by 0.04 to 0.11 points, but 4 seeds are too few" in sentence(few)
+    assert sentence(clear.reversed()) == sentence(clear)
+    assert sentence(comparison(-0.0004, 0.0011, 0.2)).startswith(
+        "A and B cannot be told apart: of the former, 4.0 more to 11.0 fewer errors per 10,000 images; n = 10 seeds"
+    )
+    one = sentence(comparison(0.0004, 0.0011, 0.002, n=1, basis=IMAGES))
+    assert "n = 1 seed, McNemar's test, p = 0.002" in one and one.endswith("it says nothing about other seeds.")
+    assert sentence(comparison(0.0004, 0.0011, 0.002, basis=SEEDS)).count("it says nothing about other images.") == 1
 
 
-@pytest.mark.parametrize(
-    ("seeds", "gap", "words"),
-    [
-        (10, 0.1, "A (90.45 %) wins, ahead of B by 10.00 to 10.00 points."),
-        (4, 0.1, "4 seeds are too few for a test to tell that from chance"),
-        (2, 0.1, "not enough seeds to say"),
-    ],
-)
-def test_winner_in_words(seeds: int, gap: float, words: str) -> None:
-    values = {
-        name: [level + 0.001 * s for s in range(seeds)] for name, level in (("B", 0.9 - gap), ("A", 0.9), ("C", 0.7))
-    }
-    comparisons = compare({name: dict(enumerate(v)) for name, v in values.items()})
-    assert words in winner_sentence(values, comparisons).replace("90.15", "90.45")
+def test_winner_in_words() -> None:
+    errors = made_up(4, {"B": 0.3, "A": 0.1, "C": 0.5})
+    values = {label: list(seeds.values()) for label, seeds in accuracies(errors).items()}
+    said = winner_sentence(values, compare(accuracies(errors), rows(errors)))
+    assert said.startswith("A (") and "wins, with" in said and said.endswith("fewer errors per 10,000 images than B.")
+    one = made_up(1, {"B": 0.3, "A": 0.1})
+    values = {label: list(seeds.values()) for label, seeds in accuracies(one).items()}
+    assert winner_sentence(values, compare(accuracies(one), rows(one))).endswith("nothing about other seeds.")
+    assert "nothing says whether" in winner_sentence(values, compare(accuracies(one)))
 
 
 def test_a_winner_that_is_none() -> None:
@@ -156,22 +174,3 @@ def test_a_winner_that_is_none() -> None:
     said = winner_sentence(values, compare({name: dict(enumerate(v)) for name, v in values.items()}))
     assert "cannot be told apart from" in said
     assert winner_sentence({"A": [0.9]}, []) == "A (90.00 %) is the only one here."
-
-
-def family(shift: float) -> float:
-    """How often any of three models' pairs is called different, in 1,000 simulations of 10 seeds."""
-    random = np.random.default_rng(11)
-    accuracies = random.normal(0, 1, (1000, 3, 10)) + random.normal(0, 1, (1000, 1, 10))  # seeds shared
-    accuracies[:, 0] += shift
-    pairs = np.stack([accuracies[:, a] - accuracies[:, b] for a, b in ((0, 1), (0, 2), (1, 2))], axis=1)
-    p_values = np.array(paired_permutation_test(pairs.reshape(3000, 10))).reshape(1000, 3)
-    return float(np.mean([min(holm(p)) < 0.05 for p in p_values.tolist()]))
-
-
-def test_where_nothing_differs_about_one_family_in_twenty_is_called_different() -> None:
-    # Holm keeps it below 5 %; a binomial count of 1,000 is within 2.2 points of its mean.
-    assert 0.025 <= family(0) <= 0.072
-
-
-def test_a_real_difference_is_found() -> None:
-    assert family(2.5) > 0.98

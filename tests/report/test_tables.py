@@ -1,33 +1,60 @@
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from mnist_exp.report import cost, tables
 from mnist_exp.report.collect import collect
-from tests.report.conftest import EVIL, write_run
+from tests.report.conftest import EVIL, answers, read, write_run
 
 
 def test_comparison_has_every_number_with_its_interval(tmp_path: Path) -> None:
     for seed, accuracy in enumerate((0.97, 0.98, 0.99)):
-        write_run(tmp_path, seed=seed, accuracy=accuracy)
-    table = tables.comparison(collect(tmp_path))
+        (write_run(tmp_path, seed=seed, accuracy=accuracy) / "predictions.npz").unlink()
+    table = tables.comparison(*read(tmp_path))
     row = table.data.iloc[0]
     assert row["test_accuracy"] == pytest.approx(0.98)
     assert row["test_accuracy_std"] == pytest.approx(0.01)
     # t(0.975, 2) = 4.302653 from a printed table.
-    assert row["test_accuracy_low"] == pytest.approx(0.98 - 4.302653 * 0.01 / 3**0.5)
+    assert row["test_accuracy_seeds_low"] == row["test_accuracy_low"] == pytest.approx(0.98 - 4.302653 * 0.01 / 3**0.5)
     assert table.cells.iloc[0].tolist() == [
-        "LeNet5", "61,706", "0.2200 ± 0.0100", "0.9800 ± 0.0100", "0.9552 to 1.0000", "3",
+        "LeNet5", "61,706", "0.2200 ± 0.0100", "0.9800 ± 0.0100", "0.9552 to 1.0000 (new seeds only)", "3",
     ]  # fmt: skip
 
 
-def test_one_seed_says_that_it_needs_more(tmp_path: Path) -> None:
-    write_run(tmp_path, accuracy=0.9)
-    cells = tables.comparison(collect(tmp_path)).cells.iloc[0]
-    assert cells["Test accuracy"] == "0.9000"
-    assert cells["95 % interval of the mean accuracy"] == "needs 2 seeds"
-    assert tables.differences(collect(tmp_path)) is None
+def test_one_seed_has_an_interval_for_new_images(tmp_path: Path) -> None:
+    label = np.arange(100) % 10
+    for model, wrong in (("lenet5", 10), ("mlp", 16)):  # the first 10 images are wrong in both
+        write_run(tmp_path, model, accuracy=1 - wrong / 100, archive=answers(label, wrong))
+    collection, estimates = read(tmp_path)
+    table = tables.comparison(collection, estimates)
+    assert table.cells["Test accuracy"].tolist() == ["0.9000", "0.8400"]
+    # Wilson's interval of 90 of 100, z² = 3.841459: (0.919207 ± √(0.0384146 (0.09 + 0.0096036))) / 1.0384146.
+    assert table.cells["95 % interval of the mean accuracy"].iloc[0] == "0.8256 to 0.9448 (new images only)"
+    assert table.data["test_accuracy_seeds_low"].isna().all()
+    found = tables.differences(collection, estimates)
+    assert found is not None
+    # Of 6 images that only one gets wrong, all are the MLP's: p = 2 / 2**6.
+    assert found.data["p_holm"].tolist() == pytest.approx([2 / 2**6])
+    # d is 1 on 6 of 100 images, else 0: its variance is 100/99 * 0.06 * 0.94; t(0.975, 99) = 1.984217.
+    half = 1.984217 * (0.06 * 0.94 / 99) ** 0.5
+    assert found.data[["difference_low", "difference_high"]].to_numpy()[0] == pytest.approx(
+        [0.06 - half, 0.06 + half], abs=1e-6
+    )
+    assert "it says nothing about other seeds" in found.cells["What the runs say"].iloc[0]
+
+
+def test_runs_of_which_nobody_knows_what_they_got_wrong_say_so(tmp_path: Path) -> None:
+    for model in ("lenet5", "mlp"):
+        (write_run(tmp_path, model) / "predictions.npz").unlink()
+    collection, estimates = read(tmp_path)
+    assert tables.comparison(collection, estimates).cells["95 % interval of the mean accuracy"].tolist() == ["–", "–"]
+    found = tables.differences(collection, estimates)
+    assert found is not None
+    assert found.cells["What the runs say"].tolist() == [
+        "LeNet5 and Custom MLP: nothing can be said (n = 1 seed, and no file says which images they get wrong)."
+    ]
 
 
 def test_several_protocols_are_told_apart_and_never_compared(tmp_path: Path) -> None:
@@ -35,12 +62,12 @@ def test_several_protocols_are_told_apart_and_never_compared(tmp_path: Path) -> 
         for seed in range(3):
             write_run(tmp_path, "lenet5", seed, protocol)
             write_run(tmp_path, "mlp", seed, protocol)
-    collection = collect(tmp_path)
-    assert tables.comparison(collection).cells["Data and protocol"].tolist() == [
+    collection, estimates = read(tmp_path)
+    assert tables.comparison(collection, estimates).cells["Data and protocol"].tolist() == [
         *["mnist, standard protocol"] * 2,
         *["mnist, published protocol"] * 2,
     ]
-    table = tables.differences(collection)
+    table = tables.differences(collection, estimates)
     assert table is not None
     assert table.data[["first", "second", "n"]].to_numpy().tolist() == [["LeNet5", "Custom MLP", 3]] * 2
 
@@ -56,7 +83,7 @@ def test_validated_groups_are_ranked_by_validation_accuracy_and_the_table_says_s
     sweep(tmp_path, 0.99, 0.98, validation=(0.96, 0.97))
     sweep(tmp_path, 0.97, validation=(0.965,), model="mlp")
     write_run(tmp_path, seed=1, accuracy=0.98, validation=0.98, settings={"optimizer.lr": 2})
-    table = tables.comparison(collect(tmp_path))
+    table = tables.comparison(*read(tmp_path))
     assert table.cells.iloc[:, :5].to_numpy().tolist() == [
         # Of 0.97 and 0.98, the mean is 0.975, and the deviation 0.005 √2.
         ["LeNet5, lr=2", "61,706", "0.9750 ± 0.0071", "0.2200 ± 0.0000", "0.9800 ± 0.0000"],
@@ -73,7 +100,7 @@ def test_differences_are_of_validation_accuracy_where_there_is_one(tmp_path: Pat
             settings = {"optimizer.lr": rate}
             write_run(tmp_path, seed=seed, accuracy=accuracy, validation=validation, settings=settings)
             write_run(tmp_path, seed=seed, accuracy=accuracy, settings=settings)
-    table = tables.differences(collect(tmp_path))
+    table = tables.differences(*read(tmp_path))
     assert table is not None and "validation accuracy is compared instead" in table.note
     assert table.data[["first", "score"]].to_numpy().tolist() == [
         ["LeNet5, lr=1", "test_accuracy"],
@@ -85,7 +112,7 @@ def test_differences_are_of_validation_accuracy_where_there_is_one(tmp_path: Pat
 def test_settings_that_only_test_digits_tell_apart_are_marked(tmp_path: Path) -> None:
     sweep(tmp_path, 0.99, 0.98)
     sweep(tmp_path, 0.97, model="mlp")
-    table = tables.comparison(collect(tmp_path))
+    table = tables.comparison(*read(tmp_path))
     assert table.cells["Settings chosen by"].tolist() == ["test digits", "test digits", "–"]
     assert "to choose fairly, run them all with data.validation_size=5000" in table.note
     assert "Validation accuracy" not in table.cells and "ranked by validation" not in table.note
@@ -95,10 +122,10 @@ def test_settings_validated_elsewhere_are_not_marked_unless_one_was_not(tmp_path
     """The chosen settings, trained on all digits beside the default ones, were chosen fairly."""
     sweep(tmp_path, 0.99, 0.98)
     sweep(tmp_path, 0.97, 0.96, 0.95, validation=(0.96, 0.97, 0.95))
-    assert "Settings chosen by" not in tables.comparison(collect(tmp_path)).cells
+    assert "Settings chosen by" not in tables.comparison(*read(tmp_path)).cells
     write_run(tmp_path, settings={"optimizer.lr": 4})
     write_run(tmp_path, protocol="published", validation=0.9, settings={"optimizer.lr": 4})  # another question
-    cells = tables.comparison(collect(tmp_path)).cells
+    cells = tables.comparison(*read(tmp_path)).cells
     assert cells["Settings chosen by"].tolist() == ["test digits"] * 3 + ["–"] * 4
     assert cells["Validation accuracy"].tolist() == ["–", "–", "–", "0.9700", "0.9600", "0.9500", "0.9000"]
 
@@ -108,7 +135,7 @@ def test_other_seeds_devices_and_protocols_are_no_choice(tmp_path: Path) -> None
         write_run(tmp_path, settings=change)
     write_run(tmp_path, protocol="published", settings={"optimizer.lr": 0.1})
     write_run(tmp_path, "mlp", settings={"optimizer.lr": 0.1})
-    table = tables.comparison(collect(tmp_path))
+    table = tables.comparison(*read(tmp_path))
     assert len(table.cells) == 6 and "Settings chosen by" not in table.cells
 
 
@@ -163,18 +190,18 @@ def test_cost_of_runs_that_recorded_none(tmp_path: Path) -> None:
 def test_of_many_pairs_the_best_groups_are_told(tmp_path: Path) -> None:
     for rate in range(13):
         write_run(tmp_path, settings={"optimizer.lr": rate}, accuracy=0.9 + rate / 1000)
-    table = tables.differences(collect(tmp_path))
+    table = tables.differences(*read(tmp_path))
     assert table is not None
     assert len(table.data) == 13 * 12 // 2
     assert len(table.cells) == 12
-    assert all("LeNet5, lr=12" in words for words in table.cells["What the seeds say"])
+    assert all("LeNet5, lr=12" in words for words in table.cells["What the runs say"])
 
 
 def test_markdown_and_latex_escape_what_they_must(tmp_path: Path) -> None:
     write_run(tmp_path, title="a|b_c & 5% <i>")
-    table = tables.comparison(collect(tmp_path))
+    table = tables.comparison(*read(tmp_path))
     assert tables.markdown(table.cells).splitlines()[2].startswith(r"| a\|b_c & 5% &lt;i> | 61,706 |")
-    assert tables.markdown(table.cells).splitlines()[1] == "| --- | ---: | ---: | ---: | --- | ---: |"
+    assert tables.markdown(table.cells).splitlines()[1] == "| --- | ---: | ---: | ---: | ---: | ---: |"
     latex = tables.latex(table)
     assert r"a|b\_c \& 5\% <i>" in latex
     for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"95 \% interval", r"\usepackage{booktabs}"):
@@ -183,7 +210,7 @@ def test_markdown_and_latex_escape_what_they_must(tmp_path: Path) -> None:
 
 def test_files_hold_what_the_table_holds(tmp_path: Path) -> None:
     write_run(tmp_path / "runs", title=EVIL)
-    table = tables.comparison(collect(tmp_path / "runs"))
+    table = tables.comparison(*read(tmp_path / "runs"))
     assert tables.write([table], tmp_path) == ["comparison.csv", "comparison.md", "comparison.tex"]
     back = pd.read_csv(tmp_path / "comparison.csv")
     assert back["model"].tolist() == [EVIL]

@@ -1,0 +1,128 @@
+"""What one run answered: from its predictions.npz or, where that is not there, from its mistakes.csv."""
+
+import io
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from mnist_exp.report.runs import Run, read_checked
+from mnist_exp.runs.record import CLASS_COUNTS, MISTAKES, MISTAKES_COLUMNS, PREDICTIONS
+
+BINS = 15
+"""Of confidence; as many as Guo et al. (2017) use."""
+LEAST = 1e-45
+"""The smallest probability of float32 that is not 0; one of 0 counts as this."""
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One run's answers to N images, W of which it gets wrong."""
+
+    counts: NDArray[np.int64]
+    """Images by label, ``[10]``."""
+    index: NDArray[np.int64]
+    """Of the wrong ones: the place in the split, from 0, ``[W]``."""
+    label: NDArray[np.int64]
+    """Of the wrong ones, ``[W]``."""
+    predicted: NDArray[np.int64]
+    """Of the wrong ones, ``[W]``."""
+    probability: NDArray[np.float64]
+    """Of the wrong answers, ``[W]``."""
+    labels: NDArray[np.int64] | None = None
+    """Of all images, ``[N]``. This and what follows is not known from mistakes.csv."""
+    losses: NDArray[np.float32] | None = None
+    """Cross-entropy of each image, in nats, ``[N]``."""
+    bins: NDArray[np.float64] | None = None
+    """By confidence: images, sum of their confidences, right ones; ``[3, BINS]``."""
+
+    @property
+    def images(self) -> int:
+        """How many images were evaluated."""
+        return int(self.counts.sum())
+
+    @property
+    def confusion(self) -> NDArray[np.int64]:
+        """Images by label and prediction, ``[10, 10]``."""
+        wrong = np.bincount(10 * self.label + self.predicted, minlength=100).reshape(10, 10)
+        return wrong + np.diag(self.counts - wrong.sum(axis=1))
+
+
+def read_answers(run: Run) -> Answers | None:
+    """A run's answers; None where it has neither of the files.
+
+    Raises:
+        ValueError, OSError: the file is damaged, or another run's.
+    """
+    if (run.folder / PREDICTIONS).exists():
+        return _from_predictions(run)
+    return _from_mistakes(run) if (run.folder / MISTAKES).exists() else None
+
+
+def _from_predictions(run: Run) -> Answers:
+    label, predicted, probabilities = _read_predictions(run)
+    wrong, confidence = np.flatnonzero(predicted != label), probabilities.max(axis=1)
+    place = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
+    bins = [np.bincount(place, w, BINS) for w in (np.ones(len(label)), confidence, predicted == label)]
+    return Answers(
+        counts=np.bincount(label, minlength=10),
+        index=wrong,
+        label=label[wrong],
+        predicted=predicted[wrong],
+        probability=probabilities[wrong, predicted[wrong]].round(4),
+        labels=label,
+        losses=-np.log(np.maximum(probabilities[np.arange(len(label)), label], LEAST)).astype(np.float32),
+        bins=np.array(bins),
+    )
+
+
+def _read_predictions(run: Run) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
+    content = read_checked(run.folder, run.record, PREDICTIONS)
+    try:
+        with np.load(io.BytesIO(content), allow_pickle=False) as archive:
+            label, predicted, probabilities = (archive[k] for k in ("label", "predicted", "probabilities"))
+        whole = [np.asarray(a).astype(np.int64, casting="safe") for a in (label, predicted)]
+        probabilities = np.asarray(probabilities).astype(np.float64, casting="safe")
+    except Exception as error:  # whatever is wrong with it, it is not a usable archive
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"has a damaged predictions.npz: {reason}") from error
+    count = len(whole[0]) if whole[0].ndim == 1 else 0
+    fits = count > 0 and whole[1].shape == (count,) and probabilities.shape == (count, 10)
+    if not (fits and all(((a >= 0) & (a < 10)).all() for a in whole)):
+        raise ValueError("has a predictions.npz without labels, classes and ten probabilities each")
+    if not ((probabilities >= 0) & (probabilities <= 1 + 1e-6)).all():
+        raise ValueError("has a predictions.npz with probabilities outside 0 to 1")
+    return whole[0], whole[1], probabilities
+
+
+def _from_mistakes(run: Run) -> Answers:
+    table, classes = _read_table(run, MISTAKES), _read_table(run, CLASS_COUNTS)
+    try:
+        index, label, predicted = (table[name].to_numpy(np.int64) for name in MISTAKES_COLUMNS[:3])
+        probability = table[MISTAKES_COLUMNS[3]].to_numpy(np.float64)
+        counts, wrong = (classes[name].to_numpy(np.int64) for name in ("images", "wrong"))
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"has a damaged {MISTAKES} or {CLASS_COUNTS}: {error}") from error
+    inside = (
+        all(((a >= 0) & (a < 10)).all() for a in (label, predicted)) and ((probability >= 0) & (probability <= 1)).all()
+    )
+    ordered = (np.diff(index) > 0).all() and (not len(index) or 0 <= index[0] <= index[-1] < counts.sum())
+    if len(counts) != 10 or counts.sum() == 0 or not (inside and ordered and (label != predicted).all()):
+        raise ValueError(f"has a {MISTAKES} without places in order, two classes and a probability each")
+    accuracy = 1 - len(index) / counts.sum()
+    if (np.bincount(label, minlength=10) != wrong).any() or abs(accuracy - _accuracy(run)) > 1e-6:
+        raise ValueError(f"has a {MISTAKES} that is not that of its {CLASS_COUNTS} or of its metrics")
+    return Answers(counts, index, label, predicted, probability)
+
+
+def _read_table(run: Run, name: str) -> Any:
+    try:
+        return pd.read_csv(io.BytesIO(read_checked(run.folder, run.record, name)))
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ValueError(str(error) if str(error).startswith("has ") else f"has a damaged {name}: {error}") from error
+
+
+def _accuracy(run: Run) -> float:
+    return float(run.epochs["test_accuracy"].iloc[-1])
