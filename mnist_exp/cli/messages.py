@@ -84,13 +84,16 @@ def format_accuracy(metrics: Mapping[str, Any]) -> str:
 
 def unknown_setting(key: str) -> str:
     """What to say of a setting that does not exist."""
-    keys, section = _keys(), key.rpartition(".")[0]
-    if section in ("model", "optimizer", "scheduler"):
-        return f"{key} is not in conf/{section}/ for this option; if its class has such an argument, write +{key}=…"
-    siblings = [each for each in keys if each.rpartition(".")[0] == section]
-    close = difflib.get_close_matches(key, siblings or keys, n=1)
-    others = f"{section} has {', '.join(each.rpartition('.')[2] for each in siblings)}" if section in SECTIONS else ""
-    hint = f"did you mean {close[0]}?" if close else others or "--cfg job shows all settings"
+    section, _, name = key.rpartition(".")
+    siblings = [each.rpartition(".")[2] for each in _keys() if each.rpartition(".")[0] == section]
+    if close := difflib.get_close_matches(name, siblings, n=1):
+        hint = f"did you mean {f'{section}.' if section else ''}{close[0]}?"
+    elif section in SECTIONS:
+        hint = f"{section} has {', '.join(siblings)}"
+    elif section in ("model", "optimizer", "scheduler"):
+        hint = f"an argument that conf/{section}/ does not list needs a plus: +{key}=…"
+    else:
+        hint = "--cfg job shows all settings"
     return f"there is no setting {key}; {hint}"
 
 
@@ -138,10 +141,10 @@ def _about_settings(error: Exception) -> str:
         return f"{several[1]} is several values; add -m to run each of them"
     if lines[0].startswith("Config group override must be"):
         return "a config group takes the name of one option, such as model=mlp"
+    if "interval(" in lines[0] or "INTERVAL_SWEEP" in lines[0]:
+        return "interval(…) is for sweepers that choose values themselves; list the values: optimizer.lr=0.01,0.1 -m"
     if sweep := re.match(r"Sweep parameters '(.+)' requires", lines[0]):
         return f"{sweep[1]} has several values; add -m to run each of them"
-    if "INTERVAL_SWEEP" in lines[0]:
-        return "interval(…) is for sweepers that choose values themselves; list the values: optimizer.lr=0.01,0.1 -m"
     if merging := re.match(r"Error merging override (.+)", lines[0]):
         return f"{merging[1]}: {_lines(cause)[0]}"
     if "raised while composing config" in lines[0] and cause is not error:

@@ -14,8 +14,8 @@ from mnist_exp.report.text import printable, slug, unique
 from mnist_exp.runs.record import Record
 from mnist_exp.settings.schema import PROTOCOL_KEYS, PROTOCOLS
 
-ALWAYS_SHOWN = ("optimizer.target", "optimizer.lr")
-"""Settings of an optimizer that are shown even where its name implies them."""
+ALWAYS_SHOWN = ("optimizer.target", "optimizer.lr", "scheduler.target")
+"""Settings of an optimizer or a schedule that are shown even where its name implies them."""
 
 _WORDS = {"torch": "the version of torch", "model.parameters": "the number of parameters"}
 
@@ -213,12 +213,14 @@ def _labels(titles: list[str], settings: list[dict[str, Any]], own: str) -> list
 
 
 def _implied(key: str, settings: list[dict[str, Any]]) -> bool:
-    """Whether a setting is a detail of the optimizer that has one value for each class of optimizers here."""
-    if not key.startswith("optimizer.") or key in ALWAYS_SHOWN:
+    """Whether a setting is a detail of the optimizer or the schedule that its class, epochs and rate decide here."""
+    group = key.partition(".")[0]
+    if group not in ("optimizer", "scheduler") or key in ALWAYS_SHOWN:
         return False
     values: dict[str, set[str]] = {}
     for each in settings:
-        values.setdefault(str(each.get("optimizer.target")), set()).add(repr(each[key]))
+        deciding = repr([each.get(name) for name in (f"{group}.target", "epochs", "optimizer.lr")])
+        values.setdefault(deciding, set()).add(repr(each[key]))
     return all(len(found) == 1 for found in values.values())
 
 

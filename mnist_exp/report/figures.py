@@ -25,6 +25,7 @@ from mnist_exp.report import published
 from mnist_exp.report.answers import BINS
 from mnist_exp.report.collect import Collection, Group
 from mnist_exp.report.estimates import Estimates
+from mnist_exp.report.legend import add_legend
 from mnist_exp.report.misclassified import Misclassified
 from mnist_exp.report.runs import DIGITS, METRIC_NAMES, VALIDATION_NAMES
 from mnist_exp.report.statistics import Estimate, summarise
@@ -211,7 +212,7 @@ def curves(section: str, groups: list[Group], metric: str, styles: Styles, *, al
             axes.set_ylim(later.min() - margin, later.max() + margin)
         axes.set(xlabel="epoch", ylabel=f"{name} ({unit})", title=f"{title} ({groups[0].protocol})")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.legend()
+        add_legend(figure, axes)
         return figure
 
     ends = "; ".join(f"{group.label} from {mean[0]:.4f} to {mean[-1]:.4f}" for group, mean in means.items())
@@ -275,11 +276,11 @@ def reliability(section: str, misclassified: Sequence[Misclassified], styles: St
         axes.set(ylabel="accuracy (fraction)", ylim=(-0.02, 1.02), title=f"Reliability ({section})")
         below.set(xlabel="confidence (probability of the answer)", ylabel="images per run", yscale="log")
         below.yaxis.set_major_formatter(PLAIN)
-        axes.legend()
+        add_legend(figure, axes)
         return figure
 
-    text = f"On the diagonal, confidence is right; bars are 95 % intervals over the seeds; {BINS} bins, but for "
-    text += f"those of fewer than {MIN_PER_BIN} images per run. Expected calibration error: "
+    text = f"On the diagonal, confidence equals accuracy; bars are 95 % intervals over the seeds; {BINS} bins, "
+    text += f"without those of fewer than {MIN_PER_BIN} images per run. Expected calibration error: "
     text += "; ".join(f"{m.group.label} {np.mean(m.calibration_errors):.4f}" for m in misclassified)
     return Drawing("errors", section, "reliability", "Reliability diagram", f"{text}.", data, draw)
 
@@ -292,21 +293,20 @@ def cost(section: str, bars: dict[Group, Estimate], measured: dict[str, dict[str
     def draw() -> Figure:
         figure = Figure(figsize=(6.8, 3.2))
         for axes, (key, label) in zip(figure.subplots(1, 2, sharey=True), sides.items(), strict=True):
-            for group in groups:
-                x = np.nan if measured[group.label][key] is None else measured[group.label][key]
+            xs = [measured[group.label][key] or np.nan for group in groups]
+            for x, group in zip(xs, groups, strict=True):
                 axes.errorbar(x, group.mean_score, _bar(bars[group]), label=group.label, **_marker(styles, group))
-            axes.set(xlabel=label, xscale="log")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            wide = max(xs) > 3 * min(xs)  # false for NaN
+            axes.set(xlabel=label, xscale="log" if wide else "linear")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if wide else MaxNLocator(4))
             axes.xaxis.set_major_formatter(PLAIN)
             axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.legend()
+        add_legend(figure, axes)
         figure.axes[0].set_ylabel(f"{groups[0].selection_metric.replace('_', ' ')} (fraction)")
         figure.suptitle(f"Accuracy against cost ({section})", size=10)
         return figure
 
-    data = pd.DataFrame(
-        [{g.selection_metric: np.mean(g.final_values(g.selection_metric))} | measured[g.label] for g in groups]
-    )
+    data = pd.DataFrame([{g.selection_metric: g.mean_score} | measured[g.label] for g in groups])
     text = f"Bars are 95 % intervals of the mean. {_means(bars)}."
     return Drawing("cost", section, "cost", "Accuracy against cost", text, data, draw)
 
