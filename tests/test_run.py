@@ -162,7 +162,7 @@ def test_too_large_a_batch_is_said_in_a_sentence(tmp_path: Path) -> None:
 
     done = command("model=lenet5", "epochs=1", "batch_size=60000", cwd=tmp_path, preexec_fn=limited)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
-    sentence = r"there is not enough memory \([\d.]+ GB requested\); a smaller batch_size needs less"
+    sentence = r"out of memory \([\d.]+ GB requested\); use a smaller batch_size"
     assert re.fullmatch(f"mnist_exp: {sentence}\n", done.stderr)
     (path,) = tmp_path.glob("outputs/runs/*/run.json")
     assert re.fullmatch(sentence, json.loads(path.read_text())["reason"])

@@ -432,7 +432,7 @@ def test_the_same_command_after_an_edit_trains_all_runs_anew(tmp_path: Path, dig
         assert done.returncode == 0, done.stderr
         return done.stdout + done.stderr
 
-    words = ("-m", "model=mlp", "epochs=2", "protocol=published")
+    words = ("-m", "model=mlp", "epochs=2", "protocol=published", "hydra/launcher=basic")
     run("-m mnist_exp.run", *words, "seed=0,1,2")
     path = project / "mnist_exp" / "models.py"
     wider = path.read_text().replace("32 * 32, 60)", "32 * 32, 100)").replace("nn.Linear(60, 20)", "nn.Linear(100, 20)")
