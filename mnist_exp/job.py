@@ -92,13 +92,11 @@ def train_run(
                 return RunResult(str(folder.final_path), record.metrics, skipped=True)
             fresh = True
         history = History() if fresh else folder.load_history()
-        fresh = fresh or _must_restart(name, identity, history, versions)
-        if fresh:
-            history = History()
+        if fresh or _must_restart(name, identity, history, versions):
+            fresh, history = True, History()
         history.code, history.packages = code, versions
-        if record is None:
-            _mention_earlier_version(folder.final_path, identity)
         if record is None or fresh:
+            _mention_earlier_version(folder.final_path, identity)
             record = Record(name, _title(config, choices), choices, identity, _config_for_record(config))
         else:
             record.status, record.reason, record.ended = "running", None, None
@@ -142,7 +140,7 @@ def _must_restart(name: str, identity: dict[str, Any], history: History, version
 
 def _mention_earlier_version(run: Path, identity: dict[str, Any]) -> None:
     """Say so, if an earlier version of this program has trained the same settings under another name."""
-    for other in run.parent.glob(f"{run.name[:-8]}*"):
+    for other in [] if run.exists() else run.parent.glob(f"{run.name[:-8]}*"):
         with contextlib.suppress(OSError, RecordError):
             if read_record(other).identity == factory.as_version_2(identity):
                 print(
