@@ -141,7 +141,7 @@ def real(name: str, models: list[NDArray[np.float32]], draws: int) -> Iterator[R
     """The same of intervals on real errors, ``[S, N]`` a model: some seeds and images are drawn from all."""
     random = np.random.default_rng(16)
     errors = np.array(models)
-    truth = _value(errors.mean(axis=(1, 2)))
+    truth = _value(np.asarray(errors.mean(axis=(1, 2)), np.float64))
     possible = np.flatnonzero(errors.any(axis=(0, 1)))
     errors, place = errors[:, :, possible], np.full(errors.shape[2], -1)
     place[possible] = np.arange(len(possible))
