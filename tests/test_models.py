@@ -89,6 +89,7 @@ def test_outside_the_loop_a_model_is_an_ordinary_module(
     """Hooks see dense tensors, which can be indexed, saved and turned into NumPy arrays; so do other tools."""
     model = getattr(models, name)().eval()
     batch = few_digits[0].normalised(slice(0, 8))
+    assert torch.equal(torch.jit.script(model)(batch), model(batch))
     training_loop.evaluate(model, few_digits[1])  # the loop leaves nothing behind
     seen: list[Tensor] = []
     for layer in model.children():

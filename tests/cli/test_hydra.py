@@ -10,7 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from mnist_exp.cli.hydra_internals import CONFIG_FOLDER, to_config
+from mnist_exp.cli.hydra_internals import CONFIG_FOLDER, _path_word, to_config
 from mnist_exp.errors import ConfigError
 from tests.conftest import command, results
 
@@ -91,6 +91,12 @@ def test_a_tilde_is_the_home_folder_in_every_path(sweep: list[str], home: Path) 
 def test_a_tilde_of_nobody_is_named() -> None:
     with pytest.raises(ConfigError, match=r"output_root=~nobody-here/x: .*write the full path"):
         to_config(composed("output_root='~nobody-here/x'"))
+
+
+@pytest.mark.parametrize("text", ["2026_11_25", "1.50", "1e5", "true", "null", " x", "x "])
+def test_a_path_that_looks_like_a_number_or_a_word_of_yaml_is_kept_as_it_is(text: str) -> None:
+    assert to_config(composed(_path_word(f"output_root={text}"))).output_root == text
+    assert _path_word(f"seed={text}") == f"seed={text}" and _path_word("output_root=a,b") == "output_root=a,b"
 
 
 def composed(*overrides: str, folder: Path = CONFIG_FOLDER) -> DictConfig:

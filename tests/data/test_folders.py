@@ -443,6 +443,17 @@ def test_a_damaged_cache_is_made_anew(damage: str, tmp_path: Path, monkeypatch: 
     assert np.array_equal(images(folder, cache), first) and len(decoded) == 2
 
 
+def test_another_decoder_does_not_take_what_the_old_one_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = scan(write(tmp_path / "in", "0_5.png"))
+    before = load(folder, tmp_path / "cache")
+
+    def to_grey32(image: Image.Image) -> Image.Image:
+        return image.convert("L").resize((32, 32)).point(lambda grey: 255 - grey)
+
+    monkeypatch.setattr(folders, "to_grey32", to_grey32)
+    assert not np.array_equal(load(folder, tmp_path / "cache"), before)
+
+
 def test_a_cache_that_cannot_be_kept_is_told(tmp_path: Path) -> None:
     write(tmp_path / "in", "0_1.png")
     (tmp_path / "file").write_text("")

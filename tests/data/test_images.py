@@ -190,6 +190,18 @@ def test_a_damaged_file_is_set_aside_and_fetched_again(
     assert mnist_files(copy) == mnist_files(digits_root) and not capsys.readouterr().out
 
 
+@pytest.mark.parametrize("good", ["train-labels.idx1-ubyte", "train-labels-idx1-ubyte.gz"])
+def test_a_good_file_beside_a_damaged_one_is_used(
+    good: str, copy: Path, digits_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = copy / "MNIST" / "raw"
+    content = (raw / NAMES[1]).read_bytes()
+    (raw / NAMES[1]).write_bytes(content[:-1])
+    (raw / good).write_bytes(gzip.compress(content) if good.endswith(".gz") else content)
+    monkeypatch.setattr(fetch, "_sources", lambda name: [])
+    assert mnist_files(copy) == mnist_files(digits_root)
+
+
 @pytest.mark.parametrize("ending", ["", ".gz"])
 def test_the_other_common_spelling_is_used_as_it_is(ending: str, copy: Path, digits_root: Path) -> None:
     """train-images.idx3-ubyte, as several archives of MNIST have it."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from mnist_exp.machine import fingerprint
 from mnist_exp.report.collect import Collection, collect
 from mnist_exp.report.text import printable, slug
 from mnist_exp.settings.identity import identity_hash
@@ -327,6 +328,18 @@ def test_runs_of_other_code_versions_or_size_are_never_averaged(
     assert label in [group.label for group in collection.groups]
     (warning,) = collection.warnings
     assert warning.startswith(f"LeNet5: its 4 runs of one setting differ in {words}, so they are in rows of their own")
+
+
+def test_runs_of_code_that_was_declared_equivalent_are_averaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fingerprint, "_declared", lambda: {("model", "a" * 16): "b" * 16})
+    for seed, digit in enumerate("aab"):
+        folder = write_run(tmp_path, seed=seed)
+        known = json.loads((folder / "run.json").read_text()) | {"code": {"model": digit * 16}}
+        (folder / "run.json").write_text(json.dumps(known))
+    collection = collect(tmp_path)
+    assert [len(group.runs) for group in collection.groups] == [3] and not collection.warnings
 
 
 def test_two_folders_of_one_identity_are_never_both_counted(tmp_path: Path) -> None:

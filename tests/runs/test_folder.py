@@ -8,14 +8,16 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from mnist_exp import files, models
+from mnist_exp import files, job, models
 from mnist_exp.data.images import ImageSplit, stratified_split
 from mnist_exp.errors import ConfigError, DivergedError, RunFolderError
 from mnist_exp.runs import folder as run_folder
@@ -288,6 +290,23 @@ def test_a_diverged_run_fails_with_the_epoch_and_keeps_what_came_before(
     assert len((only_run(tmp_path) / "metrics.csv").read_text().splitlines()) == 1 + 2
     with pytest.raises(DivergedError):  # a failed run is run again, and fails again
         execute(*settings)
+
+
+def test_weights_that_are_not_finite_are_no_result(
+    execute: Execute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Max-pooling and ReLU can hide them from the loss."""
+    epochs = job._epochs
+
+    def spoiling(config: Any, state: Any, *more: Any) -> Iterator[Any]:
+        yield from epochs(config, state, *more)
+        with torch.no_grad():
+            state.model.hidden1.weight[0, 0] = float("nan")
+
+    monkeypatch.setattr(job, "_epochs", spoiling)
+    with pytest.raises(DivergedError, match=r"the weights of hidden1.weight became nan or infinite; a smaller"):
+        execute(*MLP)
+    assert record(tmp_path)["status"] == "failed"
 
 
 def test_overwrite_keeps_the_old_run_until_the_new_one_has_begun_well(
