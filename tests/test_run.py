@@ -277,7 +277,7 @@ def test_one_failing_job_stops_no_other(tmp_path: Path) -> None:
     assert "in epoch 1, step" in done.stdout and "greater than 0" in done.stdout
     records = [json.loads(path.read_text()) for path in tmp_path.glob("outputs/runs/*/run.json")]
     assert sorted(record["status"] for record in records) == ["failed", "finished"]
-    # A second sweep in the same folder tells of its own jobs only.
+    # A second sweep in the same folder reports only its own jobs.
     again = command(*words, cwd=tmp_path)
     assert again.returncode == 0 and "Jobs: 1 skipped;" in again.stdout, again.stdout
 

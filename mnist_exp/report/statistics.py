@@ -162,7 +162,7 @@ class Comparison:
 
     @property
     def significant(self) -> bool:
-        """Whether the corrected test tells the two apart."""
+        """Whether the corrected test finds a difference."""
         return self.p_value is not None and self.p_value < 1 - LEVEL
 
     def reversed(self) -> "Comparison":
