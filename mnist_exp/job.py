@@ -16,7 +16,7 @@ from mnist_exp.data import folders, images
 from mnist_exp.data.folders import Folders
 from mnist_exp.data.images import ImageSplit
 from mnist_exp.errors import ConfigError, DivergedError, Interrupted, failure_reason
-from mnist_exp.machine.determinism import make_deterministic
+from mnist_exp.machine.determinism import make_deterministic, why_not_portable
 from mnist_exp.machine.origin import LIBRARIES, other_code, other_versions, present_code
 from mnist_exp.machine.provenance import installed_version, provenance
 from mnist_exp.runs import results
@@ -103,6 +103,8 @@ def train_run(
             record.resumed += 1
         record.code = code
         folder.open_for_writing(record, extra_files, fresh=fresh)
+        if config.device.arithmetic == "portable" and (reason := why_not_portable(device)):
+            print(f"{name}: another machine may give other bytes: {reason}", flush=True)
         try:
             with make_display(name, config.epochs) as display:
                 _train(config, device, scanned, _Output(folder, record, history, display))

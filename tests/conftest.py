@@ -19,7 +19,12 @@ from mnist_exp.cli.hydra_internals import CONFIG_FOLDER, GROUPS, to_config
 from mnist_exp.cli.progress import Lines
 from mnist_exp.data import fetch, images
 from mnist_exp.data.images import ImageSplit
-from mnist_exp.settings.schema import Config
+from mnist_exp.machine.determinism import make_deterministic
+from mnist_exp.settings.schema import Config, DeviceConfig
+
+# Before anything is computed here; tests that start commands leave it to them.
+make_deterministic(DeviceConfig())
+torch.use_deterministic_algorithms(False)
 
 FEW = 600
 MINUTES = 300
@@ -47,7 +52,6 @@ def digits_root() -> Path:
     root = Path(os.environ.get("MNIST_EXP_DATA", Path(__file__).parent.parent / "data")).absolute()
     mnist_files(root)
     os.environ["MNIST_EXP_DATA"] = str(root)
-    torch.set_num_threads(1)
     return root
 
 

@@ -9,13 +9,26 @@ import torch
 from mnist_exp.errors import ConfigError
 from mnist_exp.settings.schema import DeviceConfig
 
+PORTABLE = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "COMPATIBLE"}
+"""What PyTorch's three libraries read once, before they first compute, so that all processors with AVX2 round alike.
+
+MKL's AVX2 branch would be faster, but other makes of processor then take another one.
+"""
+LIBRARY_SETTINGS = ("ATEN_CPU_", "ONEDNN_", "DNNL_", "MKL_")
+"""How the names of the variables begin that could have these libraries compute otherwise."""
+_fixed: str | None = None
+"""The arithmetic that this process has used."""
+
 
 def make_deterministic(config: DeviceConfig) -> torch.device:
-    """Fix the number of threads and the choice of algorithms, and find the device.
+    """Fix the processor's instructions, the number of threads and the choice of algorithms, and find the device.
+
+    Call it before PyTorch computes anything in this process.
 
     Raises:
-        ConfigError: this machine has no such device.
+        ConfigError: this machine has no such device, or this process has used the other arithmetic.
     """
+    _fix_arithmetic(config.arithmetic)
     device = _find_device(config.name)
     # cuBLAS is deterministic only with a fixed workspace, and reads this when it starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -28,6 +41,36 @@ def make_deterministic(config: DeviceConfig) -> torch.device:
     torch.backends.cudnn.benchmark = False
     tune_malloc()
     return device
+
+
+def why_not_portable(device: torch.device) -> str | None:
+    """Why a run's bytes may differ on another processor with AVX2; None where they don't."""
+    if _fixed != "portable":
+        return "device.arithmetic is native"
+    if device.type != "cpu":
+        return "a GPU rounds in its own way"
+    if torch.backends.cpu.get_cpu_capability() != "AVX2":
+        return "this processor has no AVX2 and FMA (Intel since 2013, AMD since 2015)"
+    if not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):  # type: ignore[no-untyped-call]
+        return "this PyTorch is built without MKL or oneDNN"
+    return None
+
+
+def _fix_arithmetic(arithmetic: str) -> None:
+    """Have PyTorch's libraries use the same instructions on all processors, or the best of this one."""
+    global _fixed
+    if _fixed is None:
+        for name in list(os.environ):
+            if name.startswith(LIBRARY_SETTINGS) and not name.endswith("_VERBOSE"):
+                del os.environ[name]
+        if arithmetic == "portable" and torch.cpu._is_avx2_supported():
+            os.environ.update(PORTABLE)
+        _fixed = arithmetic
+    if _fixed != arithmetic:
+        raise ConfigError(
+            f"device.arithmetic={arithmetic}: this process has computed with {_fixed} arithmetic, and cannot change "
+            "it; use one command for each arithmetic"
+        )
 
 
 def tune_malloc() -> None:

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from mnist_exp.machine.determinism import why_not_portable
+
 PACKAGES = ("torch", "numpy", "pillow", "hydra-core", "omegaconf", "mnist-exp")
 PROJECT = Path(__file__).resolve().parents[2]
 CODE = ("mnist_exp", "conf", "requirements.lock", "pyproject.toml")
@@ -28,6 +30,7 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "deterministic": device.type == "cpu",
+        "portable": why_not_portable(device) is None,
     }
 
 

@@ -36,7 +36,7 @@ def run_identity(
         {
             "version": IDENTITY_VERSION,
             **components,
-            "device": {"type": device, "threads": config.device.threads, "arithmetic": "native"},
+            "device": {"type": device, "threads": config.device.threads, "arithmetic": config.device.arithmetic},
             "data": data,
             "protocol": dataclasses.asdict(config.protocol),
             "seed": config.seed,

@@ -15,6 +15,7 @@ from omegaconf import MISSING
 from mnist_exp.errors import ConfigError
 
 DEVICES = ("cpu", "cuda", "mps", "auto")
+ARITHMETICS = ("portable", "native")
 DATASETS = ("mnist", "fashion_mnist", "kmnist", "qmnist", "png_folder")
 SPLITS = ("train", "test")
 TRAINING_MODES = ("every_epoch", "first_epoch")
@@ -45,9 +46,12 @@ class DeviceConfig:
     """``cpu``, ``cuda`` or ``mps``; or ``auto``: ``cuda`` where there is one, else ``cpu``."""
     threads: int = 1
     """CPU threads of one run. Results depend on it in the last bits, so it is part of the identity."""
+    arithmetic: str = "portable"
+    """``portable``: the same bytes on every x86-64 processor with AVX2; or ``native``: the fastest on this one."""
 
     def __post_init__(self) -> None:
         _check_choice("device.name", self.name, DEVICES)
+        _check_choice("device.arithmetic", self.arithmetic, ARITHMETICS)
         _check_range("device.threads", self.threads, 1, MAX_THREADS)
 
 

@@ -39,11 +39,7 @@ STALE: dict[str, REPLACE] = {
         "self.dropout(relu(self.F6(features)))",
         "relu(self.dropout(self.F6(features)))",
     ),
-    "which function a name stands for": (
-        "models.py",
-        "import max_pool2d, relu",
-        "import avg_pool2d as max_pool2d, relu",
-    ),
+    "which function a name stands for": ("models.py", "max_pool2d, relu", "avg_pool2d as max_pool2d, relu"),
     "the loss": (
         "training.py",
         "loss = cross_entropy(batch_logits, targets)",

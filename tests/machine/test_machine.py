@@ -1,6 +1,8 @@
 """The device that is chosen, and what is recorded of the machine."""
 
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ import torch
 
 from mnist_exp.errors import ConfigError
 from mnist_exp.machine import provenance
-from mnist_exp.machine.determinism import make_deterministic
+from mnist_exp.machine.determinism import PORTABLE, make_deterministic, why_not_portable
 from mnist_exp.settings.schema import DeviceConfig
 
 
@@ -45,6 +47,48 @@ def test_a_checkout_of_another_user_has_its_commit_recorded(tmp_path: Path, monk
     assert provenance._git_state() == (commit, False)
     (tmp_path / "mnist_exp" / "run.py").write_text("pass")
     assert provenance._git_state() == (commit, True)
+
+
+ARITHMETIC = """
+import torch
+from mnist_exp.machine.determinism import make_deterministic
+from mnist_exp.settings.schema import DeviceConfig
+from mnist_exp.errors import ConfigError
+make_deterministic(DeviceConfig(arithmetic={first!r}))
+print(torch.backends.cpu.get_cpu_capability())
+try:
+    make_deterministic(DeviceConfig(arithmetic={then!r}))
+except ConfigError as error:
+    print(error)
+"""
+
+
+def arithmetic(first: str, then: str, **environment: str) -> list[str]:
+    known = {name: value for name, value in os.environ.items() if name not in PORTABLE} | environment
+    code = ARITHMETIC.format(first=first, then=then)
+    done = subprocess.run([sys.executable, "-c", code], env=known, capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+def test_the_environment_does_not_decide_the_arithmetic() -> None:
+    hostile = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "SSE4_2"}
+    native = arithmetic("native", "native")
+    assert arithmetic("native", "native", **hostile) == native
+    if torch.cpu._is_avx2_supported():
+        assert arithmetic("portable", "portable", **hostile) == ["AVX2"]
+
+
+def test_a_process_keeps_its_arithmetic() -> None:
+    assert arithmetic("native", "portable")[1] == (
+        "device.arithmetic=portable: this process has computed with native arithmetic, and cannot change it; "
+        "use one command for each arithmetic"
+    )
+
+
+@pytest.mark.skipif(not torch.cpu._is_avx2_supported(), reason="needs AVX2")
+def test_portable_is_the_cpu_only() -> None:
+    assert why_not_portable(torch.device("cpu")) is None
+    assert why_not_portable(torch.device("cuda")) == "a GPU rounds in its own way"
 
 
 def test_metrics_need_no_float64_of_the_device(few_digits: object, monkeypatch: pytest.MonkeyPatch) -> None:

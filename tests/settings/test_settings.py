@@ -128,8 +128,15 @@ def test_identity_knows_where_it_runs_but_not_under_which_launcher() -> None:
 def test_runs_of_version_2_have_the_same_settings_in_its_form() -> None:
     for path in (CONFIG_FOLDER.parent / "outputs" / "reference" / "runs").glob("*-standard-sgd-seed0-*/run.json"):
         model, known = path.parent.name.partition("-")[0], json.loads(path.read_text())["identity"]
-        assert factory.as_version_2(identify(settings(f"model={model}", "data.validation_size=0"))) == known
-        validated = factory.as_version_2(identify(settings(f"model={model}", "data.validation_size=5000")))
+        assert (
+            factory.as_version_2(
+                identify(settings(f"model={model}", "device.arithmetic=native", "data.validation_size=0"))
+            )
+            == known
+        )
+        validated = factory.as_version_2(
+            identify(settings(f"model={model}", "device.arithmetic=native", "data.validation_size=5000"))
+        )
         assert diff_settings(validated, known) == ["data.validation_size: '(absent)' → 5000"]
 
 
@@ -140,7 +147,7 @@ def test_an_identity_has_the_arguments_that_are_left_at_their_defaults() -> None
     known = identify(settings("model=lenet5r"))
     assert known["optimizer"] == {"target": "torch.optim.SGD"} | given | defaults
     assert known["model"] == {"target": "mnist_exp.models.LeNet5Regularized", "dropout": 0.5}
-    assert known["device"] == {"type": "cpu", "threads": 1, "arithmetic": "native"} and known["version"] == 3
+    assert known["device"] == {"type": "cpu", "threads": 1, "arithmetic": "portable"} and known["version"] == 3
 
 
 def test_a_library_that_changes_a_default_changes_the_name(monkeypatch: pytest.MonkeyPatch) -> None:
