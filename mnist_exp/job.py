@@ -3,7 +3,7 @@
 import contextlib
 import copy
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -26,7 +26,7 @@ from mnist_exp.runs.record import Record, RecordError, read_record, utc_now
 from mnist_exp.settings import factory
 from mnist_exp.settings.identity import run_identity, run_name
 from mnist_exp.settings.schema import Config, DataConfig
-from mnist_exp.training import LEARNING_RATE_HINT, EpochResult, OnStep, TrainState, evaluate, fit
+from mnist_exp.training import LEARNING_RATE_HINT, EpochResult, TrainState, evaluate, fit
 
 
 class Display(Protocol):
@@ -97,7 +97,8 @@ def train_run(
         history.code, history.packages = code, versions
         if record is None or fresh:
             _mention_earlier_version(folder.final_path, identity)
-            record = Record(name, _title(config, choices), choices, identity, _config_for_record(config))
+            title = str(config.model.get("title", choices["model"]))
+            record = Record(name, title, choices, identity, _config_for_record(config))
         else:
             record.status, record.reason, record.ended = "running", None, None
             record.resumed += 1
@@ -169,24 +170,14 @@ class _Output:
     display: Display
 
 
-@dataclass(frozen=True)
-class _Images:
-    """What a run trains on, evaluates on and validates on."""
-
-    train: ImageSplit
-    evaluation: ImageSplit
-    validation: ImageSplit | None
-    checksums: dict[str, str]
-
-
 def _train(config: Config, device: torch.device, scanned: Folders, output: _Output) -> None:
     folder, record, history = output.folder, output.record, output.history
-    loaded = _load_images(config, device, scanned)
-    record.data, record.classes = loaded.checksums, images.class_names(config.data.name)
-    state = _build_state(config, device, len(loaded.train))
-    _check_last_batch(state.model, loaded.train, config.batch_size)
+    train, evaluation, validation, record.data = _load_images(config, device, scanned)
+    record.classes = images.class_names(config.data.name)
+    state = _build_state(config, device, len(train))
+    _check_last_batch(state.model, train, config.batch_size)
     record.parameters = sum(parameter.numel() for parameter in state.model.parameters())
-    record.multiply_accumulates = _multiply_accumulates(state.model, loaded.train)
+    record.multiply_accumulates = _multiply_accumulates(state.model, train)
     record.provenance = provenance(device)
     if history.training is not None:
         state.load_state_dict(history.training)
@@ -196,26 +187,38 @@ def _train(config: Config, device: torch.device, scanned: Folders, output: _Outp
     folder.write_record(record)
 
     logits = None
-    for epoch in _epochs(config, state, loaded, output.display.step):
-        _append(history, epoch, len(loaded.train), state)
+    for epoch in fit(
+        state,
+        train,
+        evaluation,
+        validation,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        training_mode=config.protocol.training_mode,
+        on_step=output.display.step,
+    ):
+        _append(history, epoch, len(train), state)
         folder.save_epoch(history)
         output.display.epoch(epoch)
         logits = epoch.logits
     if logits is None:  # interrupted between its last epoch and its results
-        logits = evaluate(state.model, loaded.evaluation)
+        logits = evaluate(state.model, evaluation)
     if broken := [name for name, tensor in state.model.state_dict().items() if not tensor.isfinite().all()]:
         raise DivergedError(f"the weights of {broken[0]} became nan or infinite; {LEARNING_RATE_HINT}")
     record.status, record.metrics, record.ended = "finished", history.metrics[-1], utc_now()
-    folder.finish(record, results.to_files(state.model.state_dict(), logits, loaded.evaluation.labels))
+    folder.finish(record, results.to_files(state.model.state_dict(), logits, evaluation.labels))
 
 
-def _load_images(config: Config, device: torch.device, scanned: Folders) -> _Images:
+def _load_images(
+    config: Config, device: torch.device, scanned: Folders
+) -> tuple[ImageSplit, ImageSplit, ImageSplit | None, dict[str, str]]:
+    """What a run trains on, evaluates on and validates on, and the checksums of the files."""
     splits = (config.protocol.train_split, config.protocol.eval_split)
     (train, evaluation), checksums = images.load(config.data, scanned, splits, device)
     validation = None
     if config.data.validation_size:
         train, validation = images.stratified_split(train, config.data.validation_size, config.seed)
-    return _Images(train, evaluation, validation, checksums)
+    return train, evaluation, validation, checksums
 
 
 def _build_state(config: Config, device: torch.device, train_size: int) -> TrainState:
@@ -227,19 +230,6 @@ def _build_state(config: Config, device: torch.device, train_size: int) -> Train
     steps_per_epoch = -(-train_size // config.batch_size)
     scheduler, per_batch = factory.build_scheduler(config.scheduler, optimizer, steps_per_epoch)
     return TrainState(model, optimizer, scheduler, per_batch, torch.Generator().manual_seed(config.seed))
-
-
-def _epochs(config: Config, state: TrainState, loaded: _Images, on_step: OnStep) -> Iterator[EpochResult]:
-    return fit(
-        state,
-        loaded.train,
-        loaded.evaluation,
-        loaded.validation,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        training_mode=config.protocol.training_mode,
-        on_step=on_step,
-    )
 
 
 def _check_last_batch(model: torch.nn.Module, train: ImageSplit, batch_size: int) -> None:
@@ -283,10 +273,6 @@ def _append(history: History, epoch: EpochResult, train_size: int, state: TrainS
         }
     )
     history.training = state.state_dict()
-
-
-def _title(config: Config, choices: dict[str, str]) -> str:
-    return str(config.model.get("title", choices["model"]))
 
 
 def _config_for_record(config: Config) -> dict[str, Any]:

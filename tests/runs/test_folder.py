@@ -296,14 +296,14 @@ def test_weights_that_are_not_finite_are_no_result(
     execute: Execute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Max-pooling and ReLU can hide them from the loss."""
-    epochs = job._epochs
+    fit = job.fit
 
-    def spoiling(config: Any, state: Any, *more: Any) -> Iterator[Any]:
-        yield from epochs(config, state, *more)
+    def spoiling(state: Any, *images: Any, **settings: Any) -> Iterator[Any]:
+        yield from fit(state, *images, **settings)
         with torch.no_grad():
             state.model.hidden1.weight[0, 0] = float("nan")
 
-    monkeypatch.setattr(job, "_epochs", spoiling)
+    monkeypatch.setattr(job, "fit", spoiling)
     with pytest.raises(DivergedError, match=r"the weights of hidden1.weight became nan or infinite; a smaller"):
         execute(*MLP)
     assert record(tmp_path)["status"] == "failed"
