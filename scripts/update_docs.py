@@ -21,7 +21,7 @@ from mnist_exp.report.statistics import Summary, summarise
 PROJECT = Path(__file__).resolve().parent.parent
 REFERENCE = PROJECT / "outputs" / "reference"
 DOCUMENTS = ("README.md", "docs/reproduction.md", "docs/performance.md")
-VARIANTS = {"avx2": "AVX2 instead of AVX-512", "threads2": "two threads instead of one"}
+VARIANTS = {"native": "native (AVX-512)", "threads2": "two threads instead of one"}
 MARKER = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 

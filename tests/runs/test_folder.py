@@ -24,7 +24,7 @@ from mnist_exp.runs import folder as run_folder
 from mnist_exp.runs import lock
 from mnist_exp.runs.record import RESULT_FILES, checksum
 from mnist_exp.settings import factory
-from mnist_exp.training import evaluate
+from mnist_exp.training import evaluate, fit
 from tests.conftest import Execute, results, started
 
 MLP = ("model=mlp", "epochs=3")
@@ -296,8 +296,6 @@ def test_weights_that_are_not_finite_are_no_result(
     execute: Execute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Max-pooling and ReLU can hide them from the loss."""
-    fit = job.fit
-
     def spoiling(state: Any, *images: Any, **settings: Any) -> Iterator[Any]:
         yield from fit(state, *images, **settings)
         with torch.no_grad():
