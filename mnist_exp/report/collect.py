@@ -43,16 +43,16 @@ class Group:
     @property
     def mean_score(self) -> float:
         """The mean of the last epoch's selection metric."""
-        return sum(self.final_values(self.selection_metric)) / len(self.runs)
+        return sum(self.final_values(self.selection_metric).values()) / len(self.runs)
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The names of the ten classes, by label."""
         return tuple(self.record.classes or ())
 
-    def final_values(self, metric: str) -> list[float]:
-        """The last epoch's value of a metric for each seed; empty where it was not measured."""
-        return [float(run.epochs[metric].iloc[-1]) for run in self.runs if metric in run.epochs]
+    def final_values(self, metric: str) -> dict[int, float]:
+        """Seed → the last epoch's value of a metric; empty where it was not measured."""
+        return {run.record.seed: float(run.epochs[metric].iloc[-1]) for run in self.runs if metric in run.epochs}
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from mnist_exp.report.estimates import Estimates
 from mnist_exp.report.legend import add_legend
 from mnist_exp.report.misclassified import Misclassified
 from mnist_exp.report.runs import DIGITS, METRIC_NAMES, VALIDATION_NAMES
-from mnist_exp.report.statistics import Estimate, summarise
+from mnist_exp.report.statistics import FRACTION, Estimate, estimate
 from mnist_exp.report.text import slug
 
 MAX_TOGETHER, MAX_ALONE = 8, 4
@@ -134,7 +134,7 @@ def of_section(
     styles = {g.label: {"color": c, "marker": m, "ls": d} for g, (c, m, d) in zip(groups, palette, strict=False)}
     few = groups if len(collection.in_section(section)) <= MAX_ALONE else []
     metrics = [metric for metric in (*METRIC_NAMES, *VALIDATION_NAMES) if groups[0].final_values(metric)]
-    bars = {group: estimates.of(group, group.selection_metric) for group in groups}
+    bars = {group: estimates.means[group][group.selection_metric] for group in groups}
     drawings = [overview(section, bars, styles), *(curves(section, groups, metric, styles) for metric in metrics)]
     drawings += [curves(section, [group], metric, styles, alone=True) for metric in metrics for group in few]
     best = collection.in_section(section, most=MAX_ALONE)
@@ -152,7 +152,7 @@ def overview(section: str, bars: dict[Group, Estimate], styles: Styles) -> Drawi
     groups = [*bars]
     score, name = groups[0].selection_metric, groups[0].selection_metric.replace("_", " ")
     ends = {group: group.final_values(score) for group in groups}
-    data = [(g.label, run.record.seed, value) for g in groups for run, value in zip(g.runs, ends[g], strict=True)]
+    data = [(group.label, seed, value) for group in groups for seed, value in ends[group].items()]
     values = {g: published.table()[m]["test_accuracy"] for g in groups if (m := _published(g))}
 
     def draw() -> Figure:
@@ -165,8 +165,8 @@ def overview(section: str, bars: dict[Group, Estimate], styles: Styles) -> Drawi
         figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.subplots()
         for place, group in enumerate(groups):
-            axes.plot(ends[group], [place + 0.22] * len(ends[group]), "|", color="0.55", ms=6, mew=0.8)
-            axes.errorbar(xerr=_bar(bars[group]), y=place, x=np.mean(ends[group]), **_marker(styles, group))
+            axes.plot([*ends[group].values()], [place + 0.22] * len(ends[group]), "|", color="0.55", ms=6, mew=0.8)
+            axes.errorbar(xerr=_bar(bars[group]), y=place, x=bars[group].mean, **_marker(styles, group))
             axes.plot(values.get(group, np.nan), place, "x", color="black", ms=6, mew=1.2)
         axes.set(xlabel=f"{name} (fraction)", ylim=(len(groups) - 0.5, -0.5))
         axes.set_title(section, wrap=True)
@@ -258,9 +258,9 @@ def reliability(section: str, misclassified: Sequence[Misclassified], styles: St
     for m in misclassified:
         digits, confidence, right = m.bins.sum(axis=0)
         for i in np.flatnonzero(digits >= MIN_PER_BIN * len(m.bins)):
-            s = summarise([run[2, i] / run[0, i] for run in m.bins if run[0, i]], fraction=True)
+            e = estimate([run[2, i] / run[0, i] for run in m.bins if run[0, i]], None, FRACTION)
             point = {"confidence": confidence[i] / digits[i], "accuracy": right[i] / digits[i]}
-            point |= {"low": s.mean_low, "high": s.mean_high, "images_per_run": digits[i] / len(m.bins)}
+            point |= {"low": e.low, "high": e.high, "images_per_run": digits[i] / len(m.bins)}
             rows.append({"label": m.group.label, "bin": i + 1} | point)
     data = pd.DataFrame(rows)
 
@@ -317,11 +317,11 @@ def _marker(styles: Styles, group: Group) -> dict[str, Any]:
 
 def _bar(e: Estimate) -> list[list[float]] | None:
     """The distances from the mean score to the ends of its interval."""
-    return None if e.low is None or e.high is None else [[e.mean - e.low], [e.high - e.mean]]
+    return None if np.isnan(e.low) else [[e.mean - e.low], [e.high - e.mean]]
 
 
 def _means(bars: dict[Group, Estimate]) -> str:
-    spans = ["" if e.low is None else f" ({e.low:.4f} to {e.high:.4f}, for {e.basis})" for e in bars.values()]
+    spans = ["" if np.isnan(e.low) else f" ({e.low:.4f} to {e.high:.4f}, for {e.basis})" for e in bars.values()]
     return "; ".join(f"{g.label} {e.mean:.4f}{i}" for (g, e), i in zip(bars.items(), spans, strict=True))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import jinja2
 from PIL import Image
 
-from mnist_exp.report import published, tables
+from mnist_exp.report import formats, published
 from mnist_exp.report.collect import Collection, flatten
 from mnist_exp.report.estimates import Estimates
 from mnist_exp.report.figures import Drawing
@@ -24,7 +24,7 @@ GALLERY = 24
 def render(
     collection: Collection,
     estimates: Estimates,
-    shown: Sequence[tables.Table],
+    shown: Sequence[formats.Table],
     drawings: Sequence[Drawing],
     misclassified: Sequence[Misclassified],
     folder: Path,
@@ -34,8 +34,8 @@ def render(
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("mnist_exp.report", ""), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.globals |= {"csv": tables.csv, "markdown": tables.markdown, "latex": tables.latex, "uri": _uri}
-    environment.globals |= {"numeric": tables.numeric, "flatten": flatten}
+    environment.globals |= {"csv": formats.csv, "markdown": formats.markdown, "latex": formats.latex, "uri": _uri}
+    environment.globals |= {"numeric": formats.numeric, "flatten": flatten}
     script = published.resource("page.js.html").read_text(encoding="utf-8")
     return environment.get_template("page.html").render(
         collection=collection,
@@ -50,15 +50,16 @@ def render(
     )
 
 
-def summary(collection: Collection, estimates: Estimates, shown: Sequence[tables.Table]) -> list[tuple[str, str]]:
+def summary(collection: Collection, estimates: Estimates, shown: Sequence[formats.Table]) -> list[tuple[str, str]]:
     """The report in a few sentences, each with the section that it is about."""
     sentences = []
     verdicts = next((table.data for table in shown if table.name == "verdict"), None)
     for section in collection.sections:
         groups = collection.in_section(section)
-        values = {group.label: group.final_values(group.selection_metric) for group in groups}
-        by = "" if groups[0].selection_metric == "test_accuracy" else "By validation accuracy: "
-        sentences.append((section, by + winner_sentence(values, estimates.comparisons[section])))
+        score = groups[0].selection_metric
+        means = {group.label: estimates.means[group][score].mean for group in groups}
+        by = "" if score == "test_accuracy" else "By validation accuracy: "
+        sentences.append((section, by + winner_sentence(means, estimates.comparisons[section])))
         repeats = any(published.published_model(group.record.identity) for group in groups)
         if verdicts is not None and repeats and (verdicts["protocol"] == groups[0].protocol).any():
             answers = verdicts["verdict"][verdicts["protocol"] == groups[0].protocol]

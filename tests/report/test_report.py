@@ -334,7 +334,7 @@ def test_no_interval_of_an_accuracy_leaves_0_to_1(tmp_path: Path) -> None:
     row = tables.comparison(collection, estimates).data.iloc[0]
     assert (row["test_accuracy_seeds_low"], row["test_accuracy_seeds_high"]) == (0, 1)
     assert 0 <= row["test_accuracy_low"] < 1e-4 and 1 - 1e-4 < row["test_accuracy_high"] <= 1
-    verdict = tables.verdict(collection)
+    verdict = tables.verdict(collection, estimates)
     assert verdict is not None
     accuracy = verdict.data[verdict.data["metric"] == "test accuracy"].iloc[0]
     assert (accuracy["interval_low"], accuracy["interval_high"]) == (0, 1)
