@@ -5,7 +5,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from mnist_exp.report import cost, error_tables, figures, formats, misclassified, page, tables
+from mnist_exp.report import cost, error_tables, figure_files, figures, formats, misclassified, page, tables
 from mnist_exp.report.collect import Collection, collect
 from mnist_exp.report.estimates import make_estimates
 from mnist_exp.report.formats import Table
@@ -54,7 +54,7 @@ def build(runs: Path, out: Path, data: Path) -> Report:
     new = out / ".new"
     try:
         new.mkdir(parents=True, exist_ok=True)
-        files = formats.write(shown, new) + figures.write(drawings, new)
+        files = formats.write(shown, new) + figure_files.write(drawings, new)
         text = page.render(collection, estimates, shown, drawings, wrong, new, data)
         (new / "index.html").write_text(text, encoding="utf-8", newline="\n")
         _replace(out, new, [*files, "index.html"])

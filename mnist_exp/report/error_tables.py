@@ -86,10 +86,10 @@ def classes(misclassified: Sequence[Misclassified]) -> list[Table]:
 
 def _share_of_class(m: Misclassified, label: int, answer: int | None = None) -> Estimate:
     """The share of a class's images that get this wrong answer, or the right one."""
-    images = int(m.answers[0].counts[label])
-    chosen = [(a.label == label) & (a.predicted == answer if answer is not None else True) for a in m.answers]
+    images = int(next(iter(m.answers.values())).counts[label])
+    chosen = [(a.label == label) & (a.predicted == answer if answer is not None else True) for a in m.answers.values()]
     values = [float(mine.sum()) / images if images else math.nan for mine in chosen]
-    marks = m.marks([a.index[mine] for a, mine in zip(m.answers, chosen, strict=True)])
+    marks = m.marks([a.index[mine] for a, mine in zip(m.answers.values(), chosen, strict=True)])
     crossed = Crossed.of(marks[:, marks.any(axis=0)], images) if images > 1 else None
     return estimate([1 - value if answer is None else value for value in values], crossed, FRACTION)
 

@@ -41,5 +41,5 @@ def _measure(metric: str, groups: Sequence[Group], misclassified: Sequence[Miscl
     for m in misclassified:
         values = {"test_accuracy": -m.errors, "test_loss": m.losses}.get(metric)
         if values is not None and len(m.label) > 1 and same_images(m.label, misclassified[0].label):
-            by_image[m.group.label] = {run.record.seed: row for run, row in zip(m.runs, values, strict=True)}
+            by_image[m.group.label] = dict(zip(m.answers, values, strict=True))
     return Measured({group.label: group.final_values(metric) for group in groups}, by_image, BOUNDS[metric])

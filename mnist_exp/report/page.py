@@ -11,9 +11,10 @@ import jinja2
 from PIL import Image
 
 from mnist_exp.report import formats, published
-from mnist_exp.report.collect import Collection, flatten
+from mnist_exp.report.collect import Collection
 from mnist_exp.report.estimates import Estimates
-from mnist_exp.report.figures import Drawing
+from mnist_exp.report.figure_files import Drawing
+from mnist_exp.report.labels import flatten
 from mnist_exp.report.misclassified import Misclassified, gallery, load_images
 from mnist_exp.report.statistics import winner_sentence
 

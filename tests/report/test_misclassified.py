@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from mnist_exp.data import folders
-from mnist_exp.report import error_tables, figures, formats, tables
+from mnist_exp.report import error_tables, figure_files, figures, formats, tables
 from mnist_exp.report.collect import collect
 from mnist_exp.report.misclassified import gallery, load_images, load_misclassified
 from mnist_exp.runs.results import mistakes
@@ -108,7 +108,7 @@ def test_confusion_matrix_tells_classes_by_names_that_fit(tmp_path: Path) -> Non
     table = drawing.data.set_index("label")
     expected = {"predicted_Ankle boot": 1, r"predicted_a\|b_c": 1}  # and nothing else
     assert {key: n for key, n in table.loc["Ankle boot"].to_dict().items() if n} == expected
-    with mpl.rc_context(figures.STYLE), warnings.catch_warnings():
+    with mpl.rc_context(figure_files.STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         figure = drawing.draw()
         figure.draw_without_rendering()
@@ -158,7 +158,7 @@ def test_mistakes_are_enough_for_every_table_matrix_and_gallery(tmp_path: Path) 
     after, problems = load_misclassified(collect(tmp_path))
     assert not problems
     for old, new in zip(before, after, strict=True):
-        assert np.array_equal(old.confusions, new.confusions) and np.array_equal(old.errors, new.errors)
+        assert np.array_equal(old.confusion, new.confusion) and np.array_equal(old.errors, new.errors)
         assert new.losses is None and not len(new.bins)
     told = [[(m.index, m.label, m.by_all, [a[1:] for a in m.answers]) for m in gallery(x, 9)] for x in (before, after)]
     assert told[0] == told[1] and len(told[0]) == 9
@@ -205,7 +205,7 @@ def test_mistakes_of_other_images_than_the_predictions_are_named(tmp_path: Path)
     keep_mistakes_alone(tmp_path)
     write_run(tmp_path, accuracy=0.9, archive=answers(label[::-1], 10))
     (found,), (problem,) = load_misclassified(collect(tmp_path))
-    assert len(found.runs) == 1 and "other images than the other seeds'" in problem.reason
+    assert len(found.answers) == 1 and "other images than the other seeds'" in problem.reason
 
 
 class Bomb:
@@ -266,7 +266,7 @@ def test_damaged_predictions_are_named_and_the_rest_reported(tmp_path: Path, kin
     write_run(tmp_path, seed=0, archive=GOOD)
     (write_run(tmp_path, seed=1, name="bad") / "predictions.npz").write_bytes(DAMAGED[kind])
     (found,), (problem,) = load_misclassified(collect(tmp_path))
-    assert len(found.confusions) == 1
+    assert len(found.answers) == 1
     assert (problem.folder, problem.left_out) == ("bad", False)
     assert "predictions.npz" in problem.reason and "\n" not in problem.reason
 
