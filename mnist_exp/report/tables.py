@@ -108,12 +108,12 @@ def forensics(collection: Collection, estimates: Estimates) -> Table | None:
             row |= {metric: e.mean, f"{metric}_std": e.std, f"{metric}_published": value}
             row[f"{metric}_deviations"] = z_score(e, value)
             cell |= {name.capitalize(): mean_std(e), f"Published {name}": f"{value:.3f}"}
-            cell[f"Away, {name}"] = number(z_score(e, value), "+.1f", " SD")
+            cell[f"Difference in {name}"] = number(z_score(e, value), "+.1f", " SD")
         rows.append(row)
         cells.append(cell)
     note = (
-        "How many standard deviations (SD) of our runs the published value is away from their mean, for each "
-        "combination of the two slips. LeNet5 and the MLP have neither dropout nor batch normalisation, so the second "
+        "The difference is from the mean of our runs to the published value, in their standard deviations (SD), for "
+        "each combination of the two slips. LeNet5 and the MLP have neither dropout nor batch normalisation, so the second "
         "slip cannot change them."
     )
     half_way = set(FORENSIC_ORDER[1:3]) & {row["protocol"] for row in rows}
@@ -139,7 +139,7 @@ def differences(collection: Collection, estimates: Estimates) -> Table | None:
             row["words"] = sentence(c) if in_words else ""
             rows.append(row | ({"score": best.selection_metric} if validated else {}))
             if in_words:
-                cells.append({SECTION: section, "What the runs say": row["words"]})
+                cells.append({SECTION: section, "Result": row["words"]})
     note = (
         "Test accuracy, paired by seed: two runs of one seed see the images in the same order. 95 % intervals for new "
         "seeds and new images together, unless a sentence says otherwise; p-values of the same analysis, or for one "

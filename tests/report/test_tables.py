@@ -42,7 +42,7 @@ def test_one_seed_has_an_interval_for_new_images(tmp_path: Path) -> None:
     assert found.data[["difference_low", "difference_high"]].to_numpy()[0] == pytest.approx(
         [0.06 - half, 0.06 + half], abs=1e-6
     )
-    assert "it says nothing about other seeds" in found.cells["What the runs say"].iloc[0]
+    assert "it says nothing about other seeds" in found.cells["Result"].iloc[0]
 
 
 def test_runs_of_which_nobody_knows_what_they_got_wrong_say_so(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_runs_of_which_nobody_knows_what_they_got_wrong_say_so(tmp_path: Path) -
     assert tables.comparison(collection, estimates).cells["95 % interval of the mean accuracy"].tolist() == ["–", "–"]
     found = tables.differences(collection, estimates)
     assert found is not None
-    assert found.cells["What the runs say"].tolist() == [
+    assert found.cells["Result"].tolist() == [
         "LeNet5 and Custom MLP: nothing can be said (n = 1 seed, and no file says which images they get wrong)."
     ]
 
@@ -165,7 +165,7 @@ def test_forensics_counts_deviations(tmp_path: Path) -> None:
     assert table is not None
     assert table.data["test_accuracy_deviations"].tolist() == pytest.approx([2, 0], abs=1e-6)
     assert table.cells["Evaluation mode after epoch 1"].tolist() == ["yes", "no"]
-    assert table.cells["Away, test accuracy"].tolist()[0] == "+2.0 SD"
+    assert table.cells["Difference in test accuracy"].tolist()[0] == "+2.0 SD"
 
 
 def test_cost_is_the_median_of_the_runs_medians(tmp_path: Path) -> None:
@@ -194,7 +194,7 @@ def test_of_many_pairs_the_best_groups_are_told(tmp_path: Path) -> None:
     assert table is not None
     assert len(table.data) == 13 * 12 // 2
     assert len(table.cells) == 12
-    assert all("LeNet5, lr=12" in words for words in table.cells["What the runs say"])
+    assert all("LeNet5, lr=12" in words for words in table.cells["Result"])
 
 
 def test_markdown_and_latex_escape_what_they_must(tmp_path: Path) -> None:
