@@ -130,11 +130,9 @@ def simulate(population: Population, draws: int) -> Iterator[Row]:
             if two:
                 counts[n][2] += analyse(unlike[:, :n] if n > 1 else draw(quiet, 1, random)[0])[1] < 0.05
     for n, (both, seeds, rejected) in counts.items():
-        row = {"what": population.name, "n": n, "draws": draws, "holds": both / draws}
-        yield row | {
-            "seeds_alone_holds": seeds / draws if n > 1 else None,
-            "rejects": rejected / draws if two else None,
-        }
+        row: Row = {"what": population.name, "n": n, "draws": draws, "holds": both / draws}
+        row["seeds_alone_holds"] = seeds / draws if n > 1 else None
+        yield row | {"rejects": rejected / draws if two else None}
 
 
 def real(name: str, models: list[NDArray[np.float32]], draws: int) -> Iterator[Row]:

@@ -83,9 +83,8 @@ def _read_predictions(run: Run) -> tuple[NDArray[np.int64], NDArray[np.int64], N
     except Exception as error:  # whatever is wrong with it, it is not a usable archive
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"has a damaged predictions.npz: {reason}") from error
-    count = len(whole[0]) if whole[0].ndim == 1 else 0
-    fits = count > 0 and whole[1].shape == (count,) and probabilities.shape == (count, 10)
-    if not (fits and all(((a >= 0) & (a < 10)).all() for a in whole)):
+    fits = whole[0].ndim == 1 and whole[0].shape == whole[1].shape and probabilities.shape == (len(whole[0]), 10)
+    if not (fits and len(whole[0]) and all(((a >= 0) & (a < 10)).all() for a in whole)):
         raise ValueError("has a predictions.npz without labels, classes and ten probabilities each")
     if not ((probabilities >= 0) & (probabilities <= 1 + 1e-6)).all():
         raise ValueError("has a predictions.npz with probabilities outside 0 to 1")

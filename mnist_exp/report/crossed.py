@@ -70,31 +70,25 @@ class Crossed:
 
 
 def half_width(crossed: Crossed) -> float:
-    """Half the 95 % interval of the grand mean: for new seeds and images, or for new images of one run.
-
-    It is about never less than what the seeds alone give (`_floor`).
-    """
-    whole = math.sqrt(sum(crossed.parts)) * quantile(crossed.degrees)
-    few = len(crossed.sums) - 1
-    return max(whole, math.sqrt(_floor(crossed)) * quantile(few)) if few else whole
+    """Half the 95 % interval of the grand mean: for new seeds and images, or for new images of one run."""
+    return max(math.sqrt(variance) * quantile(degrees) for variance, degrees in _variances(crossed))
 
 
 def t_test(crossed: Crossed, mean: float) -> float:
     """Two-sided p-value of a mean of 0; below 0.05 exactly where `half_width`'s interval leaves out 0."""
-    few = len(crossed.sums) - 1
-    whole = tail(mean, sum(crossed.parts), crossed.degrees)
-    return max(whole, tail(mean, _floor(crossed), few)) if few else whole
+    return max(tail(mean, variance, degrees) for variance, degrees in _variances(crossed))
 
 
-def _floor(crossed: Crossed) -> float:
-    """The least variance of the mean, with as many degrees of freedom as the seeds give.
+def _variances(crossed: Crossed) -> list[tuple[float, float]]:
+    """The variance of the mean and its degrees of freedom; of several seeds, also the least that they allow for.
 
     Where two or three seeds happen to agree, Satterthwaite's formula takes that for granted: intervals of two
     hold in 87 % of the cases. With the seeds' whole part as the least, they hold in 98 %; less a sixteenth of
     the images' part, in 94 to 96 %, whichever of the two is larger.
     """
     seeds, images = crossed.parts
-    return max(seeds - images / 16, 0.0)
+    whole, few = (seeds + images, crossed.degrees), len(crossed.sums) - 1
+    return [whole, (max(seeds - images / 16, 0.0), few)] if few else [whole]
 
 
 def mcnemar_test(crossed: Crossed) -> float:

@@ -32,7 +32,7 @@ class Misclassified:
     @cached_property
     def confusion(self) -> NDArray[np.float64]:
         """Images by label and prediction, mean over the runs, ``[10, 10]``."""
-        return np.mean([answers.confusion for answers in self.answers.values()], axis=0)
+        return np.asarray(np.mean([answers.confusion for answers in self.answers.values()], axis=0))
 
     @cached_property
     def errors(self) -> NDArray[np.float32]:
@@ -143,7 +143,7 @@ def gallery(misclassified: Sequence[Misclassified], most: int) -> list[Miss]:
     for m in alike:
         for answers in m.answers.values():
             sure[answers.index] += answers.probability / len(m.answers)
-    order = np.lexsort((np.arange(len(label)), -sure.round(6), -shares, ~by_all, ~any_))
+    order = np.lexsort((-sure.round(6), -shares, ~by_all, ~any_))
     return [
         Miss(int(i), int(label[i]), bool(by_all[i]), [(m, *m.answer(int(i))) for m in alike])
         for i in order[: min(most, int(any_.sum()))]

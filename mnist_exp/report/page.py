@@ -61,16 +61,19 @@ def summary(collection: Collection, estimates: Estimates, shown: Sequence[format
         means = {group.label: estimates.means[group][score].mean for group in groups}
         by = "" if score == "test_accuracy" else "By validation accuracy: "
         sentences.append((section, by + winner_sentence(means, estimates.comparisons[section])))
-        repeats = any(published.published_model(group.record.identity) for group in groups)
-        if verdicts is not None and repeats and (verdicts["protocol"] == groups[0].protocol).any():
-            answers = verdicts["verdict"][verdicts["protocol"] == groups[0].protocol]
-            hits = int((answers == "reproduced").sum())
-            said = "reproduced" if hits == len(answers) else "reproduced in part" if hits else "not reproduced"
-            sentence = f"The published result is {said}: {hits} of its {len(answers)} values lie in the 95 % interval"
-            sentence += " of one more run of ours."
-            few = "There are not enough seeds to say whether the published result is reproduced."
-            sentences.append((section, few if (answers == "not enough seeds").all() else sentence))
+        if verdicts is not None and any(published.published_model(group.record.identity) for group in groups):
+            answers = list(verdicts["verdict"][verdicts["protocol"] == groups[0].protocol])
+            sentences += [(section, _verdict_sentence(answers))] if answers else []
     return sentences
+
+
+def _verdict_sentence(answers: list[str]) -> str:
+    hits = answers.count("reproduced")
+    if answers.count("not enough seeds") == len(answers):
+        return "There are not enough seeds to say whether the published result is reproduced."
+    said = "reproduced" if hits == len(answers) else "reproduced in part" if hits else "not reproduced"
+    within = f"{hits} of its {len(answers)} values lie in the 95 % interval of one more run of ours"
+    return f"The published result is {said}: {within}."
 
 
 def _gallery(section: str, misclassified: Sequence[Misclassified], data: Path) -> dict[str, Any]:

@@ -113,8 +113,8 @@ def forensics(collection: Collection, estimates: Estimates) -> Table | None:
         cells.append(cell)
     note = (
         "The difference is from the mean of our runs to the published value, in their standard deviations (SD), for "
-        "each combination of the two slips. LeNet5 and the MLP have neither dropout nor batch normalisation, so the second "
-        "slip cannot change them."
+        "each combination of the two slips. LeNet5 and the MLP have neither dropout nor batch normalisation, so the "
+        "second slip cannot change them."
     )
     half_way = set(FORENSIC_ORDER[1:3]) & {row["protocol"] for row in rows}
     return (
@@ -156,11 +156,13 @@ def _chosen_by_test_digits(collection: Collection) -> list[Group]:
     """The groups beside which there are other settings of their model, not all of them validated anywhere."""
     choices = {group: _choice(group) for group in collection.groups}
     validated = {choice for group, choice in choices.items() if group.selection_metric == "validation_accuracy"}
-    rivals: dict[tuple[str, str], set[tuple[str, str]]] = {}
-    for group, choice in choices.items():
-        rivals.setdefault((group.section, choice[0]), set()).add(choice)
-    here = {group: rivals[group.section, choice[0]] for group, choice in choices.items()}
-    return [group for group in here if len(here[group]) > 1 and not here[group] <= validated]
+    chosen = []
+    for group, (question, _) in choices.items():
+        beside = {choice for other, choice in choices.items() if other.section == group.section}
+        rivals = {choice for choice in beside if choice[0] == question}
+        if len(rivals) > 1 and not rivals <= validated:
+            chosen.append(group)
+    return chosen
 
 
 def _choice(group: Group) -> tuple[str, str]:
