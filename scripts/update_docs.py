@@ -87,15 +87,15 @@ def render_tables(collection: Collection) -> dict[str, str]:
     """Every table that a document may show, by name."""
     estimates = make_estimates(collection, load_misclassified(collection)[0])
     standard = Collection(tuple(group for group in collection.groups if group.protocol == "standard"))
-    found = {"side-by-side": side_by_side(collection, estimates)}
-    found["elsewhere"] = elsewhere(REFERENCE)
-    found["coverage-simulated"] = coverage(REFERENCE / "coverage" / "simulated.csv")
-    found["coverage-real"] = coverage(REFERENCE / "coverage" / "real.csv")
-    found["benchmark"] = (REFERENCE / "benchmark" / "targets.md").read_text(encoding="utf-8")
-    rendered = [tables.comparison(standard, estimates), tables.differences(standard, estimates)]
-    rendered += [tables.verdict(collection, estimates), tables.forensics(collection, estimates)]
-    found |= {table.name: formats.markdown(table.cells) for table in rendered if table}
-    return found
+    shown = [tables.comparison(standard, estimates), tables.differences(standard, estimates)]
+    shown += [tables.verdict(collection, estimates), tables.forensics(collection, estimates)]
+    return {
+        "side-by-side": side_by_side(collection, estimates),
+        "elsewhere": elsewhere(REFERENCE),
+        "coverage-simulated": coverage(REFERENCE / "coverage" / "simulated.csv"),
+        "coverage-real": coverage(REFERENCE / "coverage" / "real.csv"),
+        "benchmark": (REFERENCE / "benchmark" / "targets.md").read_text(encoding="utf-8"),
+    } | {table.name: formats.markdown(table.cells) for table in shown if table}
 
 
 def fill_markers(text: str, contents: dict[str, str]) -> str:

@@ -98,26 +98,36 @@ def collect(runs: Path) -> Collection:
 
 
 def _group(runs: list[Run]) -> list[Group]:
+    """The runs by section, setting and what made them."""
     sections: dict[str, dict[str, list[Run]]] = {}
     for run in sorted(runs, key=lambda run: run.record.seed):
         section = json.dumps([run.record.identity["data"], run.record.identity["protocol"]], sort_keys=True)
         sections.setdefault(section, {}).setdefault(_setting(run) + json.dumps(_made_by(run)), []).append(run)
 
-    groups: list[Group] = []
     names = _section_names([next(iter(members.values()))[0] for members in sections.values()])
-    for name, members in zip(names, sections.values(), strict=True):
-        settings = _complete_settings([runs[0] for runs in members.values()])
-        ordered = sorted(zip(members.values(), settings, strict=True), key=lambda pair: _order(pair[0][0], pair[1]))
-        labels = make_labels([runs[0].record.title for runs, _ in ordered], [known for _, known in ordered], "model.")
-        slugs = unique([slug(label) for label in labels], "-{}")
-        made = [
-            Group(label, file_name, name, tuple(runs))
-            for label, file_name, (runs, _) in zip(labels, slugs, ordered, strict=True)
-        ]
-        by_score = made[0].selection_metric in VALIDATION_NAMES
-        groups += sorted(made, key=lambda group: -group.mean_score) if by_score else made
+    groups = [
+        group
+        for name, members in zip(names, sections.values(), strict=True)
+        for group in _name_groups(name, [*members.values()])
+    ]
     known = [*PROTOCOLS.values()]
     return sorted(groups, key=lambda g: (known.index(g.protocol) if g.protocol in known else 9, g.section))
+
+
+def _name_groups(section: str, members: list[list[Run]]) -> list[Group]:
+    """The groups of a section in order, given the runs of each."""
+    settings = _complete_settings([runs[0] for runs in members])
+    places = sorted(range(len(members)), key=lambda place: _order(members[place][0], settings[place]))
+    titles = [members[place][0].record.title for place in places]
+    labels = make_labels(titles, [settings[place] for place in places], "model.")
+    slugs = unique([slug(label) for label in labels], "-{}")
+    groups = [
+        Group(label, file_name, section, tuple(members[place]))
+        for label, file_name, place in zip(labels, slugs, places, strict=True)
+    ]
+    if groups[0].selection_metric in VALIDATION_NAMES:
+        groups.sort(key=lambda group: -group.mean_score)
+    return groups
 
 
 def _setting(run: Run) -> str:

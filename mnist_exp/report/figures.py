@@ -60,10 +60,8 @@ def of_section(
     drawings += [confusion(section, m) for m in misclassified if m.group in best]
     calibrated = [m for m in misclassified if m.group in groups and len(m.bins)]
     drawings += [reliability(section, calibrated, styles)] if calibrated else []
-    return [
-        *drawings,
-        cost(section, bars, {row["model"]: row for row in measured if row["section"] == section}, styles),
-    ]
+    costs = {row["model"]: row for row in measured if row["section"] == section}
+    return [*drawings, cost(section, bars, costs, styles)]
 
 
 def overview(section: str, bars: dict[Group, Estimate], styles: Styles) -> Drawing:
@@ -77,10 +75,8 @@ def overview(section: str, bars: dict[Group, Estimate], styles: Styles) -> Drawi
     def draw() -> Figure:
         names = [textwrap.fill(group.label, MAX_LABEL_LINE) for group in groups]
         lines = [line for name in names for line in name.split("\n")]
-        width, height = (
-            3.4 + 0.07 * max(map(len, lines)),
-            0.9 + 0.42 * len(groups) + 0.14 * (len(lines) - len(groups)),
-        )
+        width = 3.4 + 0.07 * max(map(len, lines))
+        height = 0.9 + 0.42 * len(groups) + 0.14 * (len(lines) - len(groups))
         figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.subplots()
         for place, group in enumerate(groups):

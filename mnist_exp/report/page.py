@@ -35,8 +35,7 @@ def render(
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("mnist_exp.report", ""), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.globals |= {"csv": formats.csv, "markdown": formats.markdown, "latex": formats.latex, "uri": _uri}
-    environment.globals |= {"numeric": formats.numeric, "flatten": flatten}
+    environment.globals |= {"formats": formats, "flatten": flatten, "uri": _uri}
     script = published.resource("page.js.html").read_text(encoding="utf-8")
     return environment.get_template("page.html").render(
         collection=collection,

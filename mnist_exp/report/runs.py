@@ -22,7 +22,6 @@ VALIDATION_NAMES = ("validation_loss", "validation_accuracy")
 DIGITS = tuple("0123456789")
 """The classes of a run whose record names none."""
 TIMES = ("train_seconds", "eval_seconds", "train_images_per_second")
-RESTORE = "; to restore it, delete it and repeat the run's command, which rewrites it from the checkpoint"
 
 
 @dataclass(frozen=True)
@@ -75,13 +74,18 @@ def read_run(folder: Path) -> tuple[Run, list[str]]:
     try:
         epochs = _read_epochs(folder, record)
     except ValueError as error:
-        raise ValueError(f"{error}{RESTORE}") from error
+        raise ValueError(f"{error}{_restore_hint(folder / METRICS)}") from error
     timing = None
     try:
         timing = read_table(folder, record, TIMING, ["epoch", *TIMES])
     except (ValueError, OSError) as error:
-        lacks.append(describe_error(error))
+        lacks.append(describe_error(error) + _restore_hint(folder / TIMING))
     return Run(folder, record, epochs, timing), lacks
+
+
+def _restore_hint(path: Path) -> str:
+    restore = "; to restore it, delete it and repeat the run's command, which rewrites it from the checkpoint"
+    return restore if path.is_file() else ""
 
 
 def _read_epochs(folder: Path, record: Record) -> pd.DataFrame:
