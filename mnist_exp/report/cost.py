@@ -1,6 +1,8 @@
 """What a group of runs costs: size, arithmetic and time."""
 
-import numpy as np
+import math
+
+import pandas as pd
 
 from mnist_exp.report.collect import Collection, Group
 from mnist_exp.report.formats import MISSING, SECTION, Row, Table, make_table, number
@@ -12,12 +14,12 @@ def measure(collection: Collection) -> list[Row]:
     """A row for each group: its size, its times in seconds, and what they were measured on.
 
     Times are medians over the runs, with the lowest and the highest, of each run's median epoch. What no
-    run has measured is None.
+    run has measured is NaN.
     """
     rows = []
     for group in collection.groups:
         row: Row = {"section": group.section, "model": group.label, "parameters": group.record.parameters}
-        row["multiply_accumulates"] = group.record.multiply_accumulates or None
+        row["multiply_accumulates"] = group.record.multiply_accumulates or math.nan
         medians = [run.timing[[*TIMES]].median() for run in group.runs if run.timing is not None]
         row |= _spread("epoch_seconds", [float(m["train_seconds"] + m["eval_seconds"]) for m in medians])
         row |= _spread("images_per_second", [float(m["train_images_per_second"]) for m in medians])
@@ -47,13 +49,13 @@ def table(measured: list[Row]) -> Table:
     return make_table("cost", "Cost", note, measured, cells)
 
 
-def _spread(name: str, values: list[float]) -> dict[str, float | None]:
-    found = (float(np.median(values)), min(values), max(values)) if values else (None, None, None)
-    return dict(zip((name, f"{name}_low", f"{name}_high"), found, strict=True))
+def _spread(name: str, values: list[float]) -> Row:
+    found = pd.Series(values, dtype=float)
+    return {name: found.median(), f"{name}_low": found.min(), f"{name}_high": found.max()}
 
 
 def _spread_cell(row: Row, key: str, spec: str) -> str:
-    if row[key] is None:
+    if pd.isna(row[key]):
         return MISSING
     return f"{row[key]:{spec}} ({row[f'{key}_low']:{spec}} to {row[f'{key}_high']:{spec}})"
 

@@ -208,7 +208,7 @@ def cost(section: str, bars: dict[Group, Estimate], measured: dict[str, dict[str
     def draw() -> Figure:
         figure = Figure(figsize=(6.8, 3.2))
         for axes, (key, label) in zip(figure.subplots(1, 2, sharey=True), sides.items(), strict=True):
-            xs = [measured[group.label][key] or np.nan for group in groups]
+            xs = [measured[group.label][key] for group in groups]
             for x, group in zip(xs, groups, strict=True):
                 axes.errorbar(x, group.mean_score, _bar(bars[group]), label=group.label, **_marker(styles, group))
             wide = max(xs) > 3 * min(xs)  # false for NaN

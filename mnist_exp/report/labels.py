@@ -4,12 +4,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mnist_exp.machine.fingerprint import PARTS
 from mnist_exp.report.text import printable, unique
 
 ALWAYS_SHOWN = ("optimizer.target", "optimizer.lr", "scheduler.target")
 """Settings of an optimizer or a schedule that are shown even where its name implies them."""
 MADE_BY = {"torch": "the version of torch", "model.parameters": "the number of parameters"} | {
-    f"{part}.code": f"the code of the {part}" for part in ("data", "machine", "model", "training")
+    f"{part}.code": f"the code of the {part}" for part in (*PARTS, "model")
 }
 """What may differ between runs of one setting, in words."""
 
