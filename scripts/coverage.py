@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from mnist_exp.report.collect import collect
-from mnist_exp.report.crossed import Crossed, mcnemar_test, multiply, t_test
+from mnist_exp.report.crossed import Crossed, mcnemar_test, t_test
 from mnist_exp.report.misclassified import load_misclassified
-from mnist_exp.report.statistics import DIFFERENCE, FRACTION, Estimate, estimate
+from mnist_exp.report.statistics import FRACTION, Estimate, estimate
 
 REFERENCE = Path(__file__).resolve().parent.parent / "outputs" / "reference"
 SEEDS = (1, 2, 3, 5, 10)
@@ -65,7 +65,7 @@ def _shift(probabilities: Array, effect: float | Array) -> Array:
 def read_errors() -> dict[str, NDArray[np.float32]]:
     """Model → 1 where a tracked run of ``protocol=published`` is wrong, else 0, ``[S, N]``."""
     found, _ = load_misclassified(collect(REFERENCE / "runs"))
-    whole = [m for m in found if m.group.protocol == "published" and len(m.runs) == ALL_SEEDS]
+    whole = [m for m in found if m.group.protocol == "published" and len(m.answers) == ALL_SEEDS]
     return {m.group.label: m.errors for m in whole}
 
 
@@ -73,7 +73,7 @@ def fit(name: str, models: list[NDArray[np.float32]], factor: float = 1) -> Popu
     """A population as hard, and ``factor`` times as much changed by seeds, as these models' runs, ``[S, N]`` each."""
     effects = []
     for errors in models:
-        seeds, _, rest = Crossed(*multiply(errors), errors.shape[1]).mean_squares()
+        seeds, _, rest = Crossed.of(errors, errors.shape[1]).mean_squares
         share = errors.mean(axis=0).astype(float)
         slope = (share * (1 - share)).mean()  # what the share of wrong images gains with the log odds
         effects.append(max(seeds - rest, 0.0) ** 0.5 / errors.shape[1] ** 0.5 / slope)
@@ -103,11 +103,11 @@ def analyse(errors: NDArray[np.float32]) -> tuple[Estimate, float]:
         errors: ``[G, S, M]``, of `IMAGES` images.
     """
     values = errors[0] if len(errors) == 1 else errors[1] - errors[0]
-    crossed = Crossed(*multiply(values), IMAGES)
+    crossed = Crossed.of(values, IMAGES)
     means = crossed.sums / IMAGES
     if len(errors) == 1:
         return estimate(list(1 - means), crossed, FRACTION), 1.0
-    found = estimate(list(means), crossed, DIFFERENCE)
+    found = estimate(list(means), crossed, (-1, 1))
     return found, mcnemar_test(crossed) if len(means) == 1 else t_test(crossed, found.mean)
 
 
@@ -126,15 +126,13 @@ def simulate(population: Population, draws: int) -> Iterator[Row]:
             found, _ = analyse(errors[:, :n])
             # One trained network is asked about itself, not about its seed's siblings.
             true = truth if n > 1 else _value(population.shares(effects[:, :1])[:, 0])
-            counts[n][:2] += _holds(found.low, found.high, true), _holds(found.seeds_low, found.seeds_high, true)
+            counts[n][:2] += found.low <= true <= found.high, found.seeds_low <= true <= found.seeds_high
             if two:
                 counts[n][2] += analyse(unlike[:, :n] if n > 1 else draw(quiet, 1, random)[0])[1] < 0.05
     for n, (both, seeds, rejected) in counts.items():
-        row = {"what": population.name, "n": n, "draws": draws, "holds": both / draws}
-        yield row | {
-            "seeds_alone_holds": seeds / draws if n > 1 else None,
-            "rejects": rejected / draws if two else None,
-        }
+        row: Row = {"what": population.name, "n": n, "draws": draws, "holds": both / draws}
+        row["seeds_alone_holds"] = seeds / draws if n > 1 else None
+        yield row | {"rejects": rejected / draws if two else None}
 
 
 def real(name: str, models: list[NDArray[np.float32]], draws: int) -> Iterator[Row]:
@@ -151,17 +149,13 @@ def real(name: str, models: list[NDArray[np.float32]], draws: int) -> Iterator[R
             images = place[random.choice(len(place), IMAGES, replace=False, shuffle=False)]
             seeds = random.choice(errors.shape[1], n, replace=False)
             found, _ = analyse(errors[:, seeds][:, :, images[images >= 0]])
-            held += _holds(found.low, found.high, truth), _holds(found.seeds_low, found.seeds_high, truth)
+            held += found.low <= truth <= found.high, found.seeds_low <= truth <= found.seeds_high
         yield {"what": name, "n": n, "draws": draws, "holds": held[0] / draws, "seeds_alone_holds": held[1] / draws}
 
 
 def _value(shares: Array) -> float:
     """The accuracy of one model, or by how much the first of two is more accurate."""
     return float(1 - shares[0] if len(shares) == 1 else shares[1] - shares[0])
-
-
-def _holds(low: float | None, high: float | None, value: float) -> bool:
-    return low is not None and high is not None and low <= value <= high
 
 
 def questions() -> Iterator[tuple[str, list[NDArray[np.float32]]]]:

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mnist_exp.cli.streams import run_script
-from mnist_exp.report import tables
+from mnist_exp.report import formats
 from mnist_exp.report.build import build
 from mnist_exp.settings.schema import default_data_root
 
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _print(table: tables.Table, console: Console) -> None:
+def _print(table: formats.Table, console: Console) -> None:
     shown = Table(*table.cells.columns, title=table.title, title_justify="left", caption=table.note)
     for row in table.cells.itertuples(index=False):
         shown.add_row(*(Text(cell, overflow="fold") for cell in row))

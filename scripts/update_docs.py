@@ -12,11 +12,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from mnist_exp.report import published, tables
+from mnist_exp.report import formats, published, tables
 from mnist_exp.report.collect import Collection, collect
-from mnist_exp.report.estimates import make_estimates
+from mnist_exp.report.estimates import Estimates, make_estimates
 from mnist_exp.report.misclassified import load_misclassified
-from mnist_exp.report.statistics import Summary, summarise
 
 PROJECT = Path(__file__).resolve().parent.parent
 REFERENCE = PROJECT / "outputs" / "reference"
@@ -25,7 +24,7 @@ VARIANTS = {"native": "native (AVX-512)", "threads2": "two threads instead of on
 MARKER = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def side_by_side(collection: Collection) -> str:
+def side_by_side(collection: Collection, estimates: Estimates) -> str:
     """What was published, beside what both protocols give."""
     rows = []
     for model, values in published.table().items():
@@ -37,15 +36,10 @@ def side_by_side(collection: Collection) -> str:
         row = {"Model": groups["standard"].label}
         for metric, name in (("test_loss", "loss"), ("test_accuracy", "accuracy")):
             row[f"Published {name}"] = f"{values[metric]:.3f}"
-            row[f"Ours, published protocol: {name}"] = _cell(summarise(groups["published"].final_values(metric)))
-            row[f"Ours, standard protocol: {name}"] = _cell(summarise(groups["standard"].final_values(metric)))
+            for protocol in ("published", "standard"):
+                row[f"Ours, {protocol} protocol: {name}"] = formats.mean_std(estimates.means[groups[protocol]][metric])
         rows.append(row)
-    return tables.markdown(pd.DataFrame(rows))
-
-
-def of_standard(collection: Collection) -> Collection:
-    """The runs of the standard protocol alone, as `make sweep` gives."""
-    return Collection(tuple(group for group in collection.groups if group.protocol == "standard"))
+    return formats.markdown(pd.DataFrame(rows))
 
 
 def elsewhere(reference: Path) -> str:
@@ -65,7 +59,7 @@ def elsewhere(reference: Path) -> str:
                     "Test accuracy differs by": f"{moved['test_accuracy']:.4f}",
                 }
             )
-    return tables.markdown(pd.DataFrame(rows))
+    return formats.markdown(pd.DataFrame(rows))
 
 
 COVERAGE = {
@@ -86,31 +80,27 @@ def coverage(path: Path) -> str:
                 for n, share in zip(part["n"], part[key], strict=True)
             }
             rows.append({"Of": what, "How often the": COVERAGE[key]} | shares)
-    return tables.markdown(pd.DataFrame(rows))
+    return formats.markdown(pd.DataFrame(rows))
 
 
 def render_tables(collection: Collection) -> dict[str, str]:
     """Every table that a document may show, by name."""
-    standard = of_standard(collection)
-    found = {"side-by-side": side_by_side(collection)}
-    found["elsewhere"] = elsewhere(REFERENCE)
-    found["coverage-simulated"] = coverage(REFERENCE / "coverage" / "simulated.csv")
-    found["coverage-real"] = coverage(REFERENCE / "coverage" / "real.csv")
-    found["benchmark"] = (REFERENCE / "benchmark" / "targets.md").read_text(encoding="utf-8")
-    estimates = make_estimates(standard, load_misclassified(standard)[0])
-    rendered = [tables.comparison(standard, estimates), tables.differences(standard, estimates)]
-    rendered += [tables.verdict(collection), tables.forensics(collection)]
-    found |= {table.name: tables.markdown(table.cells) for table in rendered if table}
-    return found
+    estimates = make_estimates(collection, load_misclassified(collection)[0])
+    standard = Collection(tuple(group for group in collection.groups if group.protocol == "standard"))
+    shown = [tables.comparison(standard, estimates), tables.differences(standard, estimates)]
+    shown += [tables.verdict(collection, estimates), tables.forensics(collection, estimates)]
+    return {
+        "side-by-side": side_by_side(collection, estimates),
+        "elsewhere": elsewhere(REFERENCE),
+        "coverage-simulated": coverage(REFERENCE / "coverage" / "simulated.csv"),
+        "coverage-real": coverage(REFERENCE / "coverage" / "real.csv"),
+        "benchmark": (REFERENCE / "benchmark" / "targets.md").read_text(encoding="utf-8"),
+    } | {table.name: formats.markdown(table.cells) for table in shown if table}
 
 
 def fill_markers(text: str, contents: dict[str, str]) -> str:
     """A document with its tables as they should be."""
     return MARKER.sub(lambda match: f"{match[1]}{contents[match[2]]}{match[3]}", text)
-
-
-def _cell(summary: Summary) -> str:
-    return f"{summary.mean:.4f} ± {summary.std:.4f}" if summary.std is not None else f"{summary.mean:.4f}"
 
 
 def main() -> int:

@@ -2,17 +2,17 @@
 
 import io
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
-from mnist_exp.report.runs import Run, read_checked
+from mnist_exp.report.runs import Run, read_checked, read_table
 from mnist_exp.runs.record import CLASS_COUNTS, MISTAKES, MISTAKES_COLUMNS, PREDICTIONS
 
 BINS = 15
 """Of confidence; as many as Guo et al. (2017) use."""
+UNKNOWN = -1
+"""The label of an image of which a file does not say it."""
 LEAST = 1e-45
 """The smallest probability of float32 that is not 0; one of 0 counts as this."""
 
@@ -21,6 +21,8 @@ LEAST = 1e-45
 class Answers:
     """One run's answers to N images, W of which it gets wrong."""
 
+    labels: NDArray[np.int64]
+    """Of all images, ``[N]``; of mistakes.csv, `UNKNOWN` where the run is right."""
     counts: NDArray[np.int64]
     """Images by label, ``[10]``."""
     index: NDArray[np.int64]
@@ -31,17 +33,10 @@ class Answers:
     """Of the wrong ones, ``[W]``."""
     probability: NDArray[np.float64]
     """Of the wrong answers, ``[W]``."""
-    labels: NDArray[np.int64] | None = None
-    """Of all images, ``[N]``. This and what follows is not known from mistakes.csv."""
     losses: NDArray[np.float32] | None = None
-    """Cross-entropy of each image, in nats, ``[N]``."""
+    """Cross-entropy of each image, in nats, ``[N]``. This and what follows is not known from mistakes.csv."""
     bins: NDArray[np.float64] | None = None
     """By confidence: images, sum of their confidences, right ones; ``[3, BINS]``."""
-
-    @property
-    def images(self) -> int:
-        """How many images were evaluated."""
-        return int(self.counts.sum())
 
     @property
     def confusion(self) -> NDArray[np.int64]:
@@ -67,12 +62,12 @@ def _from_predictions(run: Run) -> Answers:
     place = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
     bins = [np.bincount(place, w, BINS) for w in (np.ones(len(label)), confidence, predicted == label)]
     return Answers(
+        labels=label,
         counts=np.bincount(label, minlength=10),
         index=wrong,
         label=label[wrong],
         predicted=predicted[wrong],
         probability=probabilities[wrong, predicted[wrong]].round(4),
-        labels=label,
         losses=-np.log(np.maximum(probabilities[np.arange(len(label)), label], LEAST)).astype(np.float32),
         bins=np.array(bins),
     )
@@ -88,9 +83,8 @@ def _read_predictions(run: Run) -> tuple[NDArray[np.int64], NDArray[np.int64], N
     except Exception as error:  # whatever is wrong with it, it is not a usable archive
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"has a damaged predictions.npz: {reason}") from error
-    count = len(whole[0]) if whole[0].ndim == 1 else 0
-    fits = count > 0 and whole[1].shape == (count,) and probabilities.shape == (count, 10)
-    if not (fits and all(((a >= 0) & (a < 10)).all() for a in whole)):
+    fits = whole[0].ndim == 1 and whole[0].shape == whole[1].shape and probabilities.shape == (len(whole[0]), 10)
+    if not (fits and len(whole[0]) and all(((a >= 0) & (a < 10)).all() for a in whole)):
         raise ValueError("has a predictions.npz without labels, classes and ten probabilities each")
     if not ((probabilities >= 0) & (probabilities <= 1 + 1e-6)).all():
         raise ValueError("has a predictions.npz with probabilities outside 0 to 1")
@@ -98,31 +92,18 @@ def _read_predictions(run: Run) -> tuple[NDArray[np.int64], NDArray[np.int64], N
 
 
 def _from_mistakes(run: Run) -> Answers:
-    table, classes = _read_table(run, MISTAKES), _read_table(run, CLASS_COUNTS)
-    try:
-        index, label, predicted = (table[name].to_numpy(np.int64) for name in MISTAKES_COLUMNS[:3])
-        probability = table[MISTAKES_COLUMNS[3]].to_numpy(np.float64)
-        counts, wrong = (classes[name].to_numpy(np.int64) for name in ("images", "wrong"))
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"has a damaged {MISTAKES} or {CLASS_COUNTS}: {error}") from error
-    inside = (
-        all(((a >= 0) & (a < 10)).all() for a in (label, predicted)) and ((probability >= 0) & (probability <= 1)).all()
-    )
+    table = read_table(run.folder, run.record, MISTAKES, MISTAKES_COLUMNS)
+    index, label, predicted = (table[name].to_numpy(np.int64) for name in MISTAKES_COLUMNS[:3])
+    probability = table[MISTAKES_COLUMNS[3]].to_numpy(np.float64)
+    classes = read_table(run.folder, run.record, CLASS_COUNTS, ["images", "wrong"]).astype(np.int64)
+    counts = classes["images"].to_numpy()
+    inside = all(((a >= 0) & (a <= end)).all() for a, end in ((label, 9), (predicted, 9), (probability, 1)))
     ordered = (np.diff(index) > 0).all() and (not len(index) or 0 <= index[0] <= index[-1] < counts.sum())
     if len(counts) != 10 or counts.sum() == 0 or not (inside and ordered and (label != predicted).all()):
         raise ValueError(f"has a {MISTAKES} without places in order, two classes and a probability each")
-    accuracy = 1 - len(index) / counts.sum()
-    if (np.bincount(label, minlength=10) != wrong).any() or abs(accuracy - _accuracy(run)) > 1e-6:
+    accuracy, recorded = 1 - len(index) / counts.sum(), run.epochs["test_accuracy"].iloc[-1]
+    if (np.bincount(label, minlength=10) != classes["wrong"]).any() or abs(accuracy - recorded) > 1e-6:
         raise ValueError(f"has a {MISTAKES} that is not that of its {CLASS_COUNTS} or of its metrics")
-    return Answers(counts, index, label, predicted, probability)
-
-
-def _read_table(run: Run, name: str) -> Any:
-    try:
-        return pd.read_csv(io.BytesIO(read_checked(run.folder, run.record, name)))
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ValueError(str(error) if str(error).startswith("has ") else f"has a damaged {name}: {error}") from error
-
-
-def _accuracy(run: Run) -> float:
-    return float(run.epochs["test_accuracy"].iloc[-1])
+    labels = np.full(counts.sum(), UNKNOWN)
+    labels[index] = label
+    return Answers(labels, counts, index, label, predicted, probability)

@@ -5,9 +5,10 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from mnist_exp.report import cost, figures, misclassified, page, tables
+from mnist_exp.report import cost, error_tables, figure_files, figures, formats, misclassified, page, tables
 from mnist_exp.report.collect import Collection, collect
 from mnist_exp.report.estimates import make_estimates
+from mnist_exp.report.formats import Table
 
 MANIFEST = ".report-files"
 """Names the files of a report, so that the next one can remove those that it does not have."""
@@ -18,7 +19,7 @@ class Report:
     """What a report was made of, and what it shows."""
 
     collection: Collection
-    tables: list[tables.Table]
+    tables: list[Table]
     figures: int
 
 
@@ -40,11 +41,12 @@ def build(runs: Path, out: Path, data: Path) -> Report:
         return Report(collection, [], 0)
     measured = cost.measure(collection)
     estimates = make_estimates(collection, wrong)
-    made = [tables.comparison(collection, estimates), tables.cost(measured)]
-    some = [tables.verdict(collection), tables.forensics(collection), tables.differences(collection, estimates)]
+    made: list[Table | None] = [tables.comparison(collection, estimates), cost.table(measured)]
+    made += [tables.verdict(collection, estimates), tables.forensics(collection, estimates)]
+    made.append(tables.differences(collection, estimates))
     if wrong:
-        some += [tables.confused(wrong), *tables.classes(wrong), tables.calibration(wrong)]
-    made += [table for table in some if table]
+        made += [error_tables.confused(wrong), *error_tables.classes(wrong), error_tables.calibration(wrong)]
+    shown = [table for table in made if table]
     drawings = []
     for section in collection.sections:
         mine = [m for m in wrong if m.group.section == section]
@@ -52,13 +54,13 @@ def build(runs: Path, out: Path, data: Path) -> Report:
     new = out / ".new"
     try:
         new.mkdir(parents=True, exist_ok=True)
-        files = tables.write(made, new) + figures.write(drawings, new)
-        text = page.render(collection, estimates, made, drawings, wrong, new, data)
+        files = formats.write(shown, new) + figure_files.write(drawings, new)
+        text = page.render(collection, estimates, shown, drawings, wrong, new, data)
         (new / "index.html").write_text(text, encoding="utf-8", newline="\n")
         _replace(out, new, [*files, "index.html"])
     finally:
         shutil.rmtree(new, ignore_errors=True)
-    return Report(collection, made, len(drawings))
+    return Report(collection, shown, len(drawings))
 
 
 def _replace(out: Path, new: Path, files: list[str]) -> None:

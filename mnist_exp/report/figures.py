@@ -1,34 +1,24 @@
-"""The figures: each as SVG, PDF and PNG, with the numbers behind it as CSV; the same bytes every time."""
+"""The figures: what each shows, in lines, numbers and words. `mnist_exp.report.figure_files` writes them."""
 
-import gc
-import multiprocessing
-import os
-import signal
-import sys
 import textwrap
-import warnings
-from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
-from mnist_exp.machine.parent import exit_when_parent_dies
 from mnist_exp.report import published
 from mnist_exp.report.answers import BINS
 from mnist_exp.report.collect import Collection, Group
 from mnist_exp.report.estimates import Estimates
-from mnist_exp.report.legend import add_legend
+from mnist_exp.report.figure_files import Drawing
 from mnist_exp.report.misclassified import Misclassified
 from mnist_exp.report.runs import DIGITS, METRIC_NAMES, VALIDATION_NAMES
-from mnist_exp.report.statistics import Estimate, summarise
+from mnist_exp.report.statistics import FRACTION, Estimate, estimate
 from mnist_exp.report.text import slug
 
 MAX_TOGETHER, MAX_ALONE = 8, 4
@@ -39,86 +29,15 @@ MAX_CLASS_NAME = 14
 """Characters of a class's name that fit into a figure."""
 MAX_LABEL_LINE = 44
 """Characters of a line of an axis' label."""
+MAX_INSIDE = 90
+"""Characters of all labels of a legend together that fit between the lines of a figure."""
+LINE_INCHES = 0.18
 UNITS = {"loss": "nats", "accuracy": "fraction"}
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (7, 2, 2, 2)))
-# No date, no version, no random identifiers: the same runs give the same bytes.
-METADATA: dict[str, dict[str, Any]] = {
-    "svg": {"Date": None, "Creator": None},
-    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
-    "png": {"Software": None},
-}
-STYLE = mpl.rc_params_from_file(str(published.resource("report.mplstyle")), use_default_template=False)
 PLAIN = StrMethodFormatter("{x:,g}")
 
 Styles = dict[str, dict[str, Any]]
-
-
-@dataclass(frozen=True)
-class Drawing:
-    """A figure to be drawn: its topic, its file's name, what it shows in words, its numbers."""
-
-    topic: str
-    section: str
-    file: str
-    title: str
-    description: str
-    data: pd.DataFrame
-    draw: Callable[[], Figure]
-
-    @property
-    def name(self) -> str:
-        """The file's path below the report's folder, without its ending."""
-        return f"{slug(self.section)}/{self.file}"
-
-
-_pending: list[tuple[Drawing, Path]] = []
-
-
-def write(drawings: Sequence[Drawing], folder: Path) -> list[str]:
-    """Write figures in every format, and their numbers, below ``folder``; return the files' names."""
-    _pending[:] = [(drawing, folder / drawing.name) for drawing in drawings]
-    for _, path in _pending:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    pool = _pool()
-    if pool is None:
-        for position in range(len(drawings)):
-            _write(position)
-    else:
-        with pool:
-            list(pool.map(_write, reversed(range(len(drawings)))))  # the slow ones are last
-    return [f"{drawing.name}.{kind}" for drawing in drawings for kind in (*METADATA, "csv")]
-
-
-def _pool() -> ProcessPoolExecutor | None:
-    """A process per processor; None where there is one, or where processes cannot share what is to be drawn."""
-    workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
-    if workers == 1 or sys.platform != "linux":  # drawings are functions, which only a forked process has
-        return None
-    try:
-        fork = multiprocessing.get_context("fork")
-        return ProcessPoolExecutor(workers, mp_context=fork, initializer=_start_worker)
-    except (OSError, ImportError, NotImplementedError):  # no usable /dev/shm, as in some containers
-        return None
-
-
-def _start_worker() -> None:
-    gc.disable()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to answer
-    exit_when_parent_dies()
-
-
-def _write(position: int) -> None:
-    drawing, path = _pending[position]  # a forked worker has it already; functions can't be sent to it
-    with mpl.rc_context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # a title may hold any character
-        figure = drawing.draw()
-        if figure.get_layout_engine():  # laid out once, not once for each format
-            figure.draw_without_rendering()
-            figure.set_layout_engine("none")
-        for kind, metadata in METADATA.items():
-            figure.savefig(path.with_name(f"{path.name}.{kind}"), format=kind, metadata=metadata)
-    drawing.data.to_csv(path.with_name(f"{path.name}.csv"), index=False, lineterminator="\n")
 
 
 def of_section(
@@ -134,17 +53,15 @@ def of_section(
     styles = {g.label: {"color": c, "marker": m, "ls": d} for g, (c, m, d) in zip(groups, palette, strict=False)}
     few = groups if len(collection.in_section(section)) <= MAX_ALONE else []
     metrics = [metric for metric in (*METRIC_NAMES, *VALIDATION_NAMES) if groups[0].final_values(metric)]
-    bars = {group: estimates.of(group, group.selection_metric) for group in groups}
+    bars = {group: estimates.means[group][group.selection_metric] for group in groups}
     drawings = [overview(section, bars, styles), *(curves(section, groups, metric, styles) for metric in metrics)]
     drawings += [curves(section, [group], metric, styles, alone=True) for metric in metrics for group in few]
     best = collection.in_section(section, most=MAX_ALONE)
     drawings += [confusion(section, m) for m in misclassified if m.group in best]
     calibrated = [m for m in misclassified if m.group in groups and len(m.bins)]
     drawings += [reliability(section, calibrated, styles)] if calibrated else []
-    return [
-        *drawings,
-        cost(section, bars, {row["model"]: row for row in measured if row["section"] == section}, styles),
-    ]
+    costs = {row["model"]: row for row in measured if row["section"] == section}
+    return [*drawings, cost(section, bars, costs, styles)]
 
 
 def overview(section: str, bars: dict[Group, Estimate], styles: Styles) -> Drawing:
@@ -152,21 +69,19 @@ def overview(section: str, bars: dict[Group, Estimate], styles: Styles) -> Drawi
     groups = [*bars]
     score, name = groups[0].selection_metric, groups[0].selection_metric.replace("_", " ")
     ends = {group: group.final_values(score) for group in groups}
-    data = [(g.label, run.record.seed, value) for g in groups for run, value in zip(g.runs, ends[g], strict=True)]
+    data = [(group.label, seed, value) for group in groups for seed, value in ends[group].items()]
     values = {g: published.table()[m]["test_accuracy"] for g in groups if (m := _published(g))}
 
     def draw() -> Figure:
         names = [textwrap.fill(group.label, MAX_LABEL_LINE) for group in groups]
         lines = [line for name in names for line in name.split("\n")]
-        width, height = (
-            3.4 + 0.07 * max(map(len, lines)),
-            0.9 + 0.42 * len(groups) + 0.14 * (len(lines) - len(groups)),
-        )
+        width = 3.4 + 0.07 * max(map(len, lines))
+        height = 0.9 + 0.42 * len(groups) + 0.14 * (len(lines) - len(groups))
         figure = Figure(figsize=(width, height), layout="constrained")
         axes = figure.subplots()
         for place, group in enumerate(groups):
-            axes.plot(ends[group], [place + 0.22] * len(ends[group]), "|", color="0.55", ms=6, mew=0.8)
-            axes.errorbar(xerr=_bar(bars[group]), y=place, x=np.mean(ends[group]), **_marker(styles, group))
+            axes.plot([*ends[group].values()], [place + 0.22] * len(ends[group]), "|", color="0.55", ms=6, mew=0.8)
+            axes.errorbar(xerr=_bar(bars[group]), y=place, x=bars[group].mean, **_marker(styles, group))
             axes.plot(values.get(group, np.nan), place, "x", color="black", ms=6, mew=1.2)
         axes.set(xlabel=f"{name} (fraction)", ylim=(len(groups) - 0.5, -0.5))
         axes.set_title(section, wrap=True)
@@ -212,7 +127,7 @@ def curves(section: str, groups: list[Group], metric: str, styles: Styles, *, al
             axes.set_ylim(later.min() - margin, later.max() + margin)
         axes.set(xlabel="epoch", ylabel=f"{name} ({unit})", title=f"{title} ({groups[0].protocol})")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        add_legend(figure, axes)
+        _add_legend(figure, axes)
         return figure
 
     ends = "; ".join(f"{group.label} from {mean[0]:.4f} to {mean[-1]:.4f}" for group, mean in means.items())
@@ -258,9 +173,9 @@ def reliability(section: str, misclassified: Sequence[Misclassified], styles: St
     for m in misclassified:
         digits, confidence, right = m.bins.sum(axis=0)
         for i in np.flatnonzero(digits >= MIN_PER_BIN * len(m.bins)):
-            s = summarise([run[2, i] / run[0, i] for run in m.bins if run[0, i]], fraction=True)
+            e = estimate([run[2, i] / run[0, i] for run in m.bins if run[0, i]], None, FRACTION)
             point = {"confidence": confidence[i] / digits[i], "accuracy": right[i] / digits[i]}
-            point |= {"low": s.mean_low, "high": s.mean_high, "images_per_run": digits[i] / len(m.bins)}
+            point |= {"low": e.low, "high": e.high, "images_per_run": digits[i] / len(m.bins)}
             rows.append({"label": m.group.label, "bin": i + 1} | point)
     data = pd.DataFrame(rows)
 
@@ -276,7 +191,7 @@ def reliability(section: str, misclassified: Sequence[Misclassified], styles: St
         axes.set(ylabel="accuracy (fraction)", ylim=(-0.02, 1.02), title=f"Reliability ({section})")
         below.set(xlabel="confidence (probability of the answer)", ylabel="images per run", yscale="log")
         below.yaxis.set_major_formatter(PLAIN)
-        add_legend(figure, axes)
+        _add_legend(figure, axes)
         return figure
 
     text = f"On the diagonal, confidence equals accuracy; bars are 95 % intervals over the seeds; {BINS} bins, "
@@ -293,7 +208,7 @@ def cost(section: str, bars: dict[Group, Estimate], measured: dict[str, dict[str
     def draw() -> Figure:
         figure = Figure(figsize=(6.8, 3.2))
         for axes, (key, label) in zip(figure.subplots(1, 2, sharey=True), sides.items(), strict=True):
-            xs = [measured[group.label][key] or np.nan for group in groups]
+            xs = [measured[group.label][key] for group in groups]
             for x, group in zip(xs, groups, strict=True):
                 axes.errorbar(x, group.mean_score, _bar(bars[group]), label=group.label, **_marker(styles, group))
             wide = max(xs) > 3 * min(xs)  # false for NaN
@@ -301,7 +216,7 @@ def cost(section: str, bars: dict[Group, Estimate], measured: dict[str, dict[str
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if wide else MaxNLocator(4))
             axes.xaxis.set_major_formatter(PLAIN)
             axes.xaxis.set_minor_formatter(NullFormatter())
-        add_legend(figure, axes)
+        _add_legend(figure, axes)
         figure.axes[0].set_ylabel(f"{groups[0].selection_metric.replace('_', ' ')} (fraction)")
         figure.suptitle(f"Accuracy against cost ({section})", size=10)
         return figure
@@ -317,14 +232,29 @@ def _marker(styles: Styles, group: Group) -> dict[str, Any]:
 
 def _bar(e: Estimate) -> list[list[float]] | None:
     """The distances from the mean score to the ends of its interval."""
-    return None if e.low is None or e.high is None else [[e.mean - e.low], [e.high - e.mean]]
+    return None if np.isnan(e.low) else [[e.mean - e.low], [e.high - e.mean]]
 
 
 def _means(bars: dict[Group, Estimate]) -> str:
-    spans = ["" if e.low is None else f" ({e.low:.4f} to {e.high:.4f}, for {e.basis})" for e in bars.values()]
+    spans = ["" if np.isnan(e.low) else f" ({e.low:.4f} to {e.high:.4f}, for {e.basis})" for e in bars.values()]
     return "; ".join(f"{g.label} {e.mean:.4f}{i}" for (g, e), i in zip(bars.items(), spans, strict=True))
 
 
 def _published(group: Group) -> str | None:
     """The published model that may be drawn beside this group."""
     return published.published_model(group.record.identity) if group.protocol == "published" else None
+
+
+def _add_legend(figure: Figure, axes: Axes) -> None:
+    """Add a legend of the axes' lines: inside, or below the axes where long labels would cover the data."""
+    handles, labels = axes.get_legend_handles_labels()
+    if sum(map(len, labels)) <= MAX_INSIDE:
+        axes.legend()
+        return
+    width, height = figure.get_size_inches()
+    wrapped = [textwrap.fill(label, int(12 * width)) for label in labels]
+    below = 0.25 + LINE_INCHES * sum(1 + label.count("\n") for label in wrapped)
+    bottom, top = figure.subplotpars.bottom * height + below, height + below - (1 - figure.subplotpars.top) * height
+    figure.set_size_inches(width, height + below)
+    figure.subplots_adjust(bottom=bottom / (height + below), top=top / (height + below))
+    figure.legend(handles, wrapped, loc="lower center")

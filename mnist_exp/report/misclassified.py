@@ -13,13 +13,10 @@ from mnist_exp.data.catalog import CATALOG
 from mnist_exp.data.folders import CACHE, read_cache
 from mnist_exp.data.idx import read_raw
 from mnist_exp.errors import DataError
-from mnist_exp.report.answers import Answers, read_answers
+from mnist_exp.report.answers import UNKNOWN, Answers, read_answers
 from mnist_exp.report.collect import Collection, Group
-from mnist_exp.report.runs import Problem, Run, describe_error
+from mnist_exp.report.runs import Problem, describe_error
 from mnist_exp.report.text import printable
-
-UNKNOWN = -1
-"""The label of an image that no run gets wrong, where only what is wrong is known."""
 
 
 @dataclass(frozen=True)
@@ -27,26 +24,20 @@ class Misclassified:
     """What the runs of one group got wrong; S runs, N images."""
 
     group: Group
-    runs: tuple[Run, ...]
-    """Those that have answers, ``S``."""
-    answers: tuple[Answers, ...]
+    answers: dict[int, Answers]
+    """By seed, of the runs that have them."""
     label: NDArray[np.int64]
     """``[N]``; `UNKNOWN` where the files do not say."""
 
     @cached_property
-    def confusions(self) -> NDArray[np.int64]:
-        """Images by label and prediction, ``[S, 10, 10]``."""
-        return np.array([answers.confusion for answers in self.answers])
-
-    @property
     def confusion(self) -> NDArray[np.float64]:
-        """Mean over the runs, ``[10, 10]``."""
-        return np.asarray(self.confusions.mean(axis=0))
+        """Images by label and prediction, mean over the runs, ``[10, 10]``."""
+        return np.asarray(np.mean([answers.confusion for answers in self.answers.values()], axis=0))
 
     @cached_property
     def errors(self) -> NDArray[np.float32]:
         """1 where a run is wrong, else 0; ``[S, N]``."""
-        return self.marks([answers.index for answers in self.answers])
+        return self.marks([answers.index for answers in self.answers.values()])
 
     def marks(self, places: Sequence[NDArray[np.int64]]) -> NDArray[np.float32]:
         """1 at these places of each run, else 0; ``[S, N]``."""
@@ -58,7 +49,7 @@ class Misclassified:
     @property
     def losses(self) -> NDArray[np.float32] | None:
         """Of each run and image, ``[S, N]``; None where a run has no predictions.npz."""
-        found = [answers.losses for answers in self.answers if answers.losses is not None]
+        found = [answers.losses for answers in self.answers.values() if answers.losses is not None]
         return np.array(found) if len(found) == len(self.answers) else None
 
     @cached_property
@@ -74,8 +65,7 @@ class Misclassified:
     @property
     def bins(self) -> NDArray[np.float64]:
         """By confidence, of the runs that have a predictions.npz: `Answers.bins`, ``[S, 3, BINS]``."""
-        found = [answers.bins for answers in self.answers if answers.bins is not None]
-        return np.array(found)
+        return np.array([answers.bins for answers in self.answers.values() if answers.bins is not None])
 
     @property
     def calibration_errors(self) -> list[float]:
@@ -85,7 +75,7 @@ class Misclassified:
     def answer(self, index: int) -> tuple[int, float | None]:
         """The answer of most runs to an image, and its mean probability where that answer is wrong."""
         given: dict[int, list[float]] = {}
-        for answers in self.answers:
+        for answers in self.answers.values():
             place = int(np.searchsorted(answers.index, index))
             if place < len(answers.index) and answers.index[place] == index:
                 given.setdefault(int(answers.predicted[place]), []).append(float(answers.probability[place]))
@@ -112,21 +102,17 @@ def load_misclassified(collection: Collection) -> tuple[list[Misclassified], lis
     """Read the answers of all groups; runs without such files are skipped."""
     found, problems = [], []
     for group in collection.groups:
-        runs: list[Run] = []
-        all_answers: list[Answers] = []
+        answers: dict[int, Answers] = {}
         label = np.zeros(0, np.int64)
         for run in group.runs:
             try:
-                if (answers := read_answers(run)) is None:
-                    continue
-                label = _merge(label, answers) if all_answers else _labels(answers)
+                if mine := read_answers(run):
+                    label = _merge(label, mine.labels) if answers else mine.labels
+                    answers[run.record.seed] = mine
             except (ValueError, OSError) as error:
                 problems.append(Problem(printable(run.folder.name), describe_error(error), left_out=False))
-                continue
-            runs.append(run)
-            all_answers.append(answers)
-        if runs:
-            found.append(Misclassified(group, tuple(runs), tuple(all_answers), label))
+        if answers:
+            found.append(Misclassified(group, answers, label))
     return found, problems
 
 
@@ -135,19 +121,10 @@ def same_images(one: NDArray[np.int64], other: NDArray[np.int64]) -> bool:
     return len(one) == len(other) and bool(((one == other) | (one == UNKNOWN) | (other == UNKNOWN)).all())
 
 
-def _labels(answers: Answers) -> NDArray[np.int64]:
-    if answers.labels is not None:
-        return answers.labels
-    label = np.full(answers.images, UNKNOWN)
-    label[answers.index] = answers.label
-    return label
-
-
-def _merge(label: NDArray[np.int64], answers: Answers) -> NDArray[np.int64]:
-    mine = _labels(answers)
-    if not same_images(mine, label):
+def _merge(one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.int64]:
+    if not same_images(one, other):
         raise ValueError("has a predictions.npz or mistakes.csv of other images than the other seeds'")
-    return np.where(label == UNKNOWN, mine, label)
+    return np.maximum(one, other)
 
 
 def gallery(misclassified: Sequence[Misclassified], most: int) -> list[Miss]:
@@ -164,9 +141,9 @@ def gallery(misclassified: Sequence[Misclassified], most: int) -> list[Miss]:
     any_ = np.any([m.mostly_missed for m in alike], axis=0)
     sure = np.zeros(len(label))
     for m in alike:
-        for answers in m.answers:
+        for answers in m.answers.values():
             sure[answers.index] += answers.probability / len(m.answers)
-    order = np.lexsort((np.arange(len(label)), -sure.round(6), -shares, ~by_all, ~any_))
+    order = np.lexsort((-sure.round(6), -shares, ~by_all, ~any_))
     return [
         Miss(int(i), int(label[i]), bool(by_all[i]), [(m, *m.answer(int(i))) for m in alike])
         for i in order[: min(most, int(any_.sum()))]

@@ -10,10 +10,11 @@ from typing import Any
 import jinja2
 from PIL import Image
 
-from mnist_exp.report import published, tables
-from mnist_exp.report.collect import Collection, flatten
+from mnist_exp.report import formats, published
+from mnist_exp.report.collect import Collection
 from mnist_exp.report.estimates import Estimates
-from mnist_exp.report.figures import Drawing
+from mnist_exp.report.figure_files import Drawing
+from mnist_exp.report.labels import flatten
 from mnist_exp.report.misclassified import Misclassified, gallery, load_images
 from mnist_exp.report.statistics import winner_sentence
 
@@ -24,7 +25,7 @@ GALLERY = 24
 def render(
     collection: Collection,
     estimates: Estimates,
-    shown: Sequence[tables.Table],
+    shown: Sequence[formats.Table],
     drawings: Sequence[Drawing],
     misclassified: Sequence[Misclassified],
     folder: Path,
@@ -34,8 +35,7 @@ def render(
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("mnist_exp.report", ""), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.globals |= {"csv": tables.csv, "markdown": tables.markdown, "latex": tables.latex, "uri": _uri}
-    environment.globals |= {"numeric": tables.numeric, "flatten": flatten}
+    environment.globals |= {"formats": formats, "flatten": flatten, "uri": _uri}
     script = published.resource("page.js.html").read_text(encoding="utf-8")
     return environment.get_template("page.html").render(
         collection=collection,
@@ -50,25 +50,29 @@ def render(
     )
 
 
-def summary(collection: Collection, estimates: Estimates, shown: Sequence[tables.Table]) -> list[tuple[str, str]]:
+def summary(collection: Collection, estimates: Estimates, shown: Sequence[formats.Table]) -> list[tuple[str, str]]:
     """The report in a few sentences, each with the section that it is about."""
     sentences = []
     verdicts = next((table.data for table in shown if table.name == "verdict"), None)
     for section in collection.sections:
         groups = collection.in_section(section)
-        values = {group.label: group.final_values(group.selection_metric) for group in groups}
-        by = "" if groups[0].selection_metric == "test_accuracy" else "By validation accuracy: "
-        sentences.append((section, by + winner_sentence(values, estimates.comparisons[section])))
-        repeats = any(published.published_model(group.record.identity) for group in groups)
-        if verdicts is not None and repeats and (verdicts["protocol"] == groups[0].protocol).any():
-            answers = verdicts["verdict"][verdicts["protocol"] == groups[0].protocol]
-            hits = int((answers == "reproduced").sum())
-            said = "reproduced" if hits == len(answers) else "reproduced in part" if hits else "not reproduced"
-            sentence = f"The published result is {said}: {hits} of its {len(answers)} values lie in the 95 % interval"
-            sentence += " of one more run of ours."
-            few = "There are not enough seeds to say whether the published result is reproduced."
-            sentences.append((section, few if (answers == "not enough seeds").all() else sentence))
+        score = groups[0].selection_metric
+        means = {group.label: estimates.means[group][score].mean for group in groups}
+        by = "" if score == "test_accuracy" else "By validation accuracy: "
+        sentences.append((section, by + winner_sentence(means, estimates.comparisons[section])))
+        if verdicts is not None and any(published.published_model(group.record.identity) for group in groups):
+            answers = list(verdicts["verdict"][verdicts["protocol"] == groups[0].protocol])
+            sentences += [(section, _verdict_sentence(answers))] if answers else []
     return sentences
+
+
+def _verdict_sentence(answers: list[str]) -> str:
+    hits = answers.count("reproduced")
+    if answers.count("not enough seeds") == len(answers):
+        return "There are not enough seeds to say whether the published result is reproduced."
+    said = "reproduced" if hits == len(answers) else "reproduced in part" if hits else "not reproduced"
+    within = f"{hits} of its {len(answers)} values lie in the 95 % interval of one more run of ours"
+    return f"The published result is {said}: {within}."
 
 
 def _gallery(section: str, misclassified: Sequence[Misclassified], data: Path) -> dict[str, Any]:

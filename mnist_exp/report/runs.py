@@ -1,16 +1,20 @@
 """Finished runs, read from their folders; whatever cannot be used is reported, with the reason."""
 
 import hashlib
+import io
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from mnist_exp.report.text import printable
 from mnist_exp.runs.record import METRICS, RECORD, TIMING, Record, RecordError, read_record
 from mnist_exp.settings.identity import identity_hash
+from mnist_exp.settings.schema import PROTOCOL_KEYS, PROTOCOLS
 
 METRIC_NAMES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 VALIDATION_NAMES = ("validation_loss", "validation_accuracy")
@@ -18,7 +22,6 @@ VALIDATION_NAMES = ("validation_loss", "validation_accuracy")
 DIGITS = tuple("0123456789")
 """The classes of a run whose record names none."""
 TIMES = ("train_seconds", "eval_seconds", "train_images_per_second")
-RESTORE = "; to restore it, delete it and repeat the run's command, which rewrites it from the checkpoint"
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,12 @@ class Run:
     timing: pd.DataFrame | None
     """``timing.csv``, one row per epoch; None where it is missing or damaged."""
 
+    @property
+    def protocol(self) -> str:
+        """The protocol's name, or what it consists of."""
+        values = tuple(self.record.identity["protocol"][key] for key in PROTOCOL_KEYS)
+        return PROTOCOLS.get(values, printable(", ".join(values)))
+
 
 def read_run(folder: Path) -> tuple[Run, list[str]]:
     """A finished run, and what of it cannot be used.
@@ -62,19 +71,33 @@ def read_run(folder: Path) -> tuple[Run, list[str]]:
     _check_name(folder, record)
     record.title = printable(record.title) or "untitled"
     lacks = _check_classes(record)
-    measured = [*METRIC_NAMES, *(VALIDATION_NAMES if record.identity["data"].get("validation_size") else ())]
-    epochs = _table(folder, record, METRICS, ["epoch", *measured, "learning_rate"])
-    if len(epochs) != record.epochs or list(epochs["epoch"]) != list(range(1, record.epochs + 1)):
-        raise ValueError(f"has a {METRICS} of {len(epochs)} epochs instead of 1 to {record.epochs}{RESTORE}")
-    accuracies = epochs.filter(like="accuracy").to_numpy()
-    if accuracies.min() < 0 or accuracies.max() > 1:
-        raise ValueError(f"has a {METRICS} with an accuracy outside 0 to 1{RESTORE}")
+    try:
+        epochs = _read_epochs(folder, record)
+    except ValueError as error:
+        raise ValueError(f"{error}{_restore_hint(folder / METRICS)}") from error
     timing = None
     try:
-        timing = _table(folder, record, TIMING, ["epoch", *TIMES])
+        timing = read_table(folder, record, TIMING, ["epoch", *TIMES])
     except (ValueError, OSError) as error:
-        lacks.append(describe_error(error))
+        lacks.append(describe_error(error) + _restore_hint(folder / TIMING))
     return Run(folder, record, epochs, timing), lacks
+
+
+def _restore_hint(path: Path) -> str:
+    restore = "; to restore it, delete it and repeat the run's command, which rewrites it from the checkpoint"
+    return restore if path.is_file() else ""
+
+
+def _read_epochs(folder: Path, record: Record) -> pd.DataFrame:
+    """``metrics.csv``, with the columns and the epochs that the record says."""
+    measured = [*METRIC_NAMES, *(VALIDATION_NAMES if record.identity["data"].get("validation_size") else ())]
+    epochs = read_table(folder, record, METRICS, ["epoch", *measured, "learning_rate"])
+    if len(epochs) != record.epochs or list(epochs["epoch"]) != list(range(1, record.epochs + 1)):
+        raise ValueError(f"has a {METRICS} of {len(epochs)} epochs instead of 1 to {record.epochs}")
+    accuracies = epochs.filter(like="accuracy").to_numpy()
+    if accuracies.min() < 0 or accuracies.max() > 1:
+        raise ValueError(f"has a {METRICS} with an accuracy outside 0 to 1")
+    return epochs.astype({"epoch": int})
 
 
 def read_checked(folder: Path, record: Record, name: str) -> bytes:
@@ -88,10 +111,10 @@ def read_checked(folder: Path, record: Record, name: str) -> bytes:
         raise ValueError(f"has no file {name}")
     content = path.read_bytes()
     if not content:
-        raise ValueError(f"has an empty {name}{RESTORE}")
-    if hashlib.sha256(content).hexdigest() != (record.files or {}).get(name, hashlib.sha256(content).hexdigest()):
-        how = RESTORE if name == METRICS else ""
-        raise ValueError(f"has a {name} that was changed after the run: its SHA-256 is not the recorded one{how}")
+        raise ValueError(f"has an empty {name}")
+    checksum = hashlib.sha256(content).hexdigest()
+    if (record.files or {}).get(name, checksum) != checksum:
+        raise ValueError(f"has a {name} that was changed after the run: its SHA-256 is not the recorded one")
     return content
 
 
@@ -119,23 +142,24 @@ def _check_classes(record: Record) -> list[str]:
     return [] if named or given is None else [bad_names]
 
 
-def _table(folder: Path, record: Record, name: str, columns: list[str]) -> pd.DataFrame:
+def read_table(folder: Path, record: Record, name: str, columns: Sequence[str]) -> pd.DataFrame:
+    """These columns of a CSV file; a ValueError, or an OSError, unless all their values are finite numbers."""
+    content = read_checked(folder, record, name)
     try:
-        text = read_checked(folder, record, name).decode()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"has a damaged {name}: {error}{RESTORE}") from error
-    header, *rows = [line.split(",") for line in text.splitlines()]
-    if missing := [column for column in columns if column not in header]:
-        raise ValueError(f"has a {name} without column {', '.join(missing)}{RESTORE}")
-    if not rows or not text.endswith("\n") or any(len(row) != len(header) for row in rows):
-        raise ValueError(f"has a half-written {name}{RESTORE}")
-    table = pd.DataFrame({column: [_number(row[header.index(column)]) for row in rows] for column in columns})
-    if bad := [column for column in columns if not table[column].map(math.isfinite).all()]:
-        raise ValueError(f"has a {name} with a value in column {', '.join(bad)} that is not a finite number{RESTORE}")
-    return table.astype({"epoch": int})
+        table = pd.read_csv(io.BytesIO(content), dtype=str)
+    except ValueError as error:
+        raise ValueError(f"has a damaged {name}: {error}") from error
+    if missing := [column for column in columns if column not in table]:
+        raise ValueError(f"has a {name} without column {', '.join(missing)}")
+    if not content.endswith(b"\n"):
+        raise ValueError(f"has a half-written {name}")
+    table = table[[*columns]].map(_to_float)  # pandas 2 may read the last bit wrong
+    if bad := [column for column in columns if not np.isfinite(table[column]).all()]:
+        raise ValueError(f"has a {name} with a value in column {', '.join(bad)} that is not a finite number")
+    return table
 
 
-def _number(text: str) -> float:
+def _to_float(text: str) -> float:
     try:
         return float(text)
     except ValueError:

@@ -1,36 +1,29 @@
-"""The tables: their rows, and the files made of them: CSV, Markdown and LaTeX.
+"""The tables of results: the comparison, the verdict on the published numbers, and the differences of models.
 
-How rows are written into cells is in `mnist_exp.report.columns`.
+Each function makes a table's rows (numbers) beside its cells (text). What the runs get wrong is in
+`mnist_exp.report.error_tables`, what they cost in `mnist_exp.report.cost`.
 """
 
 import json
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-
-import numpy as np
-import pandas as pd
+from collections.abc import Sequence
 
 from mnist_exp.report import published
 from mnist_exp.report.collect import Collection, Group
-from mnist_exp.report.columns import LAYOUTS, Column, Row
-from mnist_exp.report.crossed import Crossed, multiply
 from mnist_exp.report.estimates import Estimates
-from mnist_exp.report.misclassified import Misclassified
-from mnist_exp.report.runs import DIGITS
-from mnist_exp.report.statistics import (
-    FRACTION,
-    PER,
-    Comparison,
-    Estimate,
-    estimate,
-    in_prediction_interval,
-    sentence,
-    summarise,
-    z_score,
+from mnist_exp.report.formats import (
+    MISSING,
+    SECTION,
+    Row,
+    Table,
+    estimate_columns,
+    interval,
+    make_table,
+    mean_std,
+    number,
+    seeds_columns,
+    span,
 )
-from mnist_exp.report.text import printable
+from mnist_exp.report.statistics import FRACTION, PER, UNBOUNDED, holds_rounded, prediction_interval, sentence, z_score
 
 FINAL = {"test_loss": "test loss", "test_accuracy": "test accuracy"}
 FORENSIC_ORDER = ("published", "swapped splits only", "evaluation mode after epoch 1 only", "standard")
@@ -38,226 +31,138 @@ PAIRS_IN_WORDS = 66
 """More pairs than those of 12 groups are not all put into words."""
 NOT_CHOSEN = ("version", "device", "data", "protocol", "seed")
 """Of an identity, what is not chosen for the sake of accuracy."""
-MAX_CONFUSED = 5
-"""Pairs of classes listed for each model."""
-ESCAPES = str.maketrans({"\\": r"\\", "|": r"\|", "<": "&lt;"})
-"""What would end a cell or begin a tag in Markdown."""
-
-Rows = list[Row]
-
-
-@dataclass(frozen=True)
-class Table:
-    """One table: its numbers as data, and its cells as a person reads them."""
-
-    name: str
-    title: str
-    note: str
-    """What a reader must know to read it rightly."""
-    data: pd.DataFrame
-    cells: pd.DataFrame
-
-
-def write(tables: Sequence[Table], folder: Path) -> list[str]:
-    """Write each table as CSV (numbers in full), Markdown and LaTeX (booktabs); return the files' names."""
-    files = {
-        f"{table.name}.{kind}": text
-        for table in tables
-        for kind, text in (("csv", csv(table.data)), ("md", markdown(table.cells)), ("tex", latex(table)))
-    }
-    for name, text in files.items():
-        (folder / name).write_text(text, encoding="utf-8", newline="\n")
-    return list(files)
 
 
 def comparison(collection: Collection, estimates: Estimates) -> Table:
     """The comparison table: a row for each group of runs."""
-    rows = []
+    rows, cells = [], []
     by_test = _chosen_by_test_digits(collection)
+    validated = any(group.selection_metric == "validation_accuracy" for group in collection.groups)
     for group in collection.groups:
+        loss, accuracy, validation = (estimates.means[group][m] for m in (*FINAL, "validation_accuracy"))
         row: Row = {"model": group.label, "section": group.section, "protocol": group.protocol, "n": len(group.runs)}
         row |= {"parameters": group.record.parameters}
-        row |= _both_intervals("test_loss", estimates.of(group, "test_loss"))
-        row |= _both_intervals("test_accuracy", estimates.of(group, "test_accuracy"))
-        if any(other.selection_metric == "validation_accuracy" for other in collection.groups):
-            row |= _over_seeds("validation_accuracy", group.final_values("validation_accuracy"))
-        rows.append(row | ({"chosen_by": "test digits" if group in by_test else None} if by_test else {}))
-    return _table("comparison", rows)
+        row |= estimate_columns("test_loss", loss) | estimate_columns("test_accuracy", accuracy)
+        cell = {"Model": group.label, SECTION: group.section, "Parameters": number(group.record.parameters, ",")}
+        if validated:
+            row |= seeds_columns("validation_accuracy", validation)
+            cell["Validation accuracy"] = mean_std(validation)
+        cell |= {"Test loss": mean_std(loss), "Test accuracy": mean_std(accuracy)}
+        cell |= {"95 % interval of the mean accuracy": interval(accuracy), "n": str(len(group.runs))}
+        if by_test:
+            row["chosen_by"] = "test digits" if group in by_test else None
+            cell["Settings chosen by"] = row["chosen_by"] or MISSING
+        rows.append(row)
+        cells.append(cell)
+    note = (
+        "The last epoch's result: mean ± standard deviation over n seeds. No epoch was chosen by its accuracy. The "
+        "interval is for new seeds and new images together (crossed analysis of variance, Satterthwaite's degrees of "
+        "freedom; of one run Wilson's, for new images only). The CSV file also has the interval for new seeds on these "
+        "very images (Student's t), and what seeds and images each add to the variance of the mean."
+    )
+    if validated:
+        note += " Where images were held out of training to validate on, rows are ranked by validation accuracy, best "
+        note += "first."
+    if by_test:
+        note += " “Test digits”: several settings of this model were tried, and only their test accuracy says which is "
+        note += "best, so the best looks better than it is; to choose fairly, run them all with "
+        note += "data.validation_size=5000."
+    return make_table("comparison", "Comparison", note, rows, cells)
 
 
-def verdict(collection: Collection) -> Table | None:
+def verdict(collection: Collection, estimates: Estimates) -> Table | None:
     """Is what was published reproduced? None where no run repeats it."""
-    rows = []
+    rows, cells = [], []
     for group, model in _counterparts(collection, ("standard", "published")):
         for metric, name in FINAL.items():
-            s = summarise(group.final_values(metric), fraction=metric == "test_accuracy")
-            value = published.table()[model][metric]
-            answer = {True: "reproduced", False: "not reproduced", None: "not enough seeds"}[
-                in_prediction_interval(s, value)
-            ]
+            e, value = estimates.means[group][metric], published.table()[model][metric]
+            low, high = prediction_interval(e, FRACTION if metric == "test_accuracy" else UNBOUNDED)
+            answer = "reproduced" if holds_rounded((low, high), value) else "not reproduced"
+            answer = answer if e.n > 1 else "not enough seeds"
             row: Row = {"protocol": group.protocol, "model": group.label, "metric": name}
-            row |= {"mean": s.mean, "std": s.std}
-            row |= {"n": s.n, "interval_low": s.run_low, "interval_high": s.run_high}
+            row |= {"mean": e.mean, "std": e.std, "n": e.n, "interval_low": low, "interval_high": high}
             rows.append(row | {"published": value, "verdict": answer})
-    return _table("verdict", rows) if rows else None
+            cell = {"Protocol": group.protocol, "Model": group.label, "Metric": name, "Ours": mean_std(e)}
+            cell |= {"n": str(e.n), "95 % prediction interval": span(low, high)}
+            cells.append(cell | {"Published": f"{value:.3f}", "Verdict": answer})
+    note = (
+        "The published run is one run, so the question is where one more run of ours would fall: the prediction "
+        "interval of one new run (Student's t, n - 1 degrees of freedom), not the narrower interval of the mean. The "
+        "published value was rounded to three decimals; it counts as inside if any value that rounds to it is."
+    )
+    return make_table("verdict", "Is the published result reproduced?", note, rows, cells) if rows else None
 
 
-def forensics(collection: Collection) -> Table | None:
+def forensics(collection: Collection, estimates: Estimates) -> Table | None:
     """How far the published values lie from each combination of the two slips; None without the half-ways."""
-    rows: Rows = []
+    rows, cells = [], []
     for group, model in _counterparts(collection, FORENSIC_ORDER):
+        swapped = "yes" if group.protocol in FORENSIC_ORDER[:2] else "no"
+        evaluation = "yes" if group.protocol in FORENSIC_ORDER[:3:2] else "no"
         row: Row = {"protocol": group.protocol, "model": group.label, "n": len(group.runs)}
-        row["splits_swapped"] = "yes" if group.protocol in FORENSIC_ORDER[:2] else "no"
-        row["evaluation_mode"] = "yes" if group.protocol in FORENSIC_ORDER[:3:2] else "no"
-        for metric in FINAL:
-            s, value = summarise(group.final_values(metric)), published.table()[model][metric]
-            row |= {metric: s.mean, f"{metric}_std": s.std, f"{metric}_published": value}
-            row[f"{metric}_deviations"] = z_score(s, value)
+        row |= {"splits_swapped": swapped, "evaluation_mode": evaluation}
+        cell = {"Splits swapped": swapped, "Evaluation mode after epoch 1": evaluation, "Model": group.label}
+        cell["n"] = str(len(group.runs))
+        for metric, name in FINAL.items():
+            e, value = estimates.means[group][metric], published.table()[model][metric]
+            row |= {metric: e.mean, f"{metric}_std": e.std, f"{metric}_published": value}
+            row[f"{metric}_deviations"] = z_score(e, value)
+            cell |= {name.capitalize(): mean_std(e), f"Published {name}": f"{value:.3f}"}
+            cell[f"Difference in {name}"] = number(z_score(e, value), "+.1f", " SD")
         rows.append(row)
+        cells.append(cell)
+    note = (
+        "The difference is from the mean of our runs to the published value, in their standard deviations (SD), for "
+        "each combination of the two slips. LeNet5 and the MLP have neither dropout nor batch normalisation, so the "
+        "second slip cannot change them."
+    )
     half_way = set(FORENSIC_ORDER[1:3]) & {row["protocol"] for row in rows}
-    return _table("forensics", rows) if half_way else None
+    return (
+        make_table("forensics", "Which slip explains the published numbers?", note, rows, cells) if half_way else None
+    )
 
 
 def differences(collection: Collection, estimates: Estimates) -> Table | None:
     """Every pair of groups within a section, compared by their score; None where there is no pair."""
-    rows = []
-    scores = {group.selection_metric for group in collection.groups}
+    rows, cells = [], []
+    validated = any(group.selection_metric == "validation_accuracy" for group in collection.groups)
     for section in collection.sections:
         pairs = estimates.comparisons[section]
         (best,) = collection.in_section(section, most=1)
         for c in pairs:
             in_words = len(pairs) <= PAIRS_IN_WORDS or best.label in (c.first, c.second)
-            row = {"section": section} | _comparison_row(c) | {"words": sentence(c) if in_words else ""}
-            rows.append(row | ({} if scores == {"test_accuracy"} else {"score": best.selection_metric}))
-    return _table("differences", rows, [row for row in rows if row["words"]]) if rows else None
-
-
-def _comparison_row(c: Comparison) -> Row:
-    """The numbers of a comparison; the first's errors less the second's are negative where it is more accurate."""
-    row: Row = {"first": c.first, "second": c.second, "n": c.difference.n}
-    row |= _both_intervals("difference", c.difference)
-    row |= {"errors_per_10000": -PER * c.difference.mean, "p_holm": c.p_value, "probability_of_winning": c.wins}
-    return row | (_both_intervals("loss_difference", c.loss) if c.loss else {})
-
-
-def classes(misclassified: Sequence[Misclassified]) -> list[Table]:
-    """The accuracy of each class: a table for all groups whose classes have the same names."""
-    rows = []
-    for m in misclassified:
-        row: Row = {"section": m.group.section, "model": m.group.label}
-        for label in range(10):
-            row |= _both_intervals(f"class_{label}", _share_of_class(m, label))
-        rows.append(row)
-    whole, names = _table("classes", rows), [m.group.classes for m in misclassified]
-    parts: list[Table] = []
-    for own in dict.fromkeys(names):
-        here = [other == own for other in names]
-        heads = dict(zip(DIGITS, own, strict=True))
-        heads |= {key: f"class_{heads[key[6]]}{key[7:]}" for key in whole.data.columns if key.startswith("class_")}
-        file, title = whole.name, whole.title
-        if len({*names}) > 1:
-            of = [m.group.record.identity["data"]["name"] for m in misclassified if m.group.classes == own]
-            file += f"-{len(parts) + 1}" if parts else ""
-            title += f" ({printable(', '.join(dict.fromkeys(of)))})"
-        data, cells = (frame[here].rename(columns=heads) for frame in (whole.data, whole.cells))
-        parts.append(Table(file, title, whole.note, data, cells))
-    return parts
-
-
-def _share_of_class(m: Misclassified, label: int, answer: int | None = None) -> Estimate:
-    """The share of a class's images that get this wrong answer, or the right one."""
-    images = int(m.answers[0].counts[label])
-    chosen = [(a.label == label) & (a.predicted == answer if answer is not None else True) for a in m.answers]
-    values = [float(mine.sum()) / images if images else math.nan for mine in chosen]
-    marks = m.marks([a.index[mine] for a, mine in zip(m.answers, chosen, strict=True)])
-    crossed = Crossed(*multiply(marks[:, marks.any(axis=0)]), images) if images > 1 else None
-    return estimate([1 - value if answer is None else value for value in values], crossed, FRACTION)
-
-
-def confused(misclassified: Sequence[Misclassified]) -> Table:
-    """The pairs of classes that each group confuses most often."""
-    rows = []
-    for m in misclassified:
-        wrong = m.confusion * (1 - np.eye(10))
-        for place in np.argsort(-wrong, axis=None, kind="stable")[:MAX_CONFUSED]:
-            label, answer = divmod(int(place), 10)
-            if wrong[label, answer]:
-                row: Row = {"section": m.group.section, "model": m.group.label}
-                row |= {"label": m.group.classes[label], "predicted": m.group.classes[answer]}
-                share, images = _share_of_class(m, label, answer), float(m.confusion[label].sum())
-                row |= _both_intervals("digits", share.times(images))
-                rows.append(row | {"share": share.mean})
-    return _table("confused", rows)
-
-
-def calibration(misclassified: Sequence[Misclassified]) -> Table | None:
-    """The expected calibration error of each group; None where no run has its predictions.npz."""
-    misclassified = [m for m in misclassified if len(m.bins)]
-    rows = [{"section": m.group.section, "model": m.group.label, "n": len(m.bins)} for m in misclassified]
-    errors = [_over_seeds("ece", m.calibration_errors) for m in misclassified]
-    return _table("calibration", [row | error for row, error in zip(rows, errors, strict=True)]) if rows else None
-
-
-def cost(measured: Rows) -> Table:
-    """What each group costs, from `mnist_exp.report.cost.measure`."""
-    return _table("cost", measured)
-
-
-def csv(data: pd.DataFrame) -> str:
-    """Data as CSV text: numbers in full, the same on every system."""
-    return data.to_csv(index=False, lineterminator="\n")
-
-
-def markdown(cells: pd.DataFrame) -> str:
-    """A GitHub-flavoured Markdown table; numbers to the right."""
-    lines = [list(cells.columns), ["---:" if right else "---" for right in numeric(cells)], *cells.to_numpy()]
-    escaped = [[cell.translate(ESCAPES) for cell in line] for line in lines]
-    return "".join(f"| {' | '.join(line)} |\n" for line in escaped)
-
-
-def latex(table: Table) -> str:
-    """A LaTeX table with booktabs' rules."""
-    columns = "".join("r" if right else "l" for right in numeric(table.cells))
-    caption = f"{table.title}. {table.note}".replace("%", r"\%")
-    text = table.cells.to_latex(index=False, escape=True, column_format=columns, caption=caption)
-    return f"% \\usepackage{{booktabs}}\n{text}"
-
-
-def numeric(cells: pd.DataFrame) -> list[bool]:
-    """Which columns hold numbers."""
-    return [all(cell[:1].isdigit() or cell[:1] in "+-–" for cell in cells[name]) for name in cells.columns]
-
-
-def _table(name: str, rows: Rows, shown: Rows | None = None) -> Table:
-    """A table of these rows, or with the cells of only those ``shown``."""
-    shown, layout = rows if shown is None else shown, LAYOUTS[name]
-    present = {key for key in layout.notes_on if any(key in row for row in shown)}
-    columns = [column for column in layout.columns if _is_needed(column, shown, present, layout.notes_on)]
-    note = " ".join([layout.note, *(text for key, text in layout.notes_on.items() if key in present)])
-    cells = pd.DataFrame(
-        [[column.cell(row) for column in columns] for row in shown],
-        columns=[column.head for column in columns],
-        dtype=object,
+            row: Row = {"section": section, "first": c.first, "second": c.second, "n": c.difference.n}
+            row |= estimate_columns("difference", c.difference)
+            # The first's errors less the second's: negative where the first is more accurate.
+            row |= {"errors_per_10000": -PER * c.difference.mean, "p_holm": c.p_value}
+            row |= {"probability_of_winning": c.wins, **estimate_columns("loss_difference", c.loss)}
+            row["words"] = sentence(c) if in_words else ""
+            rows.append(row | ({"score": best.selection_metric} if validated else {}))
+            if in_words:
+                cells.append({SECTION: section, "Result": row["words"]})
+    note = (
+        "Test accuracy, paired by seed: two runs of one seed see the images in the same order. 95 % intervals for new "
+        "seeds and new images together, unless a sentence says otherwise; p-values of the same analysis, or for one "
+        "seed of McNemar's exact test, Holm-corrected over the pairs of a section. The CSV file also has the "
+        "intervals for new seeds alone and the differences of the losses. Of more than 66 pairs in a section, only "
+        "those of the most accurate group are in words here; the CSV file has all."
     )
-    return Table(name, layout.title, note, pd.DataFrame(rows), cells)
-
-
-def _is_needed(column: Column, shown: Rows, present: set[str], optional: Mapping[str, str]) -> bool:
-    """Whether some row has the column's key; a section that all rows share needs no column."""
-    if column.key == "section":
-        return len({row.get("section") for row in shown}) > 1
-    return column.key in present or column.key not in optional
+    if validated:
+        note += " Where images were held out of training, validation accuracy is compared instead."
+    return make_table("differences", "Differences between models", note, rows, cells) if rows else None
 
 
 def _chosen_by_test_digits(collection: Collection) -> list[Group]:
     """The groups beside which there are other settings of their model, not all of them validated anywhere."""
     choices = {group: _choice(group) for group in collection.groups}
     validated = {choice for group, choice in choices.items() if group.selection_metric == "validation_accuracy"}
-    rivals: dict[tuple[str, str], set[tuple[str, str]]] = {}
-    for group, choice in choices.items():
-        rivals.setdefault((group.section, choice[0]), set()).add(choice)
-    here = {group: rivals[group.section, choice[0]] for group, choice in choices.items()}
-    return [group for group in here if len(here[group]) > 1 and not here[group] <= validated]
+    chosen = []
+    for group, (question, _) in choices.items():
+        beside = {choice for other, choice in choices.items() if other.section == group.section}
+        rivals = {choice for choice in beside if choice[0] == question}
+        if len(rivals) > 1 and not rivals <= validated:
+            chosen.append(group)
+    return chosen
 
 
 def _choice(group: Group) -> tuple[str, str]:
@@ -272,14 +177,3 @@ def _counterparts(collection: Collection, protocols: Sequence[str]) -> list[tupl
     """The groups that repeat a published model, by protocol, each with that model's name."""
     pairs = [(g, name) for g in collection.groups if (name := published.published_model(g.record.identity))]
     return [pair for protocol in protocols for pair in pairs if pair[0].protocol == protocol]
-
-
-def _over_seeds(name: str, values: Sequence[float]) -> dict[str, float | None]:
-    s = summarise(values, fraction=True)
-    return {name: s.mean, f"{name}_std": s.std, f"{name}_low": s.mean_low, f"{name}_high": s.mean_high}
-
-
-def _both_intervals(name: str, e: Estimate) -> Row:
-    row: Row = {name: e.mean, f"{name}_std": e.std, f"{name}_low": e.low, f"{name}_high": e.high}
-    row |= {f"{name}_interval_for": e.basis, f"{name}_seeds_low": e.seeds_low, f"{name}_seeds_high": e.seeds_high}
-    return row | {f"{name}_variance_seeds": e.seeds_variance, f"{name}_variance_images": e.images_variance}

@@ -9,14 +9,14 @@ import pytest
 from numpy.typing import NDArray
 from scipy import stats
 
-from mnist_exp.report.crossed import Crossed, half_width, multiply, t_test, wilson_interval
-from mnist_exp.report.statistics import BOTH, FRACTION, IMAGES, LOSS, estimate
+from mnist_exp.report.crossed import Crossed, half_width, t_test, wilson_interval
+from mnist_exp.report.statistics import BOTH, FRACTION, IMAGES, LOSS, Measured, estimate
 from scripts import coverage
 
 
 def crossed(values: list[list[float]] | NDArray[Any]) -> Crossed:
     array = np.array(values, np.float32)
-    return Crossed(*multiply(array), array.shape[1])
+    return Crossed.of(array, array.shape[1])
 
 
 def test_parts_by_hand() -> None:
@@ -46,11 +46,22 @@ def test_one_seed_has_the_variance_of_its_images() -> None:
     assert half_width(crossed(x)) == pytest.approx(stats.t.ppf(0.975, 4) * stats.sem(x[0]))
 
 
-def test_differences_are_those_of_the_values() -> None:
+def test_differences_are_those_of_the_values_paired_by_seed() -> None:
     random = np.random.default_rng(1)
     x, y = random.integers(0, 2, (3, 50)), random.integers(0, 2, (3, 50))
-    found = crossed(x).minus(crossed(y), (x @ y.T).astype(float))
-    assert found.parts == pytest.approx(crossed(x - y).parts) and found.degrees == pytest.approx(crossed(x - y).degrees)
+    by_image = {"x": dict(enumerate(-x)), "y": {seed: -y[seed] for seed in (2, 0, 1)}}
+    values = {label: {seed: 1 + row.mean() for seed, row in rows.items()} for label, rows in by_image.items()}
+    d, found = Measured(values, by_image, FRACTION).difference("x", "y")
+    expected = crossed(x - y)
+    assert found is not None and found.parts == pytest.approx(expected.parts)
+    assert found.degrees == pytest.approx(expected.degrees) and d.mean == pytest.approx(np.mean(y - x))
+    assert d.high - d.mean == pytest.approx(half_width(expected))
+
+
+def test_images_that_are_left_out_are_those_of_value_0() -> None:
+    some = Crossed.of(np.array([[1, 1, 0], [0, 1, 1]], np.float32), 5)
+    whole = crossed([[1, 1, 0, 0, 0], [0, 1, 1, 0, 0]])
+    assert some.parts == whole.parts and half_width(some) == half_width(whole)
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5, 10])
@@ -74,12 +85,12 @@ def test_accuracies_stay_within_0_and_1_and_a_perfect_one_is_not_certain() -> No
     errors = np.zeros((2, 50))
     errors[0, :3] = 1
     found = estimate([0.94, 1.0], crossed(errors), FRACTION)
-    assert found.low is not None and found.high is not None and 0 <= found.low < 0.94 and 0.99 < found.high <= 1
+    assert 0 <= found.low < 0.94 and 0.99 < found.high <= 1
     # On the log odds' scale, where a small step is as many times larger as p (1 - p) is smaller than 1.
     half, odds = half_width(crossed(errors)), math.log(0.97 / 0.03)
     assert found.low == pytest.approx(1 / (1 + math.exp(half / (0.97 * 0.03) - odds)))
     one = estimate([0.5], crossed([[0.5, 0.4, 0.6]]), LOSS)
-    assert one.basis == IMAGES and one.seeds_low is None and one.seeds_variance is None
+    assert one.basis == IMAGES and math.isnan(one.seeds_low) and math.isnan(one.seeds_variance)
 
 
 def population(difference: bool) -> coverage.Population:

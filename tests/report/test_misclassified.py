@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from mnist_exp.data import folders
-from mnist_exp.report import figures, tables
+from mnist_exp.report import error_tables, figure_files, figures, formats, tables
 from mnist_exp.report.collect import collect
 from mnist_exp.report.misclassified import gallery, load_images, load_misclassified
 from mnist_exp.runs.results import mistakes
@@ -58,14 +58,14 @@ def test_a_bin_weighs_right_and_wrong_together(tmp_path: Path) -> None:
 
 def test_error_tables_by_hand(by_hand: Path) -> None:
     found_wrong, _ = load_misclassified(collect(by_hand))
-    confused = tables.confused(found_wrong).data
+    confused = error_tables.confused(found_wrong).data
     lenet5 = confused[confused["model"] == "LeNet5"][["label", "predicted", "digits", "share"]]
     assert lenet5.to_numpy().tolist() == [["3", "8", 1, 0.5], ["5", "6", 0.5, 0.25]]
-    (classes,) = tables.classes(found_wrong)
+    (classes,) = error_tables.classes(found_wrong)
     assert classes.data["class_3"].tolist() == [0.5, 0.5]
     assert classes.data["class_5"].tolist() == [0.75, 0.5]
     assert classes.cells["0"].tolist() == ["–", "–"]
-    calibration = tables.calibration(found_wrong)
+    calibration = error_tables.calibration(found_wrong)
     assert calibration is not None
     assert calibration.data["n"].tolist() == [2, 2]
 
@@ -76,7 +76,7 @@ def test_error_tables_tell_classes_by_their_names(tmp_path: Path) -> None:
     write_other(tmp_path, archive=archive)
     found_wrong, _ = load_misclassified(collect(tmp_path))
     long = ("Ankle boot " * 9).strip()
-    other, digits = tables.classes(found_wrong)
+    other, digits = error_tables.classes(found_wrong)
     assert (other.name, other.title) == ("classes", "Accuracy of each class (fashion_mnist)")
     assert (digits.name, digits.title) == ("classes-2", "Accuracy of each class (mnist)")
     assert other.cells[["Data and protocol", "Ankle boot", long, "3"]].to_numpy().tolist() == [
@@ -87,16 +87,16 @@ def test_error_tables_tell_classes_by_their_names(tmp_path: Path) -> None:
         ["mnist, standard protocol", "0.5000", "0.5000"]
     ]
     assert digits.data[["class_3", "class_5"]].to_numpy().tolist() == [[0.5, 0.5]]
-    confused = tables.confused(found_wrong)
+    confused = error_tables.confused(found_wrong)
     assert confused.cells[["Label", "Predicted"]].to_numpy().tolist() == [
         *[["Ankle boot", r"a\|b_c"], [long, "Ankle boot"]],
         *[["3", "4"], ["5", "3"]],
     ]
     # Of GitHub's tables, a cell ends at a bar unless an odd number of backslashes stands before it.
-    assert r"| Ankle boot | a\\\|b_c | 1.0 |" in tables.markdown(confused.cells)
-    assert "&lt;script>alert('title')&lt;/script> & [b]$x_1$ |" in tables.markdown(other.cells)
-    assert r"& Ankle boot & a\textbackslash |b\_c &" in tables.latex(other)
-    assert r"</script> \& [b]\$x\_1\$ & T-shirt/top &" in tables.latex(other)
+    assert r"| Ankle boot | a\\\|b_c | 1.0 |" in formats.markdown(confused.cells)
+    assert "&lt;script>alert('title')&lt;/script> & [b]$x_1$ |" in formats.markdown(other.cells)
+    assert r"& Ankle boot & a\textbackslash |b\_c &" in formats.latex(other)
+    assert r"</script> \& [b]\$x\_1\$ & T-shirt/top &" in formats.latex(other)
 
 
 def test_confusion_matrix_tells_classes_by_names_that_fit(tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ def test_confusion_matrix_tells_classes_by_names_that_fit(tmp_path: Path) -> Non
     table = drawing.data.set_index("label")
     expected = {"predicted_Ankle boot": 1, r"predicted_a\|b_c": 1}  # and nothing else
     assert {key: n for key, n in table.loc["Ankle boot"].to_dict().items() if n} == expected
-    with mpl.rc_context(figures.STYLE), warnings.catch_warnings():
+    with mpl.rc_context(figure_files.STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         figure = drawing.draw()
         figure.draw_without_rendering()
@@ -158,13 +158,13 @@ def test_mistakes_are_enough_for_every_table_matrix_and_gallery(tmp_path: Path) 
     after, problems = load_misclassified(collect(tmp_path))
     assert not problems
     for old, new in zip(before, after, strict=True):
-        assert np.array_equal(old.confusions, new.confusions) and np.array_equal(old.errors, new.errors)
+        assert np.array_equal(old.confusion, new.confusion) and np.array_equal(old.errors, new.errors)
         assert new.losses is None and not len(new.bins)
     told = [[(m.index, m.label, m.by_all, [a[1:] for a in m.answers]) for m in gallery(x, 9)] for x in (before, after)]
     assert told[0] == told[1] and len(told[0]) == 9
-    for f in (tables.confused, lambda m: tables.classes(m)[0]):
+    for f in (error_tables.confused, lambda m: error_tables.classes(m)[0]):
         pd.testing.assert_frame_equal(f(before).data, f(after).data)
-    assert tables.calibration(after) is None
+    assert error_tables.calibration(after) is None
     estimates = read(tmp_path)
     tables_after = [tables.comparison(*estimates), tables.differences(*estimates)]
     for one, other in zip(tables_before, tables_after, strict=True):
@@ -205,7 +205,7 @@ def test_mistakes_of_other_images_than_the_predictions_are_named(tmp_path: Path)
     keep_mistakes_alone(tmp_path)
     write_run(tmp_path, accuracy=0.9, archive=answers(label[::-1], 10))
     (found,), (problem,) = load_misclassified(collect(tmp_path))
-    assert len(found.runs) == 1 and "other images than the other seeds'" in problem.reason
+    assert len(found.answers) == 1 and "other images than the other seeds'" in problem.reason
 
 
 class Bomb:
@@ -266,7 +266,7 @@ def test_damaged_predictions_are_named_and_the_rest_reported(tmp_path: Path, kin
     write_run(tmp_path, seed=0, archive=GOOD)
     (write_run(tmp_path, seed=1, name="bad") / "predictions.npz").write_bytes(DAMAGED[kind])
     (found,), (problem,) = load_misclassified(collect(tmp_path))
-    assert len(found.confusions) == 1
+    assert len(found.answers) == 1
     assert (problem.folder, problem.left_out) == ("bad", False)
     assert "predictions.npz" in problem.reason and "\n" not in problem.reason
 

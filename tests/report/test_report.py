@@ -14,7 +14,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from mnist_exp.report import cost, figures, tables
+from mnist_exp.report import cost, figure_files, figures, tables
 from mnist_exp.report.collect import collect
 from tests.conftest import MINUTES, started, wait_until
 from tests.report.conftest import EVIL, ROOT, load_script, read, write_other, write_run
@@ -142,9 +142,9 @@ def test_one_processor_draws_the_same(tmp_path: Path, monkeypatch: pytest.Monkey
     drawings = figures.of_section(collection, estimates, collection.sections[0], [], [
         {"section": collection.sections[0], "model": EVIL, "multiply_accumulates": None, "epoch_seconds": None}
     ])[:2]  # fmt: skip
-    figures.write(drawings, tmp_path / "many")
+    figure_files.write(drawings, tmp_path / "many")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
-    figures.write(drawings, tmp_path / "one")
+    figure_files.write(drawings, tmp_path / "one")
     assert files(tmp_path / "many") == files(tmp_path / "one")
 
 
@@ -152,13 +152,13 @@ def test_one_processor_draws_the_same(tmp_path: Path, monkeypatch: pytest.Monkey
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports with empty figures: real ones take long to draw."""
 
-    def write(drawings: list[figures.Drawing], folder: Path) -> list[str]:
+    def write(drawings: list[figure_files.Drawing], folder: Path) -> list[str]:
         for drawing in drawings:
             (folder / drawing.name).parent.mkdir(exist_ok=True)
             (folder / f"{drawing.name}.svg").write_text("")
         return [f"{drawing.name}.svg" for drawing in drawings]
 
-    monkeypatch.setattr(figures, "write", write)
+    monkeypatch.setattr(figure_files, "write", write)
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -334,7 +334,7 @@ def test_no_interval_of_an_accuracy_leaves_0_to_1(tmp_path: Path) -> None:
     row = tables.comparison(collection, estimates).data.iloc[0]
     assert (row["test_accuracy_seeds_low"], row["test_accuracy_seeds_high"]) == (0, 1)
     assert 0 <= row["test_accuracy_low"] < 1e-4 and 1 - 1e-4 < row["test_accuracy_high"] <= 1
-    verdict = tables.verdict(collection)
+    verdict = tables.verdict(collection, estimates)
     assert verdict is not None
     accuracy = verdict.data[verdict.data["metric"] == "test accuracy"].iloc[0]
     assert (accuracy["interval_low"], accuracy["interval_high"]) == (0, 1)
@@ -362,7 +362,7 @@ def test_without_shared_memory_figures_are_drawn_one_after_the_other(
         raise error
 
     small(tmp_path / "runs")
-    monkeypatch.setattr(figures, "ProcessPoolExecutor", fail)
+    monkeypatch.setattr(figure_files, "ProcessPoolExecutor", fail)
     assert run(tmp_path / "runs", tmp_path / "out", tmp_path) == 0
     assert len(list((tmp_path / "out").rglob("*.svg"))) > 5
 

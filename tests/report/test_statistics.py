@@ -3,53 +3,60 @@ import math
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from scipy import stats
 
-from mnist_exp.report.crossed import Products, multiply
 from mnist_exp.report.statistics import (
     BOTH,
+    FRACTION,
     IMAGES,
     SEEDS,
+    UNBOUNDED,
     Comparison,
     Estimate,
-    Values,
+    Measured,
     compare,
+    estimate,
+    holds_rounded,
     holm,
-    in_prediction_interval,
+    prediction_interval,
     probability_of_winning,
     sentence,
-    summarise,
     winner_sentence,
     z_score,
 )
 
+Values = dict[str, dict[int, float]]
 
-def test_summary_by_hand() -> None:
+
+def test_intervals_of_seeds_by_hand() -> None:
     # Of 1, 2, 3, 4: variance 5/3; t(0.975, 3) = 3.182446 from a printed table.
-    s = summarise([1, 2, 3, 4])
+    e = estimate([1, 2, 3, 4], None, UNBOUNDED)
     std = math.sqrt(5 / 3)
-    assert (s.n, s.mean) == (4, 2.5)
-    assert s.std == pytest.approx(std)
-    assert (s.mean_low, s.mean_high) == pytest.approx((2.5 - 3.182446 * std / 2, 2.5 + 3.182446 * std / 2))
+    assert (e.n, e.mean, e.basis) == (4, 2.5, SEEDS)
+    assert e.std == pytest.approx(std)
+    assert (e.low, e.high) == pytest.approx((2.5 - 3.182446 * std / 2, 2.5 + 3.182446 * std / 2))
+    assert (e.seeds_low, e.seeds_high) == (e.low, e.high)
     run = 3.182446 * std * math.sqrt(1.25)
-    assert (s.run_low, s.run_high) == pytest.approx((2.5 - run, 2.5 + run))
+    assert prediction_interval(e, UNBOUNDED) == pytest.approx((2.5 - run, 2.5 + run))
+    assert prediction_interval(e, FRACTION) == (0, 1)
 
 
 def test_one_seed_has_no_interval() -> None:
-    s = summarise([0.5])
-    assert (s.mean, s.std, s.mean_low, s.run_high) == (0.5, None, None, None)
-    assert in_prediction_interval(s, 0.5) is None and z_score(s, 0.5) is None
+    e = estimate([0.5], None, FRACTION)
+    assert e.mean == 0.5 and not e.basis
+    assert np.isnan([e.std, e.low, e.high, *prediction_interval(e, FRACTION), z_score(e, 0.5)]).all()
 
 
 def test_alike_seeds_have_no_deviation_to_count_in() -> None:
-    assert z_score(summarise([0.5, 0.5]), 0.6) is None
-    assert z_score(summarise([1, 2, 3]), 4) == pytest.approx(2)
+    assert math.isnan(z_score(estimate([0.5, 0.5], None, FRACTION), 0.6))
+    assert z_score(estimate([1, 2, 3], None, UNBOUNDED), 4) == pytest.approx(2)
 
 
 @pytest.mark.parametrize(("value", "answer"), [(0.9, True), (0.7, False), (0.8996, True), (0.8994, False)])
 def test_a_rounded_value_stands_for_all_that_round_to_it(value: float, answer: bool) -> None:
-    s = summarise([0.9, 0.9, 0.9])  # an interval of no width: 0.8996 ± 0.0005 holds 0.9, though 0.8996 is outside
-    assert in_prediction_interval(s, value, decimals=3) is answer
+    e = estimate([0.9, 0.9, 0.9], None, FRACTION)  # of no width: 0.8996 ± 0.0005 holds 0.9, though 0.8996 is outside
+    assert holds_rounded(prediction_interval(e, FRACTION), value) is answer
 
 
 def test_holm_by_hand() -> None:
@@ -57,13 +64,17 @@ def test_holm_by_hand() -> None:
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.9, 0.8]) == [1.0, 1.0]
     assert holm([]) == []
+    assert holm([0.04, math.nan, 0.01]) == pytest.approx([0.04, math.nan, 0.02], nan_ok=True)
 
 
-def rows(values: dict[str, dict[int, list[int]]]) -> Products:
-    """Errors of each group, seed and image, as the report multiplies them."""
-    names = [(label, seed) for label, seeds in values.items() for seed in seeds]
-    errors = np.array([values[label][seed] for label, seed in names], np.float32)
-    return Products({name: row for row, name in enumerate(names)}, *multiply(errors), errors.shape[1])
+def compared(accuracies: Values, errors: dict[str, dict[int, list[int]]] | None = None) -> list[Comparison]:
+    """Groups compared by their accuracies and, where given, by the errors of each image."""
+    by_image: dict[str, dict[int, NDArray[np.float32]]] = {
+        label: {seed: -np.array(row, np.float32) for seed, row in seeds.items()}
+        for label, seeds in (errors or {}).items()
+    }
+    score = Measured(accuracies, by_image, FRACTION)
+    return compare(score, score)
 
 
 def accuracies(values: dict[str, dict[int, list[int]]]) -> Values:
@@ -82,7 +93,7 @@ def made_up(seeds: int, shares: dict[str, float], images: int = 400) -> dict[str
 def test_comparisons_are_paired_by_seed() -> None:
     a = {seed: 0.9 + 0.01 * seed for seed in range(8)}
     b = {seed: 0.8 + 0.01 * seed + 0.001 * (seed % 2) for seed in range(2, 12)}
-    (c,) = compare({"a": a, "b": b})
+    (c,) = compared({"a": a, "b": b})
     d = c.difference
     assert (c.first, c.second, d.n, d.basis) == ("a", "b", 6, SEEDS)
     # 0.1 and 0.099, three times each: the standard deviation is 0.0005 √(6/5), t(0.975, 5) = 2.570582.
@@ -94,26 +105,25 @@ def test_comparisons_are_paired_by_seed() -> None:
 
 def test_every_pair_is_compared_as_if_it_were_alone() -> None:
     errors = made_up(3, {f"m{i}": 0.3 + 0.02 * i for i in range(6)})
-    comparisons = compare(accuracies(errors), rows(errors))
+    comparisons = compared(accuracies(errors), errors)
     assert [(c.first, c.second) for c in comparisons] == list(itertools.combinations(errors, 2))
     for c in comparisons[::4]:
         two = {label: errors[label] for label in (c.first, c.second)}
-        (alone,) = compare(accuracies(two), rows(two))
-        assert alone.difference == c.difference and c.p_value is not None and alone.p_value is not None
-        assert c.p_value >= alone.p_value
+        (alone,) = compared(accuracies(two), two)
+        assert alone.difference == c.difference and c.p_value >= alone.p_value
 
 
 def test_groups_that_lack_a_run_s_errors_are_compared_by_their_seeds() -> None:
     errors = made_up(3, {"a": 0.3, "b": 0.4})
     del errors["b"][1]
     whole = made_up(3, {"a": 0.3, "b": 0.4})
-    (c,) = compare(accuracies(whole), rows(errors))
+    (c,) = compared(accuracies(whole), errors)
     assert (c.difference.n, c.difference.basis) == (3, SEEDS)
 
 
 def test_one_seed_of_unknown_errors_and_no_common_seed_say_nothing() -> None:
-    one, none = compare({"a": {0: 0.5}, "b": {0: 0.6}, "c": {7: 1.0}})[:2]
-    assert (one.difference.n, one.p_value, one.difference.low) == (1, None, None)
+    one, none = compared({"a": {0: 0.5}, "b": {0: 0.6}, "c": {7: 1.0}})[:2]
+    assert one.difference.n == 1 and np.isnan([one.p_value, one.difference.low]).all()
     assert none.difference.n == 0
     assert sentence(one) == "a and b: nothing can be said (n = 1 seed, and no file says which images they get wrong)."
     assert sentence(none) == "a and c: nothing can be said (they share no seed)."
@@ -122,24 +132,24 @@ def test_one_seed_of_unknown_errors_and_no_common_seed_say_nothing() -> None:
 def test_mcnemar_by_hand() -> None:
     # Of 12 images, one is wrong in both, 6 in a alone, 1 in b alone: p = 2 (1 + 7) / 2**7.
     errors = {"a": {0: [1] * 7 + [0] * 5}, "b": {0: [1] + [0] * 6 + [1] + [0] * 4}}
-    (c,) = compare(accuracies(errors), rows(errors))
+    (c,) = compared(accuracies(errors), errors)
     assert c.difference.mean == pytest.approx(-5 / 12) and c.difference.basis == IMAGES
     assert c.p_value == pytest.approx(2 * 8 / 2**7)
-    assert c.wins is None and c.difference.seeds_low is None
+    assert math.isnan(c.wins) and math.isnan(c.difference.seeds_low)
     alike = {"a": {0: [1, 0, 0]}, "b": {0: [1, 0, 0]}}
-    assert compare(accuracies(alike), rows(alike))[0].p_value == 1
+    assert compared(accuracies(alike), alike)[0].p_value == 1
 
 
 def test_probability_of_winning_by_hand() -> None:
     # Variances 2 and 2 of two runs each: their difference has t(2), spread √(2 · 2 · 1.5) = √6; P(t < 1) = 0.788675.
     assert probability_of_winning([6 + 6**0.5, 8 + 6**0.5], [6, 8]) == pytest.approx(0.7886751)
-    assert probability_of_winning([1], [0, 0]) is None
+    assert math.isnan(probability_of_winning([1], [0, 0]))
     assert probability_of_winning([1, 1], [0, 0]) == 1 and probability_of_winning([1, 1], [1, 1]) == 0.5
 
 
 def comparison(low: float, high: float, p: float, n: int = 10, basis: str = BOTH) -> Comparison:
-    wins = 0.973 if n > 1 else None
-    return Comparison("A", "B", Estimate(n, (low + high) / 2, None, low, high, basis), p, wins)
+    wins, difference = 0.973 if n > 1 else math.nan, Estimate(n, (low + high) / 2, math.nan, low, high, basis)
+    return Comparison("A", "B", difference, difference, p, wins)
 
 
 def test_comparisons_in_words() -> None:
@@ -157,20 +167,23 @@ def test_comparisons_in_words() -> None:
     assert sentence(comparison(0.0004, 0.0011, 0.002, basis=SEEDS)).count("it says nothing about other images.") == 1
 
 
+def means(values: Values) -> dict[str, float]:
+    return {label: float(np.mean([*seeds.values()])) for label, seeds in values.items()}
+
+
 def test_winner_in_words() -> None:
     errors = made_up(4, {"B": 0.3, "A": 0.1, "C": 0.5})
-    values = {label: list(seeds.values()) for label, seeds in accuracies(errors).items()}
-    said = winner_sentence(values, compare(accuracies(errors), rows(errors)))
+    values = accuracies(errors)
+    said = winner_sentence(means(values), compared(values, errors))
     assert said.startswith("A (") and "wins, with" in said and said.endswith("fewer errors per 10,000 images than B.")
     one = made_up(1, {"B": 0.3, "A": 0.1})
-    values = {label: list(seeds.values()) for label, seeds in accuracies(one).items()}
-    assert winner_sentence(values, compare(accuracies(one), rows(one))).endswith("nothing about other seeds.")
-    assert "nothing says whether" in winner_sentence(values, compare(accuracies(one)))
+    values = accuracies(one)
+    assert winner_sentence(means(values), compared(values, one)).endswith("nothing about other seeds.")
+    assert "nothing says whether" in winner_sentence(means(values), compared(values))
 
 
 def test_a_winner_that_is_none() -> None:
     random = np.random.default_rng(0)
-    values = {name: list(random.normal(0.9, 0.01, 10)) for name in "AB"}
-    said = winner_sentence(values, compare({name: dict(enumerate(v)) for name, v in values.items()}))
-    assert "cannot be told apart from" in said
-    assert winner_sentence({"A": [0.9]}, []) == "A (90.00 %) is the only one here."
+    values = {name: dict(enumerate(random.normal(0.9, 0.01, 10))) for name in "AB"}
+    assert "cannot be told apart from" in winner_sentence(means(values), compared(values))
+    assert winner_sentence({"A": 0.9}, []) == "A (90.00 %) is the only one here."

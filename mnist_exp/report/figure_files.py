@@ -1,0 +1,88 @@
+"""Figures as files: each as SVG, PDF and PNG, with the numbers behind it as CSV; the same bytes every time."""
+
+import gc
+import multiprocessing
+import os
+import signal
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.figure import Figure
+
+from mnist_exp.machine.parent import exit_when_parent_dies
+from mnist_exp.report import published
+from mnist_exp.report.formats import csv
+from mnist_exp.report.text import slug
+
+# No date, no version, no random identifiers: the same runs give the same bytes.
+METADATA: dict[str, dict[str, Any]] = {
+    "svg": {"Date": None, "Creator": None},
+    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    "png": {"Software": None},
+}
+STYLE = mpl.rc_params_from_file(str(published.resource("report.mplstyle")), use_default_template=False)
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure to be drawn: its topic, its file's name, what it shows in words, its numbers."""
+
+    topic: str
+    section: str
+    file: str
+    title: str
+    description: str
+    data: pd.DataFrame
+    draw: Callable[[], Figure]
+
+    @property
+    def name(self) -> str:
+        """The file's path below the report's folder, without its ending."""
+        return f"{slug(self.section)}/{self.file}"
+
+
+_pending: list[tuple[Drawing, Path]] = []
+
+
+def write(drawings: Sequence[Drawing], folder: Path) -> list[str]:
+    """Write figures in every format, and their numbers, below ``folder``; return the files' names."""
+    _pending[:] = [(drawing, folder / drawing.name) for drawing in drawings]
+    for _, path in _pending:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    positions = range(len(drawings))[::-1]  # the slow ones are last
+    try:
+        # Drawings are functions, which only a forked process has; forking is safe on Linux alone.
+        workers, fork = len(os.sched_getaffinity(0)), multiprocessing.get_context("fork")
+        pool = ProcessPoolExecutor(workers, mp_context=fork, initializer=_start_worker)
+    except (AttributeError, OSError, ImportError, NotImplementedError):  # another system, or no usable /dev/shm
+        for position in positions:
+            _write(position)
+    else:
+        with pool:
+            list(pool.map(_write, positions))
+    return [f"{drawing.name}.{kind}" for drawing in drawings for kind in (*METADATA, "csv")]
+
+
+def _start_worker() -> None:
+    gc.disable()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent to answer
+    exit_when_parent_dies()
+
+
+def _write(position: int) -> None:
+    drawing, path = _pending[position]  # a forked worker has it already; functions can't be sent to it
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # a title may hold any character
+        figure = drawing.draw()
+        if figure.get_layout_engine():  # laid out once, not once for each format
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")
+        for kind, metadata in METADATA.items():
+            figure.savefig(path.with_name(f"{path.name}.{kind}"), format=kind, metadata=metadata)
+    path.with_name(f"{path.name}.csv").write_text(csv(drawing.data), encoding="utf-8", newline="\n")

@@ -1,0 +1,70 @@
+"""What groups of runs and sections are called: a title, and the settings that tell them apart."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mnist_exp.machine.fingerprint import PARTS
+from mnist_exp.report.text import printable, unique
+
+ALWAYS_SHOWN = ("optimizer.target", "optimizer.lr", "scheduler.target")
+"""Settings of an optimizer or a schedule that are shown even where its name implies them."""
+MADE_BY = {"torch": "the version of torch", "model.parameters": "the number of parameters"} | {
+    f"{part}.code": f"the code of the {part}" for part in (*PARTS, "model")
+}
+"""What may differ between runs of one setting, in words."""
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A tree of settings as one mapping: ``{"a": {"b": 1}}`` → ``{"a.b": 1}``."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def make_labels(titles: Sequence[str], settings: Sequence[Mapping[str, Any]], own: str = "") -> list[str]:
+    """Each title with the settings that differ; keys that start with ``own`` count only among equal titles."""
+    keys = sorted({key for each in settings for key in each})
+    keys = [key for key in keys if not _follows(key, _deciding(key, keys), settings)]
+    labels = []
+    for mine, title in zip(settings, titles, strict=True):
+        same = [other for other, name in zip(settings, titles, strict=True) if name == title]
+        telling = [key for key in keys if not key.startswith(own) or not _follows(key, [], same)]
+        short = Counter(map(_short, telling))
+        names = {key: _short(key) if short[_short(key)] == 1 else key for key in telling}
+        words = [f"{names[key]}={_value(key, mine[key])}" for key in telling if mine.get(key) is not None]
+        labels.append(printable(", ".join([title, *words])))
+    return unique(labels, " ({})")
+
+
+def _deciding(key: str, keys: Sequence[str]) -> list[str]:
+    """The settings that may imply this one, so that they are enough to show."""
+    group = key.partition(".")[0]
+    if key in MADE_BY:
+        return [other for other in keys if other not in MADE_BY]
+    if group in ("optimizer", "scheduler") and key not in ALWAYS_SHOWN:
+        # Identities of version 2 leave out arguments that have their default.
+        return [f"{group}.target", "epochs", "optimizer.lr", "version"]
+    return []
+
+
+def _follows(key: str, deciding: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a setting has one value for each combination of the deciding ones; of none, one value at all."""
+    found: dict[str, set[str]] = {}
+    for each in settings:
+        found.setdefault(repr([each.get(name) for name in deciding]), set()).add(repr(each.get(key)))
+    return all(len(values) == 1 for values in found.values())
+
+
+def _short(key: str) -> str:
+    """A setting's name as short as it can be: ``optimizer.lr`` → ``lr``, but ``optimizer.target`` → ``optimizer``."""
+    group, _, name = key.partition(".")
+    return group if name in ("target", "type") else name or group
+
+
+def _value(key: str, value: Any) -> str:
+    if key.endswith("_sha256"):
+        return str(value)[:8]
+    value = int(value) if isinstance(value, float) and value.is_integer() else value
+    return str(value).rpartition(".")[2] if key.endswith("target") else str(value)
