@@ -211,7 +211,6 @@ def measure_epochs(bench: Bench, rows: Rows, usual: dict[str, float]) -> None:
 
 def measure_commands(bench: Bench, rows: Rows, usual: dict[str, float]) -> None:
     """Whole commands: the sweep with its report, a short run, the imports, memory, the report."""
-    print("whole commands", flush=True)
     sweep = ("-m", f"model={','.join(MODELS.values())}")
     whole = bench.run("whole", *sweep, "seed=0", f"epochs={EPOCHS}")[0] + bench.report("whole")
     rows.add("ours: make sweep SEEDS=0 and make report, cold", "s", [whole])
@@ -236,7 +235,6 @@ def measure_commands(bench: Bench, rows: Rows, usual: dict[str, float]) -> None:
 
 def measure_growth(bench: Bench, rows: Rows) -> None:
     """How time and memory grow with jobs, seeds and batch size."""
-    print("how it grows", flush=True)
     pair = ("-m", "model=lenet5", "seed=0,1", "epochs=8")
     walls = [bench.run(f"jobs{jobs}", *pair, f"hydra.launcher.n_jobs={jobs}")[0] for jobs in (1, 2)]
     rows.add("two jobs of LeNet5, one after the other / in parallel", "×", [walls[0] / walls[1]], "≥ 1.8")
@@ -292,8 +290,7 @@ def main() -> int:
         measure_growth(bench, rows)
     device = torch.device(arguments.device)
     write(rows, path, provenance(device) | {"cores": os.cpu_count(), "system": platform.system()})
-    print(table(rows))
-    print(f"the table is in {path}.*")
+    print(f"{table(rows)}\nthe table is in {path}.*")
     return 0
 
 

@@ -130,12 +130,8 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 
 def _seconds_left(run: Path, epochs: int) -> float | None:
-    recent = _rows(run / TIMING)[-5:]
-    if not recent:
-        return None
-    each = sum(float(row["train_seconds"]) + float(row["eval_seconds"]) for row in recent) / len(recent)
-    since_the_last = time.time() - (run / TIMING).stat().st_mtime
-    return max(0.0, each * epochs - since_the_last)
+    recent = [float(row["train_seconds"]) + float(row["eval_seconds"]) for row in _rows(run / TIMING)[-5:]]
+    return epochs * sum(recent) / len(recent) if recent else None
 
 
 def _overrides(run: Path) -> tuple[str, ...] | None:

@@ -32,12 +32,7 @@ from mnist_exp.settings.identity import diff_settings
 from mnist_exp.settings.schema import Config, DataConfig, DeviceConfig, ProtocolConfig, default_data_root
 
 EQUAL, DIFFERENT, UNVERIFIED, CLOSE = range(4)
-VERDICTS = {
-    EQUAL: "equal, bit for bit",
-    DIFFERENT: "DIFFERENT",
-    UNVERIFIED: "cannot be verified",
-    CLOSE: "numerically close",
-}
+VERDICTS = ("equal, bit for bit", "DIFFERENT", "cannot be verified", "numerically close")
 TOLERANCE = {"test_accuracy": 0.005, "test_loss": 0.02}  # measured: docs/reproduction.md, "Elsewhere"
 ENVIRONMENT = ("platform", "cpu", "cpu_capability", "threads", "device")
 """What can change how arithmetic rounds, of all that is recorded."""
@@ -116,15 +111,12 @@ def _explain(run: Path, record: Record, again: Record, fresh: Path, changed: lis
         details.append(f"first difference: epoch {row + 1}, {column}: stored {was}, now {now}")
     far = {name: float((stored[name] - new[name]).abs().iloc[-1]) for name in TOLERANCE}
     details.append("difference after the last epoch: " + ", ".join(f"{n} {d:.2g}" for n, d in far.items()))
-    other = other_code(record.identity, record.code) if record.code else ""
-    if other:
+    if other := other_code(record.identity, record.code) if record.code else "":
         details.append(f"the code is not the one that made the run: {other}")
     explained = diff_settings(_rounding(again), _rounding(record))
     details += [f"recorded and present environment differ: {line}" for line in explained]
     if not (explained or tampered or other):
-        details.append(
-            f"the recorded {'code and ' if record.code else ''}environment are unchanged, so the cause is unknown"
-        )
+        details.append("the recorded code and environment are unchanged, so the cause is unknown")
     close = bool(explained) and not (tampered or other) and all(far[name] <= limit for name, limit in TOLERANCE.items())
     return Finding(run.name, CLOSE if close else DIFFERENT, details)
 
@@ -148,8 +140,8 @@ def declare(what: str, records: list[Record]) -> int:
 def _rounding(record: Record) -> dict[str, Any]:
     """The part of a record's provenance that can change how arithmetic rounds."""
     provenance = record.provenance or {}
-    chosen = {key: provenance[key] for key in ENVIRONMENT}
-    return chosen | {package: provenance["packages"][package] for package in LIBRARIES}
+    packages = {package: provenance["packages"][package] for package in LIBRARIES}
+    return {key: provenance[key] for key in ENVIRONMENT} | packages
 
 
 def main() -> int:

@@ -267,12 +267,8 @@ def _decoded(folder: Folder) -> NDArray[np.uint8]:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # twice as large is an error
         checksum = _checksum(folder.root, folder.paths, folder.labels, decode)
     _raise_if_any(folder.root, broken, folder.paths, "cannot be decoded as PNG images")
-    _raise_if_any(
-        folder.root,
-        dim,
-        folder.paths,
-        "are dark on transparency, which becomes black; give them a white background or lighter ink",
-    )
+    advice = "are dark on transparency, which becomes black; give them a white background or lighter ink"
+    _raise_if_any(folder.root, dim, folder.paths, advice)
     if checksum != folder.sha256:
         raise DataError(f"{folder.root} changed while it was read; repeat the command")
     return images
