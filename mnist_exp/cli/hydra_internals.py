@@ -15,7 +15,6 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.types import TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
@@ -118,12 +117,6 @@ def run_files(settings: DictConfig) -> dict[str, str]:
         ".hydra/hydra.yaml": OmegaConf.to_yaml(OmegaConf.create({"hydra": context})),
         ".hydra/overrides.yaml": OmegaConf.to_yaml(context.overrides.task),
     }
-
-
-def pin_sweep_folder(config: DictConfig, folder: Path) -> None:
-    """Have jobs on other machines, which compose the settings again, use the same folder."""
-    quoted = QuotedString(str(folder), Quote.single).with_quotes()
-    config.hydra.overrides.hydra.append(f"hydra.sweep.dir={quoted}")
 
 
 def planned_jobs(config: DictConfig) -> list[list[str]]:

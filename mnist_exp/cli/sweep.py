@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mnist_exp.cli import hydra_internals
-from mnist_exp.cli.messages import format_accuracy
+from mnist_exp.cli.messages import format_accuracy, in_hydras_quotes
 from mnist_exp.data import fetch, folders
 from mnist_exp.errors import DataError
 from mnist_exp.files import write_atomically
@@ -44,7 +44,8 @@ class SweepCallback(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         global current_folder
         folder = Path(config.hydra.sweep.dir).absolute()
-        hydra_internals.pin_sweep_folder(config, folder)
+        # Jobs on other machines, which compose the settings again, then use the same folder.
+        config.hydra.overrides.hydra.append(in_hydras_quotes("hydra.sweep.dir", [str(folder)]))
         for earlier in (folder / JOBS_DIR).glob("*.json"):  # of another sweep that was given this folder
             earlier.unlink()
         try:

@@ -48,14 +48,7 @@ class Finding:
 
 
 def verify(run: Path, root: str, train_dir: str | None = None, test_dir: str | None = None) -> Finding:
-    """Train the run of a folder again, in a temporary one, and compare the two.
-
-    Args:
-        run: the run's folder.
-        root: where the datasets are on this machine.
-        train_dir: of a run on folders of PNG files, the training images.
-        test_dir: and the test images.
-    """
+    """Train a run again, in a temporary folder, and compare the two; the others say where its data is here."""
     exit_when_parent_dies()
     try:
         record = read_record(run)
