@@ -18,18 +18,16 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 
 from mnist_exp import errors
 from mnist_exp.errors import UserError, disk_message, memory_message
+from mnist_exp.runs.record import RecordError
 from mnist_exp.settings.schema import Config, DataConfig, DeviceConfig, ProtocolConfig
 
-SECTIONS = {"device": DeviceConfig, "data": DataConfig, "protocol": ProtocolConfig}
+SCHEMAS = {"": Config, "device": DeviceConfig, "data": DataConfig, "protocol": ProtocolConfig}
+SETTINGS = {section: [each.name for each in dataclasses.fields(schema)] for section, schema in SCHEMAS.items()}
+"""Section → its settings; of the other sections, a class knows its own arguments."""
 PATH_SETTINGS = ("output_root", "data.root", "data.train_dir", "data.test_dir", "hydra.sweep.dir", "hydra.run.dir")
-PLUGINS = {
-    "hydra/sweeper=optuna": "pip install -e '.[search]'",
-    "hydra/launcher=ray": "pip install -e '.[ray]'",
-    "hydra/launcher=submitit": "pip install -e '.[slurm]'",
-}
-"""What an option needs where it is missing; the plugins' own names start alike."""
 REPEAT = "repeat the command to resume"
-# What libraries raise, none of which need be installed: how the message starts → what to say.
+# What libraries raise, none of which need be installed: how the first line starts → what to say.
+# {0} is that line, {1} what the pattern's parentheses hold.
 FOREIGN_MESSAGES = {
     "Unknown plugin class.*hydra_ray|No module named 'ray": "an extra is needed: pip install -e '.[ray]'",
     "Unknown plugin class.*submitit|No module named 'submitit": "an extra is needed: pip install -e '.[slurm]'",
@@ -38,6 +36,10 @@ FOREIGN_MESSAGES = {
     "n_jobs == 0|batch_size must be": "hydra.launcher: {0}",
     "sbatch: ": "SLURM refused the jobs ({0}); the settings hydra.launcher.* are passed to sbatch",
     "Job .* has not produced any output": "{0}; the other jobs continue. Repeat the command for this one",
+    "Config group override must be": "a config group takes the name of one option, such as model=mlp",
+    r".*(interval\(|INTERVAL_SWEEP)": "interval(…) is for sweepers that choose values themselves; list the values: "
+    "optimizer.lr=0.01,0.1 -m",
+    r"Sweep parameters '(.*)' requires": "{1} has several values; add -m to run each of them",
 }
 LIBRARIES = (Path(hydra.__file__).parent, Path(omegaconf.__file__).parent)
 
@@ -47,9 +49,7 @@ def user_message(error: Exception) -> str | None:
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, MissingConfigException):  # an OSError, but never the disk's fault
-        if error.missing_cfg_file:
-            return _about_missing_option(error.missing_cfg_file, [*(error.options or ())])
-        return f"{_lines(error)[0]} Leave --config-path out; --config-dir DIR adds a folder of settings"
+        return _about_missing_option(error)
     if isinstance(error, OverrideParseException):
         return _about_unreadable(error)
     if isinstance(error, BrokenProcessPool):
@@ -59,8 +59,8 @@ def user_message(error: Exception) -> str | None:
     if message := memory_message(error):
         return message
     for pattern, sentence in FOREIGN_MESSAGES.items():
-        if re.match(pattern, first := _lines(error)[0]):
-            return sentence.format(first)
+        if match := re.match(pattern, first := _lines(error)[0]):
+            return sentence.format(first, *match.groups())
     if isinstance(error, OSError):
         return disk_message(error)
     if isinstance(error, yaml.YAMLError):
@@ -76,6 +76,15 @@ def failure_reason(error: BaseException) -> str:
     return (user_message(error) if isinstance(error, Exception) else None) or errors.failure_reason(error)
 
 
+def unreadable_reason(error: Exception) -> str:
+    """Why a run's files cannot be used."""
+    if isinstance(error, FileNotFoundError):
+        return f"{Path(error.filename).name} is missing"
+    if isinstance(error, RecordError):
+        return f"run.json is a record {error}"
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+
+
 def format_accuracy(metrics: Mapping[str, Any]) -> str:
     """The accuracy that settings are chosen by: of the validation images, where any were held out."""
     split = "validation" if "validation_accuracy" in metrics else "test"
@@ -85,35 +94,31 @@ def format_accuracy(metrics: Mapping[str, Any]) -> str:
 def unknown_setting(key: str) -> str:
     """What to say of a setting that does not exist."""
     section, _, name = key.rpartition(".")
-    siblings = [each.rpartition(".")[2] for each in _keys() if each.rpartition(".")[0] == section]
-    if close := difflib.get_close_matches(name, siblings, n=1):
+    known = SETTINGS.get(section, ["lr", "momentum", "weight_decay"])
+    if close := difflib.get_close_matches(name, known, n=1):
         hint = f"did you mean {f'{section}.' if section else ''}{close[0]}?"
-    elif section in SECTIONS:
-        hint = f"{section} has {', '.join(siblings)}"
-    elif section in ("model", "optimizer", "scheduler"):
-        hint = f"an argument that conf/{section}/ does not list needs a plus: +{key}=…"
+    elif section in SETTINGS:
+        hint = f"{section or 'the program'} has {', '.join(known)}"
     else:
-        hint = "--cfg job shows all settings"
+        hint = f"an argument that conf/ does not list needs a plus: +{key}=…"
     return f"there is no setting {key}; {hint}"
 
 
-def _about_missing_option(path: str, options: list[str]) -> str:
-    group, _, name = path.rpartition("/")
+def _about_missing_option(error: MissingConfigException) -> str:
+    if not error.missing_cfg_file:
+        return f"{_lines(error)[0]} Leave --config-path out; --config-dir DIR adds a folder of settings"
+    group, _, name = error.missing_cfg_file.rpartition("/")
     if not group:
         return f"--config-name {name}: there is no such config; leave the flag out"
-    option = f"{group}={name}"
-    if plugin := next((how for start, how in PLUGINS.items() if option.startswith(start)), None):
-        return f"{group}={name} needs a plugin that is not installed: {plugin}"
-    return f"{group}={name}: there is no such {group}; there are: {', '.join(options) or 'none'}"
+    plugins = " (others come in packages, such as hydra-optuna-sweeper)" if group.startswith("hydra/") else ""
+    return f"{group}={name}: there is no such {group}; there are: {', '.join(error.options or ())}{plugins}"
 
 
 def _about_unreadable(error: OverrideParseException) -> str:
     key, equals, value = error.override.partition("=")
     if equals and key.lstrip("+~") in PATH_SETTINGS:
-        sweep = {"-m", "--multirun"} & {*sys.argv}
-        return (
-            f"{error.override}: cannot be read as it is; write {_quoted(key, value.split(',') if sweep else [value])}"
-        )
+        values = value.split(",") if {"-m", "--multirun"} & {*sys.argv} else [value]
+        return f"{error.override}: cannot be read as it is; write {_quoted(key, values)}"
     return f"{error.override}: cannot be read ({_lines(error)[0]}); write KEY=VALUE, and quote it for the shell"
 
 
@@ -135,29 +140,16 @@ def _about_settings(error: Exception) -> str:
         return unknown_setting(unknown[1])
     if several := re.match(r"Ambiguous value for argument '(.+)'", lines[0]):
         key, _, value = several[1].partition("=")
-        if key in PATH_SETTINGS:
-            one = _quoted(key, [value])
-            return f"{several[1]} is read as several values; for one value with a comma in it, write {one}"
-        return f"{several[1]} is several values; add -m to run each of them"
-    if lines[0].startswith("Config group override must be"):
-        return "a config group takes the name of one option, such as model=mlp"
-    if "interval(" in lines[0] or "INTERVAL_SWEEP" in lines[0]:
-        return "interval(…) is for sweepers that choose values themselves; list the values: optimizer.lr=0.01,0.1 -m"
-    if sweep := re.match(r"Sweep parameters '(.+)' requires", lines[0]):
-        return f"{sweep[1]} has several values; add -m to run each of them"
+        return (
+            f"{several[1]} has several values; add -m to run each of them. For one value with a comma in it, "
+            f"write {_quoted(key, [value])}"
+        )
     if merging := re.match(r"Error merging override (.+)", lines[0]):
         return f"{merging[1]}: {_lines(cause)[0]}"
     if "raised while composing config" in lines[0] and cause is not error:
         return f"{lines[0].partition(':')[0]}: {_lines(cause)[0]}"
     key = next((line.partition(":")[2].strip() for line in lines if line.startswith("full_key:")), "")
     return f"{key}: {lines[0]}" if key else lines[0]
-
-
-def _keys() -> list[str]:
-    keys = [field.name for field in dataclasses.fields(Config)]
-    for section, schema in SECTIONS.items():
-        keys += [f"{section}.{field.name}" for field in dataclasses.fields(schema)]
-    return [*keys, "optimizer.lr", "optimizer.momentum", "optimizer.weight_decay"]
 
 
 def _lines(error: Exception) -> list[str]:

@@ -68,12 +68,13 @@ class LiveBar:
         if time.monotonic() - self._shown < REFRESH_SECONDS:
             return
         self._shown = time.monotonic()
-        status = f"epoch {self._finished + 1}/{self._epochs}  train loss {loss.item():.4f}{self._accuracy}"
-        self._bar.update(self._task, completed=self._finished + done / steps, status=status)
+        self._show(self._finished + done / steps, self._finished + 1, loss.item())
 
     def epoch(self, result: EpochResult) -> None:
         m = result.metrics
-        self._finished = m.epoch
-        self._accuracy = f"  {format_accuracy(m.as_row())}"
-        status = f"epoch {m.epoch}/{self._epochs}  train loss {m.train_loss:.4f}{self._accuracy}"
-        self._bar.update(self._task, completed=m.epoch, status=status)
+        self._finished, self._accuracy = m.epoch, f"  {format_accuracy(m.as_row())}"
+        self._show(m.epoch, m.epoch, m.train_loss)
+
+    def _show(self, completed: float, epoch: int, loss: float) -> None:
+        status = f"epoch {epoch}/{self._epochs}  train loss {loss:.4f}{self._accuracy}"
+        self._bar.update(self._task, completed=completed, status=status)

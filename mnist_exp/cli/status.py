@@ -18,11 +18,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from mnist_exp.cli.messages import format_accuracy
+from mnist_exp.cli.messages import format_accuracy, unreadable_reason
 from mnist_exp.cli.sweep import JOBS_DIR, read_job, read_plan
 from mnist_exp.machine.origin import other_code
 from mnist_exp.runs.lock import is_live
-from mnist_exp.runs.record import METRICS, TIMING, RecordError, read_record
+from mnist_exp.runs.record import METRICS, TIMING, read_record
 from mnist_exp.settings.identity import IDENTITY_VERSION
 
 STATUSES = ("running", "failed", "damaged", "interrupted", "waiting", "stale", "finished")
@@ -56,55 +56,50 @@ def read_run(run: Path) -> StatusRow:
     try:
         record = read_record(run)
         done = len(_rows(run / METRICS))
-        status, remark = record.status, record.reason or ""
-        if status == "running" and not live:
+        status, remark, left = record.status, record.reason or "", None
+        if status == "running" and live:
+            left = _seconds_left(run, record.epochs - done)
+        elif status == "running":
             status, remark = "interrupted", GONE
         if status == "interrupted" and record.identity.get("version") != IDENTITY_VERSION:
             remark = EARLIER
-        left = _seconds_left(run, record.epochs - done) if status == "running" else None
         if status == "finished":
             remark = format_accuracy(record.metrics or {})
             if record.code is not None and (other := other_code(record.identity, record.code)):
                 status, remark = "stale", f"{remark}; made by other code: {other}"
         return StatusRow(name, status, f"{done}/{record.epochs}", left, remark, _overrides(run))
-    except FileNotFoundError as error:
-        return StatusRow(name, "damaged", remark=f"{Path(error.filename).name} is missing")
-    except RecordError as error:
-        return StatusRow(name, "damaged", remark=f"run.json is a record {error}")
     except Exception as error:  # a file may hold anything
-        return StatusRow(name, "damaged", remark=f"its tables cannot be read: {type(error).__name__}: {error}")
+        return StatusRow(name, "damaged", remark=unreadable_reason(error))
 
 
-def read_sweep(sweep: Path, started: set[tuple[str, ...] | None]) -> list[StatusRow]:
+def read_sweep(sweep: Path, runs: list[StatusRow], *, newest: bool) -> list[StatusRow]:
     """The jobs of a sweep that have no run's folder: waiting ones, and those that failed before they had one.
 
-    Args:
-        sweep: the sweep's folder.
-        started: the overrides that each run was started with.
+    Jobs of an older sweep that were never started will not start, unless others of it are running.
     """
     try:
         jobs, refused = read_plan(sweep)
     except Exception as error:  # a file may hold anything
         return [StatusRow(f"sweeps/{sweep.name}", "damaged", remark=f"jobs.json: {type(error).__name__}")]
+    started = {row.overrides for row in runs}
+    running = {row.overrides for row in runs if row.status == "running"}
+    if not newest and running.isdisjoint(map(tuple, jobs)):
+        return []
     rows = []
     for number, job in enumerate(jobs):
-        overrides, result = tuple(job), read_job(sweep / JOBS_DIR / f"{number}.json")
-        status = "waiting" if result is None else result["status"]
-        if overrides not in started and (status == "failed" or (status == "waiting" and not refused)):
-            rows.append(StatusRow(" ".join(job), status, remark=str((result or {}).get("reason") or "")))
+        result = read_job(sweep / JOBS_DIR / f"{number}.json") or {"status": "waiting"}
+        shown = ("failed",) if refused else ("failed", "waiting")
+        if tuple(job) not in started and result["status"] in shown:
+            rows.append(StatusRow(" ".join(job), result["status"], remark=str(result.get("reason") or "")))
     return rows
 
 
 def read_all(runs: Path) -> list[StatusRow]:
     """All runs, and the jobs without a run of the newest sweep and of every sweep that has a running job."""
     rows = [read_run(run) for run in sorted(runs.glob("[!.]*/"))]
-    started = {row.overrides for row in rows}
-    running = {row.overrides for row in rows if row.status == "running"}
-    for age, sweep in enumerate(sorted((runs.parent / "sweeps").glob("[!.]*/"), reverse=True)):
-        # Jobs of an older sweep that were never started will not start, unless others of it are running.
-        if age == 0 or (running and running.intersection(_planned(sweep))):
-            rows += read_sweep(sweep, started)
-    return list(dict.fromkeys(rows))
+    sweeps = sorted((runs.parent / "sweeps").glob("[!.]*/"), reverse=True)
+    jobs = [row for sweep in sweeps for row in read_sweep(sweep, rows, newest=sweep == sweeps[0])]
+    return list(dict.fromkeys([*rows, *jobs]))
 
 
 def render(rows: list[StatusRow], *, everything: bool) -> RenderableType:
@@ -119,13 +114,11 @@ def render(rows: list[StatusRow], *, everything: bool) -> RenderableType:
             table.add_row(*(Text(cell, overflow="fold") for cell in cells))
         if status != "finished" and len(of_this) > listed:
             table.add_row(Text(f"… and {len(of_this) - listed} more"), status)
-    parts: list[RenderableType] = [
-        Text(", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status]))
-    ]
+    parts: list[RenderableType] = [", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])]
     if table.row_count:
         parts.append(table)
     if counts["waiting"] + counts["interrupted"] and not counts["running"]:
-        parts.append(Text(IDLE))
+        parts.append(IDLE)
     return Group(*parts)
 
 
@@ -137,12 +130,8 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 
 def _seconds_left(run: Path, epochs: int) -> float | None:
-    recent = _rows(run / TIMING)[-5:]
-    if not recent:
-        return None
-    each = sum(float(row["train_seconds"]) + float(row["eval_seconds"]) for row in recent) / len(recent)
-    since_the_last = time.time() - (run / TIMING).stat().st_mtime
-    return max(0.0, each * epochs - since_the_last)
+    recent = [float(row["train_seconds"]) + float(row["eval_seconds"]) for row in _rows(run / TIMING)[-5:]]
+    return epochs * sum(recent) / len(recent) if recent else None
 
 
 def _overrides(run: Path) -> tuple[str, ...] | None:
@@ -150,13 +139,6 @@ def _overrides(run: Path) -> tuple[str, ...] | None:
         return tuple(str(word) for word in OmegaConf.load(run / ".hydra" / "overrides.yaml"))
     except Exception:  # then the run is known by its folder alone
         return None
-
-
-def _planned(sweep: Path) -> list[tuple[str, ...]]:
-    try:
-        return [tuple(job) for job in read_plan(sweep)[0]]
-    except Exception:  # an old sweep's; of the newest it is reported that it cannot be read
-        return []
 
 
 def _duration(seconds: float | None) -> str:
@@ -171,15 +153,13 @@ def _duration(seconds: float | None) -> str:
 def main() -> int:
     """Show the runs once, or again and again."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    default = Path("outputs/runs")
-    parser.add_argument("--runs", type=Path, default=default, metavar="DIR", help="folder of the runs (%(default)s)")
+    parser.add_argument("--runs", type=Path, default="outputs/runs", metavar="DIR", help="their folder (%(default)s)")
     parser.add_argument("--all", action="store_true", help="list finished runs too")
     parser.add_argument("--watch", action="store_true", help="refresh until Ctrl-C")
     arguments = parser.parse_args()
     rows = read_all(arguments.runs)
     if not rows and not arguments.watch:
-        hint = "run make sweep, or give another folder with --runs DIR"
-        print(f"status: there are no runs in {arguments.runs}; {hint}", file=sys.stderr)
+        print(f"status: there are no runs in {arguments.runs}; make sweep, or name another --runs DIR", file=sys.stderr)
         return 1
     console = Console(width=None if sys.stdout.isatty() else 140)
     if not arguments.watch:

@@ -1,5 +1,6 @@
 """Sweeps: the plan written before the first job, the data fetched once, and the summary after the last."""
 
+import contextlib
 import json
 import os
 import platform
@@ -9,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 from hydra.experimental.callback import Callback
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from mnist_exp.cli import hydra_internals
-from mnist_exp.cli.messages import format_accuracy
+from mnist_exp.cli.messages import format_accuracy, in_hydras_quotes
 from mnist_exp.data import fetch, folders
 from mnist_exp.errors import DataError
 from mnist_exp.files import write_atomically
-from mnist_exp.settings.schema import SPLITS, Config, DataConfig
+from mnist_exp.settings.schema import SPLITS, Config
 
 PLAN = "jobs.json"
 JOBS_DIR = "jobs"
@@ -43,7 +44,8 @@ class SweepCallback(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         global current_folder
         folder = Path(config.hydra.sweep.dir).absolute()
-        hydra_internals.pin_sweep_folder(config, folder)
+        # Jobs on other machines, which compose the settings again, then use the same folder.
+        config.hydra.overrides.hydra.append(in_hydras_quotes("hydra.sweep.dir", [str(folder)]))
         for earlier in (folder / JOBS_DIR).glob("*.json"):  # of another sweep that was given this folder
             earlier.unlink()
         try:
@@ -52,17 +54,16 @@ class SweepCallback(Callback):
             current_folder = folder
             write_plan(folder, jobs)
             swept = hydra_internals.swept_data(config, jobs)
+            # Of several bad ones, the jobs that need them will report it, and the others run.
+            ignored = (Exception,) if len(swept) > 1 else ()
+            for data in swept:
+                with contextlib.suppress(*ignored):
+                    prepare_data(OmegaConf.to_object(data), config.protocol.train_split)
         except Exception as error:
             raise HydraBypass(error) from error
-        for data in swept:
-            try:
-                prepare_data(hydra_internals.to_data_config(data), config.protocol.train_split)
-            except Exception as error:
-                if len(swept) == 1:  # of several, the jobs that need it will report it, and the others run
-                    raise HydraBypass(error) from error
 
 
-def prepare_data(config: DataConfig, train_split: str) -> None:
+def prepare_data(config: Any, train_split: str) -> None:
     """Fetch the data, or decode and cache it, before any job starts."""
     if config.name != "png_folder":
         for split in SPLITS:

@@ -17,38 +17,25 @@ from typing import Any
 import pandas as pd
 from joblib import Parallel, delayed
 
+from mnist_exp.cli.messages import unreadable_reason
 from mnist_exp.cli.progress import Lines
-from mnist_exp.errors import ConfigError, DivergedError, UserError
+from mnist_exp.errors import ConfigError, DivergedError
 from mnist_exp.files import write_atomically
 from mnist_exp.job import train_run
 from mnist_exp.machine.fingerprint import EQUIVALENT
 from mnist_exp.machine.origin import LIBRARIES, other_code, present_code
 from mnist_exp.machine.parent import exit_when_parent_dies
 from mnist_exp.machine.provenance import PROJECT
-from mnist_exp.runs.record import METRICS, RESULT_FILES, Record, RecordError, checksum, read_record
+from mnist_exp.runs.record import METRICS, RESULT_FILES, Record, checksum, read_record
 from mnist_exp.settings import factory
 from mnist_exp.settings.identity import diff_settings
 from mnist_exp.settings.schema import Config, DataConfig, DeviceConfig, ProtocolConfig, default_data_root
 
 EQUAL, DIFFERENT, UNVERIFIED, CLOSE = range(4)
-VERDICTS = {
-    EQUAL: "equal, bit for bit",
-    DIFFERENT: "DIFFERENT",
-    UNVERIFIED: "cannot be verified",
-    CLOSE: "numerically close",
-}
+VERDICTS = ("equal, bit for bit", "DIFFERENT", "cannot be verified", "numerically close")
 TOLERANCE = {"test_accuracy": 0.005, "test_loss": 0.02}  # measured: docs/reproduction.md, "Elsewhere"
 ENVIRONMENT = ("platform", "cpu", "cpu_capability", "threads", "device")
 """What can change how arithmetic rounds, of all that is recorded."""
-
-
-@dataclass(frozen=True)
-class DataPlaces:
-    """Where the data of the stored runs is on this machine."""
-
-    root: str
-    train_dir: str | None = None
-    test_dir: str | None = None
 
 
 @dataclass(frozen=True)
@@ -60,35 +47,30 @@ class Finding:
     details: list[str]
 
 
-def verify(run: Path, places: DataPlaces) -> Finding:
-    """Train the run of a folder again, in a temporary one, and compare the two."""
+def verify(run: Path, root: str, train_dir: str | None = None, test_dir: str | None = None) -> Finding:
+    """Train a run again, in a temporary folder, and compare the two; the others say where its data is here."""
     exit_when_parent_dies()
     try:
         record = read_record(run)
+        of_folders = record.identity["data"]["name"] == "png_folder"
+        places = {"root": root} | ({"train_dir": train_dir, "test_dir": test_dir} if of_folders else {})
         with tempfile.TemporaryDirectory() as temporary:
             result = train_run(_config(record, temporary, places), record.choices, {}, Lines)
             return _compare(run, record, Path(result.folder))
     except DivergedError as error:  # which the stored run did not
         return Finding(run.name, DIFFERENT, [str(error)])
-    except UserError as error:
-        return Finding(run.name, UNVERIFIED, [str(error)])
-    except FileNotFoundError as error:
-        return Finding(run.name, UNVERIFIED, [f"{error.filename} is missing"])
-    except RecordError as error:
-        return Finding(run.name, UNVERIFIED, [f"run.json is a record {error}"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        return Finding(run.name, UNVERIFIED, [f"{type(error).__name__}: {error}"])
+    except Exception as error:  # a record may hold anything
+        return Finding(run.name, UNVERIFIED, [unreadable_reason(error)])
 
 
-def _config(record: Record, output_root: str, places: DataPlaces) -> Config:
+def _config(record: Record, output_root: str, places: dict[str, Any]) -> Config:
     settings = dict(record.config)
     device, known = record.identity["device"], {field.name for field in fields(DeviceConfig)}
     if gone := device.keys() - known - {"type", "arithmetic"}:
         raise ConfigError(f"this version of mnist_exp has no setting device.{', device.'.join(sorted(gone))}")
     given = {key: value for key, value in settings["device"].items() if key in known}
     settings["device"] = DeviceConfig(**given | {"name": device["type"]})
-    own = vars(places) if settings["data"]["name"] == "png_folder" else {"root": places.root}
-    settings["data"] = DataConfig(**settings["data"], **own)
+    settings["data"] = DataConfig(**settings["data"], **places)
     settings["protocol"] = ProtocolConfig(**settings["protocol"])
     return Config(**settings, output_root=output_root)
 
@@ -98,15 +80,12 @@ def _compare(run: Path, record: Record, fresh: Path) -> Finding:
     ours = factory.as_version_2(again.identity) if record.identity.get("version") == 2 else again.identity
     if others := diff_settings(ours, record.identity):
         return Finding(run.name, DIFFERENT, [f"its data or settings differ: {', '.join(others)}"])
-    changed = [name for name in RESULT_FILES if checksum(fresh / name) != _stored_checksum(run, name, record)]
+    stored = dict(record.files or {})  # of a file that was too large to be kept, this is all there is
+    stored |= {name: checksum(run / name) for name in RESULT_FILES if (run / name).exists()}
+    changed = [name for name in RESULT_FILES if checksum(fresh / name) != stored[name]]
     if not changed:
         return Finding(run.name, EQUAL, [])
     return _explain(run, record, again, fresh, changed)
-
-
-def _stored_checksum(run: Path, name: str, record: Record) -> str:
-    """Of the stored file, or as recorded where the file was too large to be kept."""
-    return checksum(run / name) if (run / name).exists() else (record.files or {})[name]
 
 
 def _explain(run: Path, record: Record, again: Record, fresh: Path, changed: list[str]) -> Finding:
@@ -125,15 +104,12 @@ def _explain(run: Path, record: Record, again: Record, fresh: Path, changed: lis
         details.append(f"first difference: epoch {row + 1}, {column}: stored {was}, now {now}")
     far = {name: float((stored[name] - new[name]).abs().iloc[-1]) for name in TOLERANCE}
     details.append("difference after the last epoch: " + ", ".join(f"{n} {d:.2g}" for n, d in far.items()))
-    other = other_code(record.identity, record.code) if record.code else ""
-    if other:
+    if other := other_code(record.identity, record.code) if record.code else "":
         details.append(f"the code is not the one that made the run: {other}")
     explained = diff_settings(_rounding(again), _rounding(record))
     details += [f"recorded and present environment differ: {line}" for line in explained]
     if not (explained or tampered or other):
-        details.append(
-            f"the recorded {'code and ' if record.code else ''}environment are unchanged, so the cause is unknown"
-        )
+        details.append("the recorded code and environment are unchanged, so the cause is unknown")
     close = bool(explained) and not (tampered or other) and all(far[name] <= limit for name, limit in TOLERANCE.items())
     return Finding(run.name, CLOSE if close else DIFFERENT, details)
 
@@ -157,15 +133,8 @@ def declare(what: str, records: list[Record]) -> int:
 def _rounding(record: Record) -> dict[str, Any]:
     """The part of a record's provenance that can change how arithmetic rounds."""
     provenance = record.provenance or {}
-    chosen = {key: provenance[key] for key in ENVIRONMENT}
-    return chosen | {package: provenance["packages"][package] for package in LIBRARIES}
-
-
-def _one_of_each_model(runs: list[Path]) -> list[Path]:
-    first: dict[str, Path] = {}
-    for run in runs:
-        first.setdefault(run.name.partition("-")[0], run)
-    return list(first.values())
+    packages = {package: provenance["packages"][package] for package in LIBRARIES}
+    return {key: provenance[key] for key in ENVIRONMENT} | packages
 
 
 def main() -> int:
@@ -182,13 +151,13 @@ def main() -> int:
     arguments = parser.parse_args()
     runs = arguments.runs or sorted(path.parent for path in arguments.reference.glob("*/run.json"))
     if not arguments.runs and not arguments.all:
-        runs = _one_of_each_model(runs)
+        runs = [*{run.name.partition("-")[0]: run for run in reversed(runs)}.values()]  # one of each model
     if not runs:
         print(f"verify: there are no runs in {arguments.reference}", file=sys.stderr)
         return UNVERIFIED
-    places = DataPlaces(str(default_data_root()), arguments.train_dir, arguments.test_dir)
+    places = (str(default_data_root()), arguments.train_dir, arguments.test_dir)
     try:
-        findings = Parallel(n_jobs=-1, batch_size=1)(delayed(verify)(run, places) for run in runs)
+        findings = Parallel(n_jobs=-1, batch_size=1)(delayed(verify)(run, *places) for run in runs)
     except BrokenProcessPool:
         print("verify: a process was killed (out of memory, perhaps); repeat the command", file=sys.stderr)
         return UNVERIFIED

@@ -34,8 +34,6 @@ CACHE = "png_folder"
 MAX_NAMED = 3  # files that a message names
 MIN_BRIGHTNESS = 64  # of 255; dark ink on transparency becomes no brighter than this
 
-Labels = dict[str, int | None]
-
 
 @dataclass(frozen=True)
 class Folder:
@@ -88,14 +86,10 @@ def scan(root: Path) -> Folder:
     paths, skipped = _list_images(root)
     if not paths:
         raise DataError(f"{root} has no PNG files in it" + skipped)
-    by_folder = {path: next(iter(_folder_labels(path)), None) for path in paths}
-    by_name = {path: _name_label(path, prefixed=by_folder[path] is None) for path in paths}
-    layout, labels = _choose_layout(root, by_name, by_folder)
-    _raise_if_any(root, (p for p in paths if labels[p] not in LABELS), paths, "have a label outside 0 to 9")
     paths.sort(key=_natural_key)
-    values = np.array([labels[path] for path in paths], dtype=np.int64)
+    layout, labels = _choose_layout(root, paths)
     summary = f"{root}: {len(paths):,} PNG files, labelled by the name of the {layout}{skipped}"
-    return Folder(root, paths, values, _checksum(root, paths, values, lambda *_: None), summary)
+    return Folder(root, paths, labels, _checksum(root, paths, labels, lambda *_: None), summary)
 
 
 def load(folder: Folder, cache: Path) -> NDArray[np.uint8]:
@@ -129,7 +123,7 @@ def read_cache(cache: Path, sha256: str, count: int) -> NDArray[np.uint8] | None
 
 
 def _cache_path(cache: Path, sha256: str) -> Path:
-    decoder = "".join(inspect.getsource(each) for each in (_decoded, to_grey32, _has_alpha)) + PIL.__version__
+    decoder = "".join(inspect.getsource(each) for each in (_decoded, to_grey32)) + PIL.__version__
     return cache / f"{sha256}-{hashlib.sha256(decoder.encode()).hexdigest()[:8]}.npz"
 
 
@@ -143,7 +137,7 @@ def to_grey32(image: Image.Image) -> Image.Image:
         image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # Pillow's own conversion cuts 16 bits off at 255
         image = Image.fromarray(((np.asarray(image, dtype=np.int64) + 128) // 257).astype(np.uint8))
-    if _has_alpha(image):
+    if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
     if image.mode == "P":
@@ -151,65 +145,54 @@ def to_grey32(image: Image.Image) -> Image.Image:
     return image.convert("L").resize((IMAGE_SIZE, IMAGE_SIZE), Image.Resampling.BILINEAR)
 
 
-def _has_alpha(image: Image.Image) -> bool:
-    return "transparency" in image.info or image.mode in ("RGBA", "LA", "PA")
-
-
 def _list_images(root: Path) -> tuple[list[str], str]:
     """The PNG files below a folder, and a remark on other files there."""
     if not root.is_dir():
-        raise DataError(
-            f"{root} is " + ("not a folder" if root.exists() else "missing") + "; name a folder of PNG files"
-        )
+        fault = "is not a folder" if root.exists() else "is missing"
+        raise DataError(f"{root} {fault}; name a folder of PNG files")
     paths: list[str] = []
-    others: list[str] = []
-    hidden, seen = 0, set()
+    skipped: list[str] = []
+    seen: set[Path] = set()
 
     def fail(error: OSError) -> None:
         raise DataError(f"{error.filename} cannot be read: {error.strerror}") from error
 
     for folder, below, names in os.walk(root, onerror=fail, followlinks=True):
-        status = Path(folder).stat()
-        if (place := (status.st_dev, status.st_ino)) in seen:  # a link that leads back up
+        if (place := Path(folder).resolve()) in seen:  # a link that leads back up
             below.clear()
             continue
         seen.add(place)
-        hidden += sum(name.startswith(".") for name in [*below, *names])
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        for name in sorted(name for name in names if not name.startswith(".")):
+        hidden = {name for name in below if name.startswith(".")}
+        below[:] = sorted({*below} - hidden)
+        for name in [*hidden, *names]:
             path = Path(folder, name)
+            is_image = name.lower().endswith(".png") and not name.startswith(".")
             # Reading a pipe would block; a broken link is a file that cannot be read.
             is_file = path.is_file() or path.is_symlink()
-            (paths if name.lower().endswith(".png") and is_file else others).append(str(path.relative_to(root)))
-    counts = [f"{hidden} hidden"] * bool(hidden) + [
-        f"{len(others)} other, such as {_printable(min(others, default=''))}"
-    ] * bool(others)
-    return paths, f" (skipped: {', '.join(counts)})" if counts else ""
+            (paths if is_image and is_file else skipped).append(str(path.relative_to(root)))
+    return paths, f" (skipped: {len(skipped)} others, such as {_printable(max(skipped))})" if skipped else ""
 
 
-def _choose_layout(root: Path, by_name: Labels, by_folder: Labels) -> tuple[str, dict[str, int]]:
-    """The layout that gives the labels, and the labels."""
-    paths, agreed = list(by_name), False
-    named, filed = ([path for path in paths if labels[path] is not None] for labels in (by_name, by_folder))
-    if len(named) == len(filed) == len(paths):  # then the numbers that are not labels are something else: dates, shards
-        if any(label not in LABELS for label in by_folder.values()):
-            filed = []
-        elif all(label in LABELS for label in by_name.values()):
-            differing = [path for path in paths if by_name[path] != by_folder[path]]
-            _raise_if_any(
-                root, differing, paths, "have different labels in the names of the file and the folder (12_7.png, 7/)"
-            )
-            agreed = True
-    ways = [("file", by_name, "a name like 12_7.png"), ("folder", by_folder, "a folder's like 7/")]
-    (layout, labels, usual), (_, other, unusual) = ways if len(named) > len(filed) else reversed(ways)
-    without = [path for path in paths if labels[path] is None]
-    lack = "have no label; name them like 12_7.png or put them in a folder like 7/"
-    _raise_if_any(root, (path for path in without if other[path] is None), paths, lack)
-    _raise_if_any(root, without, paths, f"have their label in {unusual}, the others in {usual}")
-    if layout == "folder" and not agreed:
+def _choose_layout(root: Path, paths: list[str]) -> tuple[str, NDArray[np.int64]]:
+    """Where the labels are, in the names of the files or of the folders, and the labels."""
+    by_folder = {path: next(iter(_folder_labels(path)), None) for path in paths}
+    by_name = {path: _name_label(path, prefixed=by_folder[path] is None) for path in paths}
+    layouts = {"folder": by_folder, "file": by_name}
+    # Numbers in the other names that are no labels are something else: dates, shards.
+    usable = [name for name, labels in layouts.items() if all(label in LABELS for label in labels.values())]
+    layout = max(usable or layouts, key=lambda name: sum(label is not None for label in layouts[name].values()))
+    labels = layouts[layout]
+    lack = f"have no label in the name of the {layout}; name all files like 12_7.png, or put all into folders like 7/"
+    _raise_if_any(root, (path for path in paths if labels[path] is None), paths, lack)
+    _raise_if_any(root, (path for path in paths if labels[path] not in LABELS), paths, "have a label outside 0 to 9")
+    if len(usable) == 2:
+        differing = (path for path in paths if by_name[path] != by_folder[path])
+        fault = "have different labels in the names of the file and the folder (12_7.png, 7/)"
+        _raise_if_any(root, differing, paths, fault)
+    elif layout == "folder":
         unclear = (path for path in paths if len({*_folder_labels(path)}) > 1)
         _raise_if_any(root, unclear, paths, "are inside two label folders (3/7/); keep one")
-    return layout, {path: label for path, label in labels.items() if label is not None}
+    return layout, np.array([*labels.values()], dtype=np.int64)
 
 
 def _folder_labels(path: str) -> list[int]:
@@ -275,7 +258,7 @@ def _decoded(folder: Folder) -> NDArray[np.uint8]:
                 image.verify()  # its checksums: Pillow decodes some damaged files to wrong pixels
             with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
                 images[place] = np.asarray(to_grey32(image))
-                if _has_alpha(image) and images[place].max() < MIN_BRIGHTNESS:
+                if image.has_transparency_data and images[place].max() < MIN_BRIGHTNESS:
                     dim.append(folder.paths[place])
         except Exception:  # Pillow raises all kinds of errors for damaged files
             broken.append(folder.paths[place])
@@ -284,12 +267,8 @@ def _decoded(folder: Folder) -> NDArray[np.uint8]:
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # twice as large is an error
         checksum = _checksum(folder.root, folder.paths, folder.labels, decode)
     _raise_if_any(folder.root, broken, folder.paths, "cannot be decoded as PNG images")
-    _raise_if_any(
-        folder.root,
-        dim,
-        folder.paths,
-        "are dark on transparency, which becomes black; give them a white background or lighter ink",
-    )
+    advice = "are dark on transparency, which becomes black; give them a white background or lighter ink"
+    _raise_if_any(folder.root, dim, folder.paths, advice)
     if checksum != folder.sha256:
         raise DataError(f"{folder.root} changed while it was read; repeat the command")
     return images

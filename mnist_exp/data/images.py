@@ -36,6 +36,10 @@ class ImageSplit:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def subset(self, where: Tensor) -> "ImageSplit":
+        """The images of a mask, bool, ``[N]``."""
+        return dataclasses.replace(self, images=self.images[where], labels=self.labels[where])
+
     def normalised(self, index: Tensor | slice) -> Tensor:
         """The images at ``index`` as the models expect them: float32, ``[n, 1, 32, 32]``.
 
@@ -109,8 +113,8 @@ def stratified_split(images: ImageSplit, size: int, seed: int) -> tuple[ImageSpl
     held = np.zeros(len(labels), dtype=bool)
     for label, share in enumerate(shares):
         held[order[labels[order] == label][:share]] = True
-    held_out, rest = (torch.from_numpy(part).to(images.labels.device) for part in (held, ~held))
-    return _subset(images, rest), _subset(images, held_out)
+    rest, held_out = (torch.from_numpy(part).to(images.labels.device) for part in (~held, held))
+    return images.subset(rest), images.subset(held_out)
 
 
 def resize(images: Tensor) -> Tensor:
@@ -118,14 +122,11 @@ def resize(images: Tensor) -> Tensor:
 
     Bilinear with antialiasing, in 8 bits: equal to Pillow's ``Image.resize`` bit for bit.
     """
-    shape, result = ((IMAGE_SIZE, IMAGE_SIZE), torch.empty(len(images), 1, IMAGE_SIZE, IMAGE_SIZE, dtype=torch.uint8))
+    shape = (IMAGE_SIZE, IMAGE_SIZE)
+    if images.shape[-2:] == shape:
+        return images
+    result = images.new_empty(len(images), 1, *shape)
     for start in range(0, len(images), RESIZE_BLOCK):
         block = slice(start, start + RESIZE_BLOCK)
-        # Images of the models' size stay as they are, in Pillow too.
-        same = images.shape[-2:] == shape
-        result[block] = images[block] if same else interpolate(images[block], shape, mode="bilinear", antialias=True)
+        result[block] = interpolate(images[block], shape, mode="bilinear", antialias=True)
     return result
-
-
-def _subset(images: ImageSplit, where: Tensor) -> ImageSplit:
-    return dataclasses.replace(images, images=images.images[where], labels=images.labels[where])

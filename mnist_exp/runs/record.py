@@ -153,6 +153,8 @@ class Record:
         values: dict[str, Any] = {
             key: fields.get(key) if type(fields.get(key)) is kind else None for key, kind in OPTIONAL.items()
         }
+        if not all(isinstance(value, float | int) for value in (values["metrics"] or {}).values()):
+            values["metrics"] = None
         defaults: dict[str, Any] = {"name": "", "choices": {}, "config": {}, "started": "", "resumed": 0, "starts": []}
         values |= {key: default for key, default in defaults.items() if values[key] is None}
         kept = {key: fields[key] for key in ("title", "status", "identity")}

@@ -258,5 +258,5 @@ def test_files_may_hold_anything(record: str, runs: Path) -> None:
 def test_notes_of_a_sweep_may_hold_anything(result: str, told: tuple[str, str], runs: Path) -> None:
     folder = plan(runs, "1", "mlp", 1)
     (folder / "jobs" / "0.json").write_text(result)
-    (line,) = status.read_sweep(folder, set())
+    (line,) = status.read_sweep(folder, [], newest=True)
     assert (line.status, line.remark) == told

@@ -8,11 +8,11 @@ from PIL import Image
 
 from mnist_exp import job
 from mnist_exp.cli.progress import Lines
-from mnist_exp.cli.verify import CLOSE, DIFFERENT, EQUAL, UNVERIFIED, DataPlaces, verify
+from mnist_exp.cli.verify import CLOSE, DIFFERENT, EQUAL, UNVERIFIED, verify
 from mnist_exp.runs.record import checksum
 from tests.conftest import Execute, choices, settings
 
-PLACES = DataPlaces("data")
+ROOT = "data"
 
 
 @pytest.fixture
@@ -36,25 +36,25 @@ def change_record(run: Path, **changes: object) -> None:
 
 
 def test_an_untouched_run_is_equal(run: Path) -> None:
-    assert verify(run, PLACES).verdict == EQUAL
+    assert verify(run, ROOT).verdict == EQUAL
 
 
 def test_a_run_with_a_validation_split_is_equal(execute: Execute) -> None:
-    assert verify(Path(execute("model=mlp", "data.validation_size=50").folder), PLACES).verdict == EQUAL
+    assert verify(Path(execute("model=mlp", "data.validation_size=50").folder), ROOT).verdict == EQUAL
 
 
 def test_a_run_without_its_large_files_is_compared_by_their_checksums(run: Path) -> None:
     (run / "predictions.npz").unlink()
     (run / "model.safetensors").unlink()
-    assert verify(run, PLACES).verdict == EQUAL
+    assert verify(run, ROOT).verdict == EQUAL
     change_record(run, files={"predictions.npz": "0" * 64})
-    finding = verify(run, PLACES)
+    finding = verify(run, ROOT)
     assert finding.verdict == DIFFERENT and "predictions.npz came out differently" in finding.details[0]
 
 
 def test_one_changed_digit_is_found(run: Path) -> None:
     replace(run, row=2, column=3, value="0.5")
-    finding = verify(run, PLACES)
+    finding = verify(run, ROOT)
     assert finding.verdict == DIFFERENT
     assert "metrics.csv is not the file that the run wrote" in finding.details[1]
     assert finding.details[2].startswith("first difference: epoch 2, test_loss: stored 0.5, now ")
@@ -65,7 +65,7 @@ def test_another_processor_explains_small_differences_only(run: Path, accuracy: 
     now = json.loads((run / "run.json").read_text())["metrics"]["test_accuracy"]
     replace(run, row=3, column=4, value=repr(now + accuracy))
     change_record(run, files={"metrics.csv": checksum(run / "metrics.csv")}, provenance={"cpu_capability": "NEON"})
-    finding = verify(run, PLACES)
+    finding = verify(run, ROOT)
     assert finding.verdict == verdict
     assert any("cpu_capability: 'NEON' → '" in detail for detail in finding.details)
 
@@ -73,7 +73,7 @@ def test_another_processor_explains_small_differences_only(run: Path, accuracy: 
 def test_what_the_environment_does_not_explain_is_different(run: Path) -> None:
     replace(run, row=3, column=3, value="0.5")
     change_record(run, files={"metrics.csv": checksum(run / "metrics.csv")})
-    finding = verify(run, PLACES)
+    finding = verify(run, ROOT)
     assert finding.verdict == DIFFERENT and finding.details[-1] == (
         "the recorded code and environment are unchanged, so the cause is unknown"
     )
@@ -82,14 +82,14 @@ def test_what_the_environment_does_not_explain_is_different(run: Path) -> None:
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"config": {"model": 1}}', pytest.param("[" * 9999, id="deep")])
 def test_a_damaged_record_is_told(run: Path, content: str) -> None:
     (run / "run.json").write_text(content)
-    assert verify(run, PLACES).verdict == UNVERIFIED
+    assert verify(run, ROOT).verdict == UNVERIFIED
 
 
 def test_a_training_that_now_diverges_is_different(run: Path) -> None:
     record = json.loads((run / "run.json").read_text())
     record["config"]["optimizer"]["lr"] = 1e9
     (run / "run.json").write_text(json.dumps(record))
-    finding = verify(run, PLACES)
+    finding = verify(run, ROOT)
     assert finding.verdict == DIFFERENT and "loss became" in finding.details[0]
 
 
@@ -97,7 +97,7 @@ def test_a_record_without_its_environment_is_told(run: Path) -> None:
     replace(run, row=3, column=3, value="0.5")
     record = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps(record | {"provenance": None}))
-    assert verify(run, PLACES).verdict == UNVERIFIED
+    assert verify(run, ROOT).verdict == UNVERIFIED
 
 
 def test_a_run_on_folders_needs_them_and_knows_them(tmp_path: Path) -> None:
@@ -109,9 +109,9 @@ def test_a_run_on_folders_needs_them_and_knows_them(tmp_path: Path) -> None:
     words = ["data=png_folder", f"data.root={tmp_path}", *map("data.{}_dir={}".format, ("train", "test"), dirs)]
     config = settings("model=mlp", "epochs=2", f"output_root={tmp_path}", *words)
     run = Path(job.train_run(config, choices("data=png_folder"), {}, Lines).folder)
-    assert verify(run, DataPlaces(str(tmp_path), *dirs)).verdict == EQUAL
-    assert "data=png_folder needs data.train_dir" in verify(run, DataPlaces(str(tmp_path))).details[0]
+    assert verify(run, str(tmp_path), *dirs).verdict == EQUAL
+    assert "data=png_folder needs data.train_dir" in verify(run, str(tmp_path)).details[0]
     Image.new("L", (28, 28)).save(tmp_path / "train" / "0_0.png")
-    finding = verify(run, DataPlaces(str(tmp_path), *dirs))
+    finding = verify(run, str(tmp_path), *dirs)
     assert finding.verdict == DIFFERENT
     assert finding.details[0].startswith("its data or settings differ: data.train_sha256: ")

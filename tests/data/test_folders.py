@@ -233,7 +233,7 @@ def test_hidden_and_foreign_files_are_skipped_and_counted(tmp_path: Path) -> Non
     os.mkfifo(tmp_path / "2_1.png")  # to read it would be to wait for ever
     folder = scan(tmp_path)
     assert folder.paths == ["0_1.png"]
-    assert "(skipped: 4 hidden, 4 other, such as 0_1.txt)" in folder.summary
+    assert "(skipped: 8 others, such as __MACOSX/._0_1.png)" in folder.summary
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
@@ -259,11 +259,14 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda f: None, "IN is missing"),
     "a file": (lambda f: f.write_text(""), "IN is not a folder"),
     "empty": (nothing, "IN has no PNG files in it"),
-    "photographs": (lambda f: write(f, "7/a.jpg", "7/b.jpg"), "no PNG files in it (skipped: 2 other, such as 7/a.jpg)"),
+    "photographs": (
+        lambda f: write(f, "7/a.jpg", "7/b.jpg"),
+        "no PNG files in it (skipped: 2 others, such as 7/b.jpg)",
+    ),
     "no label": (
         lambda f: write(f, *[f"img{i}.png" for i in range(5)]),
-        "5 of 5 PNG files in IN have no label; name them like 12_7.png or put them in a folder like 7/: "
-        "img0.png, img1.png, img2.png, …",
+        "5 of 5 PNG files in IN have no label in the name of the folder; name all files like 12_7.png, or put all into "
+        "folders like 7/: img0.png, img1.png, img2.png, …",
     ),
     "one without": (lambda f: write(f, "0_1.png", "1_2.png", "x.png"), "1 of 3 PNG files in IN have no label"),
     "one beside the folders": (
@@ -272,11 +275,13 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "both layouts, most by folder": (
         lambda f: write(f, "7/a.png", "8/a.png", "12_3.png"),
-        "1 of 3 PNG files in IN have their label in a name like 12_7.png, the others in a folder's like 7/: 12_3.png",
+        "1 of 3 PNG files in IN have no label in the name of the folder; name all files like 12_7.png, or put all into "
+        "folders like 7/: 12_3.png",
     ),
     "both layouts, most by name": (
         lambda f: write(f, "0_1.png", "1_2.png", "3/a.png"),
-        "1 of 3 PNG files in IN have their label in a folder's like 7/, the others in a name like 12_7.png: 3/a.png",
+        "1 of 3 PNG files in IN have no label in the name of the file; name all files like 12_7.png, or put all into "
+        "folders like 7/: 3/a.png",
     ),
     "two folders that may be labels": (
         lambda f: write(f, "7/0/a.png", "3/w/b.png"),
@@ -293,8 +298,8 @@ MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "names of any bytes": (
         lambda f: write(f, "a\nb.png", os.fsdecode(b"caf\xe9.png"), "7/c.png"),
-        "2 of 3 PNG files in IN have no label; name them like 12_7.png or put them in a folder like 7/: "
-        "a\ufffdb.png, caf\ufffd.png",
+        "2 of 3 PNG files in IN have no label in the name of the folder; name all files like 12_7.png, or put all into "
+        "folders like 7/: a\ufffdb.png, caf\ufffd.png",
     ),
     "broken links": (unreadable, "2 of 3 PNG files in IN cannot be read (No such file or directory): 0_1.png, 1_2.png"),
 }

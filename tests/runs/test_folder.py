@@ -417,3 +417,13 @@ def test_a_write_that_fails_leaves_the_old_content(tmp_path: Path, monkeypatch: 
     with pytest.raises(OSError, match="Input/output"):
         files.write_atomically(tmp_path / "file", b"new")
     assert (tmp_path / "file").read_bytes() == b"old" and len(list(tmp_path.iterdir())) == 1
+
+
+def test_metrics_that_somebody_replaced_by_text_are_worked_out_again(execute: Execute) -> None:
+    first = execute(*MLP)
+    path = Path(first.folder) / "run.json"
+    content = json.loads(path.read_text())
+    content["metrics"]["test_accuracy"] = "very good"
+    path.write_text(json.dumps(content))
+    again = execute(*MLP)
+    assert again.metrics == first.metrics == json.loads(path.read_text())["metrics"]
