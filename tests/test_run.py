@@ -88,6 +88,8 @@ MODELS = "model=lenet5,lenet5r,mlp"
         ("data=png_folder data.train_dir=a", "data=png_folder needs data.test_dir=…"),
         ("data.train_dir=a", "data.train_dir=a: only data=png_folder reads folders"),
         ("data=png_folder data.train_dir=a data.test_dir=b", "a is missing; name a folder of PNG files"),
+        ("device.arithmetic=fast", "device.arithmetic=fast: must be one of portable, native"),
+        ("-m device.arithmetic=portable,native epochs=1", "one sweep has one arithmetic; start a sweep for each"),
         ("output_root=FILE", "FILE"),
         ("data.root=FILE", "FILE"),
     ],

@@ -18,7 +18,7 @@ from rich.text import Text
 from mnist_exp.cli import hydra_internals
 from mnist_exp.cli.messages import format_accuracy, in_hydras_quotes
 from mnist_exp.data import fetch, folders
-from mnist_exp.errors import DataError
+from mnist_exp.errors import ConfigError, DataError
 from mnist_exp.files import write_atomically
 from mnist_exp.settings.schema import SPLITS, Config
 
@@ -51,6 +51,7 @@ class SweepCallback(Callback):
         try:
             hydra_internals.reject_unknown(config)
             jobs = hydra_internals.planned_jobs(config)
+            reject_two_arithmetics(jobs)
             current_folder = folder
             write_plan(folder, jobs)
             swept = hydra_internals.swept_data(config, jobs)
@@ -61,6 +62,12 @@ class SweepCallback(Callback):
                     prepare_data(OmegaConf.to_object(data), config.protocol.train_split)
         except Exception as error:
             raise HydraBypass(error) from error
+
+
+def reject_two_arithmetics(jobs: list[list[str]]) -> None:
+    """Raise a ConfigError for a sweep over arithmetics, which the processes that several jobs share cannot change."""
+    if len({word for job in jobs for word in job if word.startswith("device.arithmetic=")}) > 1:
+        raise ConfigError("device.arithmetic: one sweep has one arithmetic; start a sweep for each")
 
 
 def prepare_data(config: Any, train_split: str) -> None:

@@ -6,6 +6,7 @@ numerically close.
 """
 
 import argparse
+import itertools
 import json
 import sys
 import tempfile
@@ -16,6 +17,7 @@ from typing import Any
 
 import pandas as pd
 from joblib import Parallel, delayed
+from joblib.externals.loky import get_reusable_executor
 
 from mnist_exp.cli.messages import unreadable_reason
 from mnist_exp.cli.progress import Lines
@@ -36,6 +38,8 @@ VERDICTS = ("equal, bit for bit", "DIFFERENT", "cannot be verified", "numericall
 TOLERANCE = {"test_accuracy": 0.005, "test_loss": 0.02}  # measured: docs/reproduction.md, "Elsewhere"
 ENVIRONMENT = ("platform", "cpu", "cpu_capability", "threads", "device")
 """What can change how arithmetic rounds, of all that is recorded."""
+PROCESSOR = ("cpu", "cpu_capability")
+"""What cannot, where arithmetic is portable."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,8 @@ def _config(record: Record, output_root: str, places: dict[str, Any]) -> Config:
     if gone := device.keys() - known - {"type", "arithmetic"}:
         raise ConfigError(f"this version of mnist_exp has no setting device.{', device.'.join(sorted(gone))}")
     given = {key: value for key, value in settings["device"].items() if key in known}
-    settings["device"] = DeviceConfig(**given | {"name": device["type"]})
+    given |= {"name": device["type"], "arithmetic": device.get("arithmetic", "native")}
+    settings["device"] = DeviceConfig(**given)
     settings["data"] = DataConfig(**settings["data"], **places)
     settings["protocol"] = ProtocolConfig(**settings["protocol"])
     return Config(**settings, output_root=output_root)
@@ -109,7 +114,7 @@ def _explain(run: Path, record: Record, again: Record, fresh: Path, changed: lis
     explained = diff_settings(_rounding(again), _rounding(record))
     details += [f"recorded and present environment differ: {line}" for line in explained]
     if not (explained or tampered or other):
-        details.append("the recorded code and environment are unchanged, so the cause is unknown")
+        details.append("nothing that is recorded explains it")
     close = bool(explained) and not (tampered or other) and all(far[name] <= limit for name, limit in TOLERANCE.items())
     return Finding(run.name, CLOSE if close else DIFFERENT, details)
 
@@ -134,7 +139,15 @@ def _rounding(record: Record) -> dict[str, Any]:
     """The part of a record's provenance that can change how arithmetic rounds."""
     provenance = record.provenance or {}
     packages = {package: provenance["packages"][package] for package in LIBRARIES}
-    return {key: provenance[key] for key in ENVIRONMENT} | packages
+    portable = provenance.get("portable", False)
+    return {key: provenance[key] for key in ENVIRONMENT if not (portable and key in PROCESSOR)} | packages
+
+
+def _arithmetic(run: Path) -> str:
+    try:
+        return str(read_record(run).identity["device"].get("arithmetic"))
+    except Exception:  # `verify` will say what is wrong with it
+        return ""
 
 
 def main() -> int:
@@ -157,7 +170,11 @@ def main() -> int:
         return UNVERIFIED
     places = (str(default_data_root()), arguments.train_dir, arguments.test_dir)
     try:
-        findings = Parallel(n_jobs=-1, batch_size=1)(delayed(verify)(run, *places) for run in runs)
+        findings: list[Finding] = []
+        for _, group in itertools.groupby(sorted(runs, key=_arithmetic), _arithmetic):
+            if findings:  # a process keeps its arithmetic
+                get_reusable_executor().shutdown()
+            findings += Parallel(n_jobs=-1, batch_size=1)(delayed(verify)(run, *places) for run in group)
     except BrokenProcessPool:
         print("verify: a process was killed (out of memory, perhaps); repeat the command", file=sys.stderr)
         return UNVERIFIED

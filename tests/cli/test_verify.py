@@ -1,16 +1,19 @@
 """Verification: equal bytes are called equal, and whatever differs is found and named."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from mnist_exp import job
 from mnist_exp.cli.progress import Lines
 from mnist_exp.cli.verify import CLOSE, DIFFERENT, EQUAL, UNVERIFIED, verify
 from mnist_exp.runs.record import checksum
-from tests.conftest import Execute, choices, settings
+from tests.conftest import Execute, choices, command, settings
 
 ROOT = "data"
 
@@ -64,19 +67,37 @@ def test_one_changed_digit_is_found(run: Path) -> None:
 def test_another_processor_explains_small_differences_only(run: Path, accuracy: float, verdict: int) -> None:
     now = json.loads((run / "run.json").read_text())["metrics"]["test_accuracy"]
     replace(run, row=3, column=4, value=repr(now + accuracy))
-    change_record(run, files={"metrics.csv": checksum(run / "metrics.csv")}, provenance={"cpu_capability": "NEON"})
+    elsewhere = {"cpu_capability": "NEON", "portable": False}
+    change_record(run, files={"metrics.csv": checksum(run / "metrics.csv")}, provenance=elsewhere)
     finding = verify(run, ROOT)
     assert finding.verdict == verdict
     assert any("cpu_capability: 'NEON' → '" in detail for detail in finding.details)
+
+
+@pytest.mark.skipif(not torch.cpu._is_avx2_supported(), reason="needs AVX2")
+def test_another_processor_explains_nothing_where_arithmetic_is_portable(run: Path) -> None:
+    replace(run, row=3, column=3, value="0.5")
+    elsewhere = {"cpu": "Intel Xeon", "cpu_capability": "AVX512"}
+    change_record(run, files={"metrics.csv": checksum(run / "metrics.csv")}, provenance=elsewhere)
+    finding = verify(run, ROOT)
+    assert (finding.verdict, finding.details[-1]) == (DIFFERENT, "nothing that is recorded explains it")
+
+
+def test_runs_of_both_arithmetics_are_verified_by_one_command(digits_root: Path, tmp_path: Path) -> None:
+    words = ("model=mlp", "epochs=1", "protocol=published")
+    for arithmetic in ("portable", "native"):
+        assert command(*words, f"device.arithmetic={arithmetic}", cwd=tmp_path).returncode == 0
+    script = Path(__file__).parents[2] / "scripts" / "verify.py"
+    runs = sorted(map(str, tmp_path.glob("outputs/runs/[!.]*")))
+    done = subprocess.run([sys.executable, str(script), *runs], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stdout.count(": equal, bit for bit\n") == 2, done.stdout + done.stderr
 
 
 def test_what_the_environment_does_not_explain_is_different(run: Path) -> None:
     replace(run, row=3, column=3, value="0.5")
     change_record(run, files={"metrics.csv": checksum(run / "metrics.csv")})
     finding = verify(run, ROOT)
-    assert finding.verdict == DIFFERENT and finding.details[-1] == (
-        "the recorded code and environment are unchanged, so the cause is unknown"
-    )
+    assert finding.verdict == DIFFERENT and finding.details[-1] == ("nothing that is recorded explains it")
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"config": {"model": 1}}', pytest.param("[" * 9999, id="deep")])

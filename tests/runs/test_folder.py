@@ -296,6 +296,7 @@ def test_weights_that_are_not_finite_are_no_result(
     execute: Execute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Max-pooling and ReLU can hide them from the loss."""
+
     def spoiling(state: Any, *images: Any, **settings: Any) -> Iterator[Any]:
         yield from fit(state, *images, **settings)
         with torch.no_grad():
