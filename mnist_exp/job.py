@@ -22,7 +22,7 @@ from mnist_exp.machine.provenance import installed_version, provenance
 from mnist_exp.runs import results
 from mnist_exp.runs.checkpoint import History
 from mnist_exp.runs.folder import RunFolder
-from mnist_exp.runs.record import Record, RecordError, read_record, utc_now
+from mnist_exp.runs.record import Record, utc_now
 from mnist_exp.settings import factory
 from mnist_exp.settings.identity import run_identity, run_name
 from mnist_exp.settings.schema import Config, DataConfig
@@ -96,7 +96,6 @@ def train_run(
             fresh, history = True, History()
         history.code, history.packages = code, versions
         if record is None or fresh:
-            _mention_earlier_version(folder.final_path, identity)
             title = str(config.model.get("title", choices["model"]))
             record = Record(name, title, choices, identity, _config_for_record(config))
         else:
@@ -139,18 +138,6 @@ def _must_restart(name: str, identity: dict[str, Any], history: History, version
         by = f"other code: {other}" if other else changed
         print(f"{name}: interrupted under {by}; training it from the start", flush=True)
     return bool(other or changed)
-
-
-def _mention_earlier_version(run: Path, identity: dict[str, Any]) -> None:
-    """Say so, if an earlier version of this program has trained the same settings under another name."""
-    for other in [] if run.exists() else run.parent.glob(f"{run.name[:-8]}*"):
-        with contextlib.suppress(OSError, RecordError):
-            if read_record(other).identity == factory.as_version_2(identity):
-                print(
-                    f"{run.name}: {other.name} has the same settings, but is of an earlier version of mnist_exp; ",
-                    end="",
-                )
-                print("it is left as it is, and not resumed", flush=True)
 
 
 def scan_folders(config: DataConfig, train_split: str) -> Folders:

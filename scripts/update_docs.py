@@ -16,6 +16,8 @@ from mnist_exp.report import formats, published, tables
 from mnist_exp.report.collect import Collection, collect
 from mnist_exp.report.estimates import Estimates, make_estimates
 from mnist_exp.report.misclassified import load_misclassified
+from mnist_exp.report.published import MODELS
+from mnist_exp.settings.schema import ARITHMETICS
 
 PROJECT = Path(__file__).resolve().parent.parent
 REFERENCE = PROJECT / "outputs" / "reference"
@@ -62,6 +64,19 @@ def elsewhere(reference: Path) -> str:
     return formats.markdown(pd.DataFrame(rows))
 
 
+def arithmetic(path: Path) -> str:
+    """What portable and native arithmetic cost, from the benchmark's table."""
+    measured = pd.read_csv(path).set_index("what")["median"]
+    rows = []
+    for kind in ARITHMETICS:
+        epochs = {f"An epoch of {model}": f"{measured[f'ours: an epoch of {model}, {kind}']:.2f} s" for model in MODELS}
+        whole = measured[f"usual / ours, the whole sweep, {kind}"]
+        rows.append(
+            {"Arithmetic": kind} | epochs | {"`make sweep` against the usual pipeline": f"{whole:.1f} times as fast"}
+        )
+    return formats.markdown(pd.DataFrame(rows))
+
+
 COVERAGE = {
     "holds": "interval for new seeds and new digits holds",
     "seeds_alone_holds": "interval over seeds alone holds",
@@ -94,6 +109,7 @@ def render_tables(collection: Collection) -> dict[str, str]:
         "elsewhere": elsewhere(REFERENCE),
         "coverage-simulated": coverage(REFERENCE / "coverage" / "simulated.csv"),
         "coverage-real": coverage(REFERENCE / "coverage" / "real.csv"),
+        "arithmetic": arithmetic(REFERENCE / "benchmark" / "benchmark.csv"),
         "benchmark": (REFERENCE / "benchmark" / "targets.md").read_text(encoding="utf-8"),
     } | {table.name: formats.markdown(table.cells) for table in shown if table}
 

@@ -29,7 +29,6 @@ from mnist_exp.machine.origin import LIBRARIES, other_code, present_code
 from mnist_exp.machine.parent import exit_when_parent_dies
 from mnist_exp.machine.provenance import PROJECT
 from mnist_exp.runs.record import METRICS, RESULT_FILES, Record, checksum, read_record
-from mnist_exp.settings import factory
 from mnist_exp.settings.identity import diff_settings
 from mnist_exp.settings.schema import Config, DataConfig, DeviceConfig, ProtocolConfig, default_data_root
 
@@ -82,8 +81,7 @@ def _config(record: Record, output_root: str, places: dict[str, Any]) -> Config:
 
 def _compare(run: Path, record: Record, fresh: Path) -> Finding:
     again = read_record(fresh)
-    ours = factory.as_version_2(again.identity) if record.identity.get("version") == 2 else again.identity
-    if others := diff_settings(ours, record.identity):
+    if others := diff_settings(again.identity, record.identity):
         return Finding(run.name, DIFFERENT, [f"its data or settings differ: {', '.join(others)}"])
     stored = dict(record.files or {})  # of a file that was too large to be kept, this is all there is
     stored |= {name: checksum(run / name) for name in RESULT_FILES if (run / name).exists()}

@@ -181,9 +181,7 @@ def _complete_settings(runs: list[Run]) -> list[dict[str, Any]]:
         flatten({k: v for k, v in run.record.identity.items() if k not in left_out}) | _made_by(run) for run in runs
     ]
     keys = sorted({key for each in given for key in each})
-    # An identity leaves out what equals a class's own default; the config may still have it.
-    configs = [flatten(run.record.config) for run in runs]
-    return [{key: own.get(key, config.get(key)) for key in keys} for own, config in zip(given, configs, strict=True)]
+    return [{key: each.get(key) for key in keys} for each in given]
 
 
 def _order(run: Run, settings: dict[str, Any]) -> tuple[Any, ...]:

@@ -44,8 +44,7 @@ def _deciding(key: str, keys: Sequence[str]) -> list[str]:
     if key in MADE_BY:
         return [other for other in keys if other not in MADE_BY]
     if group in ("optimizer", "scheduler") and key not in ALWAYS_SHOWN:
-        # Identities of version 2 leave out arguments that have their default.
-        return [f"{group}.target", "epochs", "optimizer.lr", "version"]
+        return [f"{group}.target", "epochs", "optimizer.lr"]
     return []
 
 

@@ -11,16 +11,11 @@ SETTINGS = {
     "data": {"name": "mnist", "mean": 0.1307, "std": 0.30812881},
     "epochs": 20,
     "batch_size": 64,
-    "optimizer": {"target": "torch.optim.SGD", "lr": 0.01, "momentum": 0.9},
-    "scheduler": {"target": "torch.optim.lr_scheduler.ConstantLR", "factor": 1, "interval": "epoch"},
+    "optimizer": {"target": "torch.optim.SGD", "lr": 0.01, "momentum": 0.9, "dampening": 0, "weight_decay": 0}
+    | {"nesterov": False, "maximize": False, "differentiable": False},
+    "scheduler": {"target": "torch.optim.lr_scheduler.ConstantLR", "factor": 1, "total_iters": 5, "interval": "epoch"},
 }
-"""Everything that the publication says about its training, as an identity records it."""
-NEUTRAL: dict[str, dict[str, Any]] = {
-    "optimizer": {"dampening": 0, "weight_decay": 0, "nesterov": False, "maximize": False, "differentiable": False},
-    "scheduler": {"total_iters": 5},
-    "model": {"dropout": 0.5},
-}
-"""Defaults of PyTorch's and ours that the published training agrees with; `scheduler.factor` is 1."""
+"""What the publication says about its training, and the defaults that it left as they are, as an identity has them."""
 SPEED_ONLY = {"fused", "foreach"}
 
 
@@ -39,17 +34,13 @@ def published_model(identity: Mapping[str, Any]) -> str | None:
     """The published model that a run repeats, seed and protocol apart; None for any other run."""
     for key, expected in SETTINGS.items():
         found = identity.get(key)
-        if (_telling(key, found) if isinstance(found, Mapping) else found) != expected:
+        if isinstance(found, Mapping):
+            found = {name: value for name, value in found.items() if name not in SPEED_ONLY}
+        if found != expected:
             return None
-    model = _telling("model", identity["model"])
+    model = dict(identity["model"])
     name = MODELS.get(str(model.pop("target")).rpartition(".")[2])
-    return name if not model else None
-
-
-def _telling(group: str, found: Mapping[str, Any]) -> dict[str, Any]:
-    """A group of an identity without what does not matter here."""
-    neutral = NEUTRAL.get(group, {})
-    return {k: v for k, v in found.items() if k not in SPEED_ONLY and not (k in neutral and neutral[k] == v)}
+    return name if model in ({}, {"dropout": 0.5}) else None
 
 
 def resource(name: str) -> Any:

@@ -50,16 +50,6 @@ def component_identity(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
     return identity
 
 
-def as_version_2(identity: dict[str, Any]) -> dict[str, Any]:
-    """An identity as version 2 had it: without arguments that equal the class's default, and without arithmetic."""
-    parts = {}
-    for kind in KINDS:
-        defaults = _defaults(_resolve(kind, {"_target_": identity[kind]["target"]})[0])
-        parts[kind] = {k: v for k, v in identity[kind].items() if k not in defaults or not _equal(v, defaults[k])}
-    device = {key: identity["device"][key] for key in ("type", "threads")}
-    return identity | parts | {"version": 2, "device": device}
-
-
 def _defaults(cls: Callable[..., Any]) -> dict[str, Any]:
     parameters = inspect.signature(cls).parameters.items()
     return {name: p.default for name, p in parameters if name not in RESERVED_ARGUMENTS and p.default is not p.empty}
@@ -160,11 +150,3 @@ def _interval(settings: dict[str, Any]) -> str:
     if interval not in INTERVALS:
         raise ConfigError(f"scheduler.interval={interval}: must be one of {', '.join(INTERVALS)}")
     return str(interval)
-
-
-def _equal(value: Any, default: Any) -> bool:
-    if isinstance(value, bool) or isinstance(default, bool):
-        return value is default
-    if isinstance(value, list | tuple) and isinstance(default, list | tuple):
-        return list(value) == list(default)
-    return bool(value == default)

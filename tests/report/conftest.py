@@ -95,11 +95,14 @@ def write_run(
     random = np.random.default_rng([seed, *model.encode()])
     last = level + 0.002 * random.random() if accuracy is None else accuracy
     identity: dict[str, Any] = {
-        "version": 1,
+        "version": 3,
         "model": {"target": f"mnist_exp.models.{target}"},
-        "optimizer": {"target": "torch.optim.SGD", "lr": 0.01, "momentum": 0.9, "fused": True},
-        "scheduler": {"target": "torch.optim.lr_scheduler.ConstantLR", "factor": 1, "interval": "epoch"},
-        "device": {"type": "cpu", "threads": 1},
+        "optimizer": {"target": "torch.optim.SGD", "lr": 0.01, "momentum": 0.9, "fused": True}
+        | {"dampening": 0, "weight_decay": 0, "nesterov": False, "maximize": False, "foreach": None}
+        | {"differentiable": False},
+        "scheduler": {"target": "torch.optim.lr_scheduler.ConstantLR", "factor": 1, "total_iters": 5}
+        | {"interval": "epoch"},
+        "device": {"type": "cpu", "threads": 1, "arithmetic": "portable"},
         "data": {"name": "mnist", "mean": 0.1307, "std": 0.30812881},
         "protocol": dict(PROTOCOLS[protocol]),
         "seed": seed,

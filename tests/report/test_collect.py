@@ -53,12 +53,6 @@ def test_a_sweep_gives_a_row_each_labelled_by_what_differs(
     assert len({group.slug for group in collection.groups}) == len(words)
 
 
-def test_a_default_that_an_identity_leaves_out_is_told_from_the_config(tmp_path: Path) -> None:
-    write_run(tmp_path, config={"optimizer.weight_decay": 0.0, "device.name": "auto"})
-    write_run(tmp_path, settings={"optimizer.weight_decay": 0.1}, config={"device.name": "cpu"})
-    assert labels(tmp_path) == ["LeNet5, weight_decay=0", "LeNet5, weight_decay=0.1"]
-
-
 def test_what_differs_with_the_model_alone_is_said_by_its_title(tmp_path: Path) -> None:
     write_run(tmp_path, "mlp", settings={"model.hidden": 60})
     write_run(tmp_path, "lenet5")

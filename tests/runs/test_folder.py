@@ -23,7 +23,6 @@ from mnist_exp.errors import ConfigError, DivergedError, RunFolderError
 from mnist_exp.runs import folder as run_folder
 from mnist_exp.runs import lock
 from mnist_exp.runs.record import RESULT_FILES, checksum
-from mnist_exp.settings import factory
 from mnist_exp.training import evaluate, fit
 from tests.conftest import Execute, results, started
 
@@ -251,27 +250,6 @@ def test_a_validation_split_that_cannot_be_is_told_in_a_sentence(execute: Execut
     with pytest.raises(ConfigError, match="validation_size=600: with 600 images, some class would have none to"):
         execute("model=mlp", "data.validation_size=600")
     assert str(record(tmp_path)["reason"]).startswith("data.validation_size=600: with 600 images")
-
-
-def test_a_run_of_an_earlier_version_is_mentioned_and_left(
-    execute: Execute, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = Path(execute(*MLP).folder)
-    record = json.loads((run / "run.json").read_text())
-    record["identity"] = factory.as_version_2(record["identity"])
-    (run / "run.json").write_text(json.dumps(record | {"status": "interrupted"}))
-    old = run.rename(run.with_name(f"{run.name[:-8]}01234567"))
-    before = {path.name: path.read_bytes() for path in old.glob("[!.]*")}
-    capsys.readouterr()
-    assert not execute(*MLP).skipped
-    said = capsys.readouterr().out.splitlines()[0]
-    assert said == (
-        f"{run.name}: {old.name} has the same settings, but is of an earlier version of mnist_exp; "
-        "it is left as it is, and not resumed"
-    )
-    assert {path.name: path.read_bytes() for path in old.glob("[!.]*")} == before
-    execute("model=mlp", "epochs=3", "optimizer.lr=0.5")
-    assert "earlier version" not in capsys.readouterr().out
 
 
 def test_more_epochs_are_another_run(finished: Path, execute: Execute) -> None:

@@ -125,21 +125,6 @@ def test_identity_knows_where_it_runs_but_not_under_which_launcher() -> None:
     assert hash_of("device=auto") == hash_of("device=cpu") == hash_of("hydra/launcher=basic")
 
 
-def test_runs_of_version_2_have_the_same_settings_in_its_form() -> None:
-    for path in (CONFIG_FOLDER.parent / "outputs" / "reference" / "runs").glob("*-standard-sgd-seed0-*/run.json"):
-        model, known = path.parent.name.partition("-")[0], json.loads(path.read_text())["identity"]
-        assert (
-            factory.as_version_2(
-                identify(settings(f"model={model}", "device.arithmetic=native", "data.validation_size=0"))
-            )
-            == known
-        )
-        validated = factory.as_version_2(
-            identify(settings(f"model={model}", "device.arithmetic=native", "data.validation_size=5000"))
-        )
-        assert diff_settings(validated, known) == ["data.validation_size: '(absent)' → 5000"]
-
-
 def test_an_identity_has_the_arguments_that_are_left_at_their_defaults() -> None:
     """Read off PyTorch's signature of SGD by hand."""
     given = {"lr": 0.01, "momentum": 0.9, "weight_decay": 0, "nesterov": False, "fused": True}
