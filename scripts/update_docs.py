@@ -20,7 +20,7 @@ from mnist_exp.report.statistics import Summary, summarise
 
 PROJECT = Path(__file__).resolve().parent.parent
 REFERENCE = PROJECT / "outputs" / "reference"
-DOCUMENTS = ("README.md", "docs/reproduction.md", "docs/performance.md")
+DOCUMENTS = ("README.md", "docs/reproduction.md", "docs/performance.md", "docs/usage.md")
 VARIANTS = {"avx2": "AVX2 instead of AVX-512", "threads2": "two threads instead of one"}
 MARKER = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -97,6 +97,7 @@ def render_tables(collection: Collection) -> dict[str, str]:
     found["coverage-simulated"] = coverage(REFERENCE / "coverage" / "simulated.csv")
     found["coverage-real"] = coverage(REFERENCE / "coverage" / "real.csv")
     found["benchmark"] = (REFERENCE / "benchmark" / "targets.md").read_text(encoding="utf-8")
+    found["pictures"] = tables.markdown(pd.read_csv(REFERENCE / "inference" / "pictures.csv", dtype=str))
     estimates = make_estimates(standard, load_misclassified(standard)[0])
     rendered = [tables.comparison(standard, estimates), tables.differences(standard, estimates)]
     rendered += [tables.verdict(collection), tables.forensics(collection)]
