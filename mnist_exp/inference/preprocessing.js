@@ -23,17 +23,18 @@ function toGrey(width, height, rgba) {
 
 // Light on black, 28 by 28, of bytes; an Error says why there is no such digit.
 function toDigit({ height, width, values }) {
-  const border = () => values.filter((_, i) =>
+  const border = values.filter((_, i) =>
     i < width || i >= (height - 1) * width || i % width === 0 || i % width === width - 1);
-  let [lowest, highest] = range(values), level = quantile(border(), 0.5);
-  if (level - lowest > highest - level) {
-    values = values.map(value => 255 - value);
-    [lowest, highest, level] = [255 - highest, 255 - lowest, 255 - level];
-  }
-  const contrast = highest - level;
+  const [lowest, highest] = range(values);
+  let level = quantile(border, 0.5);
+  const contrast = Math.max(level - lowest, highest - level);
   if (contrast < MIN_CONTRAST) throw new Error("It is blank.");
-  const isFlat = quantile(border().map(value => Math.abs(value - level)), 0.9) <= FAINT * contrast;
-  let ink = isFlat ? values.map(value => Math.max(value - level, 0) / contrast) : extractInk(values, height, width);
+  const isFlat = quantile(border.map(value => Math.abs(value - level)), 0.9) <= FAINT * contrast;
+  const [sums, shares] = [values, values.map(() => 1)].map(
+    of => isFlat ? of : meanAround(of, height, width, Math.floor(Math.max(height, width) / 8)));
+  const skewness = values.reduce((sum, value, i) => sum + (value - (isFlat ? level : sums[i] / shares[i])) ** 3, 0);
+  if (skewness < 0) [values, level] = [values.map(value => 255 - value), 255 - level];
+  const ink = isFlat ? values.map(value => Math.max(value - level, 0) / contrast) : extractInk(values, height, width);
   let [top, bottom, left, right] = [height, 0, width, 0];
   ink.forEach((value, i) => {
     if (value <= FAINT) return;

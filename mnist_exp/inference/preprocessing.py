@@ -86,12 +86,14 @@ def to_digit(grey: Grey) -> Grey:
     values = grey.astype(float)
     border = np.concatenate([values[0], values[-1], values[1:-1, 0], values[1:-1, -1]])
     level = _quantile(border, 0.5)
-    if level - values.min() > values.max() - level:  # dark on light
-        values, border, level = 255 - values, 255 - border, 255 - level
-    contrast = values.max() - level
+    contrast = max(level - values.min(), values.max() - level)
     if contrast < MIN_CONTRAST:
         raise DataError("is blank")
     is_flat = _quantile(abs(border - level), 0.9) <= FAINT * contrast
+    radius = max(values.shape) // 8
+    around = level if is_flat else _mean_around(values, radius) / _mean_around(np.ones_like(values), radius)
+    if ((values - around) ** 3).sum() < 0:  # dark on light: ink differs more from what is around it than paper does
+        values, level = 255 - values, 255 - level
     ink = (values - level).clip(0) / contrast if is_flat else _extract_ink(values)
     rows, columns = (np.flatnonzero((ink > FAINT).any(axis)) for axis in (1, 0))
     ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
@@ -168,9 +170,7 @@ def _check_single(ink: Ink) -> None:
 def _offset(profile: Ink, side: int) -> int:
     """Where to put a box of that side, so that its centre of mass is in [13.5, 14.5), as MNIST's are."""
     mass = float(profile @ np.arange(side) / profile.sum())
-    return min(
-        max(math.ceil(CENTRE - 0.5 - 1e-6 - mass), 0), SIDE - side
-    )  # equal sums, whatever their order
+    return min(max(math.ceil(CENTRE - 0.5 - 1e-6 - mass), 0), SIDE - side)  # equal sums, whatever their order
 
 
 def _mean_around(values: Ink, radius: int) -> Ink:

@@ -33,9 +33,7 @@ def run(content: bytes, images: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 @pytest.mark.parametrize("count", [1000, pytest.param(10_000, marks=pytest.mark.slow)])
-def test_the_answers_are_pytorchs(
-    count: int, models: list[TrainedModel], files: list[bytes], digits: Digits
-) -> None:
+def test_the_answers_are_pytorchs(count: int, models: list[TrainedModel], files: list[bytes], digits: Digits) -> None:
     for model, content in zip(models, files, strict=True):
         logits = np.concatenate([run(content, images) for images in np.split(digits[0][:count], 10)])
         expected = model.logits(digits[0][:count]).numpy()
