@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from mnist_exp.inference.trained import TrainedModel
 from mnist_exp.models import MLP, LeNet5, LeNet5Regularized
 
-NETWORKS: dict[type[nn.Module], str] = {LeNet5: "lenet5", LeNet5Regularized: "lenet5", MLP: "mlp"}
-"""The networks that `network.js` knows."""
+NETWORKS: dict[type[nn.Module], str] = {LeNet5: "lenet5", LeNet5Regularized: "lenet5", MLP: "mlp"}  # in network.js
 
 
 def render(models: Sequence[TrainedModel]) -> str:

@@ -10,9 +10,7 @@ from mnist_exp.inference.preprocessing import SIDE, resize_matrix
 from mnist_exp.inference.trained import TrainedModel
 from mnist_exp.runs.record import WEIGHTS
 
-OPSET = 20
-TOLERANCE = 1e-4
-"""By how much a logit may differ from PyTorch's."""
+TOLERANCE = 1e-4  # by which a logit may differ from PyTorch's
 
 
 class WholeModel(nn.Module):
@@ -53,20 +51,12 @@ def to_onnx(trained: TrainedModel) -> bytes:
         dynamic_shapes=({0: torch.export.Dim("N")},),
         input_names=["images"],
         output_names=["logits"],
-        opset_version=OPSET,
         verbose=False,
     )
     assert program is not None
-    model = program.model_proto
+    model, graph = program.model_proto, program.model_proto.graph
     # The exporter notes from which lines of which files each node came.
-    for part in (
-        model.graph,
-        *model.graph.node,
-        *model.graph.value_info,
-        *model.graph.input,
-        *model.graph.output,
-        *model.graph.initializer,
-    ):
+    for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         del part.metadata_props[:]
         part.doc_string = ""
     mean, std = trained.normalisation

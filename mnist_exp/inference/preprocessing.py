@@ -1,10 +1,9 @@
 """From a picture of one digit to what the networks were trained on: the way in which MNIST was made.
 
 MNIST's digits fill a box of 20×20 pixels with their longer side, and lie in 28×28 with their centre of mass in
-the centre (LeCun et al., 1998). In all 70,000, as measured, the longer side is 20 (in 16 of them 19), and the
-centre of mass lies at index 14.0 ± 0.5 in both directions. So these digits come out as they are.
-
-`draw.js` does the same in a browser; change both.
+the centre (LeCun et al., 1998). As measured on all 70,000, the longer side is 20 (in 16 of them 19), and the centre
+of mass is at index 14.0 ± 0.5 in both directions (in all but two). So these digits come out as they are.
+`preprocessing.js` does the same in a browser; change both.
 """
 
 import io
@@ -20,21 +19,17 @@ from scipy import ndimage
 from mnist_exp.errors import DataError
 
 SIDE, BOX, CENTRE = 28, 20, 14.0
-LARGEST = 600
-"""Pixels of the longer side beyond which a picture is shrunk first."""
-MIN_CONTRAST = 24
-"""Grey levels, of 255, that ink must differ from its background."""
-SPECK = 0.05
-"""The share of the largest part below which another part is no ink, on paper that is not flat."""
-FAINT = 0.1
-"""The share of the contrast below which a pixel is no ink."""
+LARGEST = 600  # pixels of the longer side; larger pictures are shrunk first
+MIN_CONTRAST = 24  # grey levels, of 255, by which ink must differ from its background
+SPECK = 0.05  # the share of the largest part below which another part of a photograph is no ink
+FAINT = 0.1  # the share of the contrast below which a pixel is no ink
 
 Grey = NDArray[np.uint8]
 Ink = NDArray[np.float64]
 
 
 def open_image(source: Path | bytes) -> Image.Image:
-    """The image in a file, or in a file's content; of several, the first.
+    """The image in a file, or in a file's content, upright (EXIF); of several, the first.
 
     Raises:
         DataError: it cannot be read, is empty, truncated, too large, or not an image; the message completes "FILE …".
@@ -50,18 +45,17 @@ def open_image(source: Path | bytes) -> Image.Image:
             warnings.simplefilter("ignore")  # of large pictures; twice as large is an error
             image = Image.open(io.BytesIO(content))
             image.load()
+            return ImageOps.exif_transpose(image)
     except UnidentifiedImageError as error:
         raise DataError("is not an image that can be read here; save it as PNG or JPEG") from error
     except Image.DecompressionBombError as error:
         raise DataError("is too large; shrink it") from error
     except Exception as error:  # Pillow raises all kinds of errors for damaged files
         raise DataError("is damaged or truncated; save it again") from error
-    return image
 
 
 def to_grey(image: Image.Image) -> Grey:
-    """Any image as grey, upright and without transparency: uint8, ``[H, W]``, at most 600 pixels a side."""
-    image = ImageOps.exif_transpose(image)
+    """Any image as grey, without transparency: uint8, ``[H, W]``, at most 600 pixels a side."""
     if image.mode.startswith("I"):  # Pillow's own conversion cuts 16 bits off at 255
         image = Image.fromarray(((np.asarray(image, np.int64).clip(0) + 128) // 257).clip(max=255).astype(np.uint8))
     if image.has_transparency_data:

@@ -19,8 +19,7 @@ from mnist_exp.runs.record import RECORD, WEIGHTS, Record, RecordError, checksum
 from mnist_exp.settings import factory
 from mnist_exp.settings.schema import PROTOCOL_KEYS, PROTOCOLS
 
-DIGITS = ("mnist", "qmnist")
-"""Datasets whose images were made as MNIST's were; pictures for others are only resized, as in training."""
+DIGITS = ("mnist", "qmnist")  # pictures for runs on other data are only resized, as in training
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ def models() -> list[TrainedModel]:
 
 
 @pytest.fixture(scope="session")
-def digits(digits_root: Path) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def digits(digits_root: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """The 10,000 test digits, ``[N, 28, 28]``, and their labels."""
     images, labels, _ = load_raw("mnist", "test", digits_root)
     return images, labels

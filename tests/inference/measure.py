@@ -30,7 +30,7 @@ EVERY = 10
 """Of the 10,000 test digits, every tenth is distorted."""
 
 
-def measure(models: list[TrainedModel], images: NDArray[np.uint8], labels: NDArray[np.uint8]) -> pd.DataFrame:
+def measure(models: list[TrainedModel], images: NDArray[np.uint8], labels: NDArray[np.int64]) -> pd.DataFrame:
     """The accuracy in % of each model, with the preprocessing and with plain resizing; a refused digit is wrong."""
     places = range(0, len(images), EVERY)
     rows = []

@@ -22,7 +22,7 @@ from mnist_exp.inference.trained import TrainedModel
 from tests.inference import distortions
 from tests.report.test_chromium import CHROMIUM, PACKAGES
 
-Digits = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]
 DRIVER = """
 const fs = require("fs"), [images, shapes, pictures] = ["images", "shapes", "pictures"].map(n => fs.readFileSync(n));
 const floats = values => Buffer.from(Float32Array.from(values).buffer);

@@ -19,7 +19,7 @@ pytest.importorskip("onnxscript", reason="onnxscript is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
 
 ROOT = Path(__file__).parents[2]
-Digits = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
 @pytest.fixture(scope="module")

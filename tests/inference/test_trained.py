@@ -21,7 +21,7 @@ from tests.inference.conftest import REFERENCE, TITLES
 
 ROOT = Path(__file__).parents[2]
 RUNS = REFERENCE / "runs"
-Digits = tuple[NDArray[np.uint8], NDArray[np.uint8]]
+Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
 def predict(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
