@@ -68,9 +68,7 @@ def _sources(images: list[str]) -> Iterator[tuple[str, Path | bytes]]:
             yield "standard input", sys.stdin.buffer.read()
         elif path.is_dir():
             inside = sorted(each for each in path.iterdir() if each.suffix.lower() in EXTENSIONS)
-            yield from ((str(each), each) for each in inside)
-            if not inside:
-                print(f"predict: {name} has no images in it", file=sys.stderr)
+            yield from ((str(each), each) for each in inside or [path])
         else:
             yield name, path
 

@@ -44,8 +44,7 @@ function toDigit({ height, width, values }) {
   const h = bottom - top + 1, w = right - left + 1, box = new Float64Array(h * w);
   for (let y = 0; y < h; y++) for (let x = 0; x < w; x++) box[y * w + x] = ink[(top + y) * width + left + x];
   checkSingle(box, h, w);
-  const scale = BOX / Math.max(h, w);
-  const [H, W] = [h, w].map(side => Math.max(1, Math.floor(side * scale + 0.5)));
+  const [H, W] = [h, w].map(side => Math.max(1, Math.floor(side * BOX / Math.max(h, w) + 0.5)));
   const small = resize(box, h, w, H, W);
   const rows = new Float64Array(H), columns = new Float64Array(W);
   small.forEach((value, i) => { rows[Math.floor(i / W)] += value; columns[i % W] += value; });
@@ -145,7 +144,7 @@ function solve(rows) {
 }
 
 function largeParts(excess, height, width, threshold) {
-  const part = new Int32Array(excess.length), sizes = [0];
+  const part = new Int32Array(excess.length), sizes = [0], atEdge = new Set();
   for (let start = 0; start < excess.length; start++) {
     if (part[start] || excess[start] < threshold) continue;
     const waiting = [start];
@@ -153,6 +152,7 @@ function largeParts(excess, height, width, threshold) {
     while (waiting.length) {
       const i = waiting.pop(), y = Math.floor(i / width), x = i % width;
       sizes[part[start]] += excess[i];
+      if (y === 0 || x === 0 || y === height - 1 || x === width - 1) atEdge.add(part[start]);
       for (let v = Math.max(y - 1, 0); v <= Math.min(y + 1, height - 1); v++) {
         for (let u = Math.max(x - 1, 0); u <= Math.min(x + 1, width - 1); u++) {
           const j = v * width + u;
@@ -161,6 +161,7 @@ function largeParts(excess, height, width, threshold) {
       }
     }
   }
+  for (const number of atEdge) sizes[number] /= 10;  // more likely a dark corner, or what lies beside the paper
   const limit = SPECK * range(sizes)[1];
   return Float64Array.from(part, number => number && sizes[number] > limit ? 1 : 0);
 }

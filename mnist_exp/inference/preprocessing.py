@@ -34,6 +34,8 @@ def open_image(source: Path | bytes) -> Image.Image:
     Raises:
         DataError: it cannot be read, is empty, truncated, too large, or not an image; the message completes "FILE …".
     """
+    if isinstance(source, Path) and source.is_dir():
+        raise DataError("is a folder without images")
     try:
         content = source if isinstance(source, bytes) else source.read_bytes()
     except OSError as error:
@@ -92,8 +94,7 @@ def to_digit(grey: Grey) -> Grey:
     rows, columns = (np.flatnonzero((ink > FAINT).any(axis)) for axis in (1, 0))
     ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
     _check_single(ink)
-    scale = BOX / max(ink.shape)
-    height, width = (max(1, int(side * scale + 0.5)) for side in ink.shape)
+    height, width = (max(1, int(side * BOX / max(ink.shape) + 0.5)) for side in ink.shape)
     small = resize_matrix(ink.shape[0], height) @ ink @ resize_matrix(ink.shape[1], width).T
     digit = np.zeros((SIDE, SIDE), np.uint8)
     top, left = (_offset(small.sum(axis), side) for axis, side in ((1, height), (0, width)))
@@ -125,6 +126,8 @@ def _extract_ink(values: Ink) -> Ink:
         raise DataError("is blank")
     labels, count = ndimage.label(excess >= threshold, np.ones((3, 3)))
     sizes = ndimage.sum_labels(excess, labels, range(1, count + 1))
+    edges = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
+    sizes[np.unique(edges[edges > 0]) - 1] /= 10  # more likely a dark corner, or what lies beside the paper
     kept = np.isin(labels, 1 + np.flatnonzero(sizes > SPECK * sizes.max()))
     near = _mean_around(kept.astype(float), 1 + side // 280) > 1e-9  # soft edges
     return np.where(near, ((excess - 2 * noise) / (excess[kept].mean() - 2 * noise)).clip(0, 1), 0)

@@ -90,7 +90,7 @@ def load_run(folder: Path | str) -> TrainedModel:
         what = f"{WEIGHTS} is missing" if (folder / RECORD).exists() else "there is no such run; make status lists them"
         raise RunFolderError(f"{folder}: {what}") from error
     except (RecordError, SafetensorError) as error:
-        raise RunFolderError(f"{folder}: it has a record or weights that cannot be read: {error}") from error
+        raise RunFolderError(f"{folder}: the record or the weights cannot be read: {error}") from error
     settings = dict(record.identity["model"])
     model = factory.build_model({"_target_": settings.pop("target"), **settings})
     try:
@@ -114,15 +114,14 @@ def load_each_model(runs: Path) -> list[TrainedModel]:
             record = read_record(folder)
         except RecordError:
             continue
-        identity = record.identity
-        protocol = PROTOCOLS.get(tuple(identity["protocol"][key] for key in PROTOCOL_KEYS))
+        protocol = PROTOCOLS.get(tuple(record.identity["protocol"][key] for key in PROTOCOL_KEYS))
         usable = record.status == "finished" and (folder / WEIGHTS).exists()
-        if usable and protocol == "standard" and identity["data"]["name"] == "mnist":
+        if usable and protocol == "standard" and record.identity["data"]["name"] == "mnist":
             key = (record.seed, -record.epochs, folder.name)
             found[record.title] = min(found.get(record.title, key), key)
     if not found:
         raise RunFolderError(
-            f"there are no finished runs of MNIST's standard protocol in {runs}. Train some (make sweep), name a run "
-            "(--run), or use those that are tracked: --runs outputs/reference/runs"
+            f"there are no finished runs of MNIST's standard protocol in {runs}. Train some (make sweep), or use those "
+            "that are tracked: --runs outputs/reference/runs"
         )
     return [load_run(runs / name) for name in sorted(key[-1] for key in found.values())]

@@ -1,5 +1,6 @@
 """Pictures of digits become digits as MNIST's are; what is no digit is refused."""
 
+import contextlib
 import io
 from pathlib import Path
 
@@ -53,6 +54,19 @@ def test_some_distorted_digits_are_read(what: str, models: list[TrainedModel], d
     seen = np.stack([to_digit(distortions.distort(what, digits[0][place], place)) for place in places])
     for model in models:
         assert int((model.logits(seen).argmax(dim=1).numpy() != digits[1][::400]).sum()) <= 3
+
+
+def test_pencil_in_lamplight_is_dark_ink(models: list[TrainedModel], digits: Digits) -> None:
+    """The lamp's spot differs more from the border than the pencil does, so extremes don't say which is the ink."""
+    y, x = np.indices((280, 280)) / 280
+    light = 0.4 + 0.6 * np.exp(-((x - 0.2) ** 2 + (y - 0.3) ** 2) / 0.4)
+    ink = np.stack([distortions.enlarge(digit) for digit in digits[0][:20]]) / 255
+    pictures = (225 * light * (1 - 0.35 * ink)).astype(np.uint8)
+    border = np.median(np.concatenate([pictures[0, :, [0, -1]], pictures[0, [0, -1]]]))
+    assert (pictures.max((1, 2)) - border > border - pictures.min((1, 2))).all()
+    seen = np.stack([to_digit(picture) for picture in pictures])
+    for model in models:
+        assert int((model.logits(seen).argmax(dim=1).numpy() != digits[1][:20]).sum()) <= 2
 
 
 def saved(digit: NDArray[np.uint8], **options: object) -> bytes:
@@ -113,10 +127,9 @@ def test_large_pictures_are_shrunk() -> None:
 @pytest.mark.parametrize("shape", [(1, 1), (1, 300), (300, 1), (2, 2)])
 def test_pictures_of_odd_shapes_are_refused_or_read(shape: tuple[int, int]) -> None:
     random = np.random.default_rng(0)
-    with pytest.raises(DataError, match=r"is blank|more than one"):
-        for _ in range(20):
-            to_digit(random.integers(0, 256, shape).astype(np.uint8))
-        raise DataError("is blank")
+    for _ in range(20):
+        with contextlib.suppress(DataError):
+            assert to_digit(random.integers(0, 256, shape).astype(np.uint8)).shape == (28, 28)
 
 
 def noisy(strength: float, seed: int) -> NDArray[np.uint8]:
@@ -154,7 +167,7 @@ def test_files_that_are_no_images_are_refused(tmp_path: Path) -> None:
             open_image(content)
     with pytest.raises(DataError, match="cannot be read: No such file"):
         open_image(tmp_path / "none.png")
-    with pytest.raises(DataError, match="cannot be read: Is a directory"):
+    with pytest.raises(DataError, match="is a folder without images"):
         open_image(tmp_path)
 
 
