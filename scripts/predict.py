@@ -67,7 +67,8 @@ def _sources(images: list[str]) -> Iterator[tuple[str, Path | bytes]]:
         if name == "-":
             yield "standard input", sys.stdin.buffer.read()
         elif path.is_dir():
-            inside = sorted(each for each in path.iterdir() if each.suffix.lower() in EXTENSIONS)
+            files = (each for each in path.iterdir() if not each.name.startswith("."))
+            inside = sorted(each for each in files if each.suffix.lower() in EXTENSIONS)
             yield from ((str(each), each) for each in inside or [path])
         else:
             yield name, path
