@@ -54,7 +54,7 @@ def to_onnx(trained: TrainedModel) -> bytes:
         verbose=False,
     )
     assert program is not None
-    model, graph = program.model_proto, program.model_proto.graph
+    graph = (model := program.model_proto).graph  # each access makes another copy
     # The exporter notes from which lines of which files each node came.
     for part in (graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         del part.metadata_props[:]
