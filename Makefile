@@ -5,7 +5,7 @@ DEVICE ?= cpu
 RUN := .venv/bin/python
 COMPILE = .venv/bin/uv pip compile -q --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url $(UPGRADE)
 
-.PHONY: help setup clusters sweep status reproduce forensics report verify bench docs test lint lock clean
+.PHONY: help setup clusters sweep status reproduce forensics report predict draw verify bench docs test lint lock clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # make -j4 sweep report: in this order
 
@@ -34,6 +34,12 @@ forensics: .venv/.ready  ## Train the two slips separately and together (30 more
 
 report: .venv/.ready  ## Make the tables, figures and page of all finished runs
 	$(RUN) scripts/report.py
+
+predict: .venv/.ready  ## Read a picture of a digit with the trained models (IMAGE=photo.jpg)
+	@$(RUN) scripts/predict.py $(if $(IMAGE),"$(IMAGE)",--help)
+
+draw: .venv/.ready  ## Make a page to draw digits in, which the trained models read
+	$(RUN) scripts/draw.py
 
 verify: .venv/.ready  ## Train stored runs again and compare the bytes
 	$(RUN) scripts/verify.py

@@ -21,7 +21,7 @@ from mnist_exp.settings.schema import ARITHMETICS
 
 PROJECT = Path(__file__).resolve().parent.parent
 REFERENCE = PROJECT / "outputs" / "reference"
-DOCUMENTS = ("README.md", "docs/reproduction.md", "docs/performance.md")
+DOCUMENTS = ("README.md", "docs/reproduction.md", "docs/performance.md", "docs/usage.md")
 VARIANTS = {"native": "native (AVX-512)", "threads2": "two threads instead of one"}
 MARKER = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -110,6 +110,7 @@ def render_tables(collection: Collection) -> dict[str, str]:
         "coverage-simulated": coverage(REFERENCE / "coverage" / "simulated.csv"),
         "coverage-real": coverage(REFERENCE / "coverage" / "real.csv"),
         "arithmetic": arithmetic(REFERENCE / "benchmark" / "benchmark.csv"),
+        "pictures": formats.markdown(pd.read_csv(REFERENCE / "inference" / "pictures.csv", dtype=str)),
         "benchmark": (REFERENCE / "benchmark" / "targets.md").read_text(encoding="utf-8"),
     } | {table.name: formats.markdown(table.cells) for table in shown if table}
 

@@ -20,6 +20,8 @@ from mnist_exp.report.statistics import winner_sentence
 
 GALLERY = 24
 """Images shown of a section."""
+DRAWING = "draw.html"
+"""The page to draw in (`mnist_exp.inference.drawing`), beside the report where it exists."""
 
 
 def render(
@@ -44,6 +46,7 @@ def render(
         summary=summary(collection, estimates, shown),
         galleries=[_gallery(section, misclassified, data) for section in collection.sections],
         without=sum(len(group.runs) for group in collection.groups) - sum(len(m.answers) for m in misclassified),
+        drawing=(folder.parent / DRAWING).is_file() and DRAWING,
         style=published.resource("page.css").read_text(encoding="utf-8"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

@@ -210,6 +210,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_run(runs, seed=7, name="no-timing", change=lambda r: r["identity"].update(batch_size=32))
     (runs / "no-timing" / "timing.csv").write_bytes(b"\xff\xfe\0")
     write_digits(place / "data")
+    (place / "report").mkdir()
+    (place / "report" / "draw.html").touch()  # as make draw does
     arguments = ["--runs", str(runs), "--out", str(place / "report"), "--data", str(place / "data")]
     assert load_script().main(arguments) == 0
     return place

@@ -1,0 +1,127 @@
+"""Finished runs as models that predict."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor, nn
+
+from mnist_exp.data.folders import to_grey32
+from mnist_exp.data.images import resize
+from mnist_exp.errors import RunFolderError
+from mnist_exp.inference.preprocessing import open_image, to_digit, to_grey
+from mnist_exp.runs.record import RECORD, WEIGHTS, Record, RecordError, checksum, read_record
+from mnist_exp.settings import factory
+from mnist_exp.settings.schema import PROTOCOL_KEYS, PROTOCOLS
+
+DIGITS = ("mnist", "qmnist")  # pictures for runs on other data are only resized, as in training
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A finished run's model."""
+
+    record: Record
+    model: nn.Module
+    """In evaluation mode, on the CPU."""
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the ten classes, by label."""
+        return self.record.classes or [str(digit) for digit in range(10)]
+
+    @property
+    def normalisation(self) -> tuple[float, float]:
+        """The mean that is subtracted from pixels in [0, 1], and the standard deviation that divides the result."""
+        return float(self.record.identity["data"]["mean"]), float(self.record.identity["data"]["std"])
+
+    def prepare(self, image: Image.Image) -> NDArray[np.uint8]:
+        """What the model sees of a picture: uint8, ``[28, 28]``; trained on other data than digits, ``[32, 32]``.
+
+        Raises:
+            DataError: it does not show one digit; the message completes "FILE …".
+        """
+        if self.record.identity["data"]["name"] in DIGITS:
+            return to_digit(to_grey(image))
+        return np.array(to_grey32(image))  # a copy, which torch may write to
+
+    def logits(self, images: NDArray[np.uint8]) -> Tensor:
+        """Logits, float32, ``[N, 10]``, of images as datasets have them: uint8, ``[N, H, W]``."""
+        mean, std = self.normalisation
+        pixels = resize(torch.from_numpy(images)[:, None])
+        with torch.inference_mode():
+            logits: Tensor = self.model(pixels.float().div_(255).sub_(mean).div_(std))
+        return logits
+
+    def predict(self, picture: Path | str) -> list[tuple[str, float]]:
+        """The classes and their probabilities, the most probable first.
+
+        Raises:
+            DataError: the file cannot be read, or does not show one digit; the message completes "FILE …".
+        """
+        return self.rank(self.prepare(open_image(Path(picture))))
+
+    def rank(self, prepared: NDArray[np.uint8]) -> list[tuple[str, float]]:
+        """As `predict`, of what `prepare` returned."""
+        probabilities = self.logits(prepared[None])[0].softmax(dim=0).tolist()
+        return sorted(zip(self.classes, probabilities, strict=True), key=lambda answer: -answer[1])
+
+
+def load_run(folder: Path | str) -> TrainedModel:
+    """The model of a run's folder.
+
+    Raises:
+        RunFolderError: there is no finished run in it, or its weights are missing, damaged or of another model.
+    """
+    folder = Path(folder)
+    try:
+        record = read_record(folder)
+        if record.status != "finished":
+            raise RunFolderError(f"{folder} is not finished ({record.status}); repeat its command")
+        if (record.files or {}).get(WEIGHTS) != checksum(folder / WEIGHTS):
+            raise RunFolderError(f"{folder / WEIGHTS} is not the file that the run wrote; train the run again")
+        weights = load((folder / WEIGHTS).read_bytes())
+    except FileNotFoundError as error:
+        what = f"{WEIGHTS} is missing" if (folder / RECORD).exists() else "there is no such run; make status lists them"
+        raise RunFolderError(f"{folder}: {what}") from error
+    except (RecordError, SafetensorError) as error:
+        raise RunFolderError(f"{folder}: the record or the weights cannot be read: {error}") from error
+    settings = dict(record.identity["model"])
+    model = factory.build_model({"_target_": settings.pop("target"), **settings})
+    try:
+        model.load_state_dict(weights)
+    except RuntimeError as error:
+        raise RunFolderError(
+            f"{folder}: its weights are not those of the model as it is now; train it again"
+        ) from error
+    return TrainedModel(record, model.eval())
+
+
+def load_each_model(runs: Path) -> list[TrainedModel]:
+    """Of each model, the run of MNIST's standard protocol with the lowest seed; of several, the longest trained.
+
+    Raises:
+        RunFolderError: there is none, or one cannot be used.
+    """
+    found: dict[str, tuple[int, int, str]] = {}
+    for folder in (path.parent for path in runs.glob(f"[!.]*/{RECORD}")):
+        try:
+            record = read_record(folder)
+        except RecordError:
+            continue
+        protocol = PROTOCOLS.get(tuple(record.identity["protocol"][key] for key in PROTOCOL_KEYS))
+        usable = record.status == "finished" and (folder / WEIGHTS).exists()
+        if usable and protocol == "standard" and record.identity["data"]["name"] == "mnist":
+            key = (record.seed, -record.epochs, folder.name)
+            found[record.title] = min(found.get(record.title, key), key)
+    if not found:
+        raise RunFolderError(
+            f"there are no finished runs of MNIST's standard protocol in {runs}. Train some (make sweep), or use those "
+            "that are tracked: --runs outputs/reference/runs"
+        )
+    return [load_run(runs / name) for name in sorted(key[-1] for key in found.values())]

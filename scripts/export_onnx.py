@@ -1,0 +1,32 @@
+"""Write a trained run as an ONNX file, which takes images as MNIST has them: uint8, [N, 28, 28]."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from mnist_exp.cli.streams import run_script
+from mnist_exp.errors import UserError
+from mnist_exp.files import write_atomically
+from mnist_exp.inference.onnx_file import to_onnx
+from mnist_exp.inference.trained import load_run
+
+
+def main() -> int:
+    """Check the file's answers against PyTorch's, and write it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="(RUN/model.onnx)")
+    arguments = parser.parse_args()
+    out = arguments.out or arguments.run / "model.onnx"
+    try:
+        content = to_onnx(load_run(arguments.run))
+    except UserError as error:
+        print(f"export_onnx: {error}", file=sys.stderr)
+        return 1
+    write_atomically(out, content)
+    print(f"{out}: {len(content):,} bytes; its answers are PyTorch's")
+    return 0
+
+
+if __name__ == "__main__":
+    run_script(main)

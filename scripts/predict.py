@@ -1,0 +1,92 @@
+"""Read pictures of digits with the trained models: ``make predict IMAGE=photo.jpg``.
+
+Each model answers with its two most probable classes, and says so if it is unsure. Exit code 1: a file could not
+be used; the others were.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from mnist_exp.cli.streams import run_script
+from mnist_exp.errors import DataError, UserError
+from mnist_exp.inference.preprocessing import open_image
+from mnist_exp.inference.trained import TrainedModel, load_each_model, load_run
+
+UNSURE = 0.9
+"""The probability below which an answer is marked."""
+EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".heic"}
+"""Files of a folder that are read; what cannot be is reported."""
+
+
+def main() -> int:
+    """Print each picture's answers, or what is wrong with it."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", nargs="+", metavar="IMAGE", help="a file, a folder, or - for standard input")
+    parser.add_argument("--run", metavar="NAME", help="only this run, by name or folder (each model's lowest seed)")
+    parser.add_argument("--runs", type=Path, default=Path("outputs/runs"), help="folder of the runs (%(default)s)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.add_argument("--save-seen", type=Path, metavar="DIR", help="save what the models see as PNG files")
+    arguments = parser.parse_args()
+    try:
+        models = [_find(arguments.run, arguments.runs)] if arguments.run else load_each_model(arguments.runs)
+    except UserError as error:
+        print(f"predict: {error}", file=sys.stderr)
+        return 1
+    found: list[dict[str, Any]] = []
+    for number, (name, source) in enumerate(_sources(arguments.images)):
+        try:
+            seen = models[0].prepare(open_image(source))
+        except DataError as error:
+            found.append({"image": name, "error": str(error)})
+            print(f"predict: {name} {error}", file=sys.stderr)
+            continue
+        found.append({"image": name, "answers": [_answer(model, model.rank(seen)[:2]) for model in models]})
+        if not arguments.json:
+            print(_text(found[-1]), flush=True)
+        if arguments.save_seen:
+            arguments.save_seen.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(seen).save(arguments.save_seen / f"{number}-{Path(name).stem}.png")
+    if arguments.json:
+        print(json.dumps(found, indent=2, ensure_ascii=False))
+    return int(any("error" in each for each in found))
+
+
+def _find(name: str, runs: Path) -> TrainedModel:
+    return load_run(Path(name) if Path(name).is_dir() else runs / name)
+
+
+def _sources(images: list[str]) -> Iterator[tuple[str, Path | bytes]]:
+    for name in images:
+        path = Path(name)
+        if name == "-":
+            yield "standard input", sys.stdin.buffer.read()
+        elif path.is_dir():
+            files = (each for each in path.iterdir() if not each.name.startswith("."))
+            inside = sorted(each for each in files if each.suffix.lower() in EXTENSIONS)
+            yield from ((str(each), each) for each in inside or [path])
+        else:
+            yield name, path
+
+
+def _answer(model: TrainedModel, top: list[tuple[str, float]]) -> dict[str, Any]:
+    answers = [{"class": name, "probability": round(probability, 6)} for name, probability in top]
+    return {"model": model.record.title, "run": model.record.name, "top": answers, "unsure": top[0][1] < UNSURE}
+
+
+def _text(found: dict[str, Any]) -> str:
+    width = max(len(answer["model"]) for answer in found["answers"])
+    lines = [found["image"]]
+    for answer in found["answers"]:
+        top = "   ".join(f"{each['class']} {100 * each['probability']:5.1f} %" for each in answer["top"])
+        lines.append(f"  {answer['model']:{width}}  {top}{'   unsure' if answer['unsure'] else ''}")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    run_script(main)

@@ -1,0 +1,83 @@
+"""Measure how pictures of digits are read: ``python -m tests.inference.measure``, then ``make docs``.
+
+Writes ``outputs/reference/inference/pictures.csv`` from the tracked weights, and with Chromium the picture of the
+page in ``docs/figures/draw.png``.
+"""
+
+import base64
+import io
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from PIL import Image
+
+from mnist_exp.data.idx import load_raw
+from mnist_exp.errors import DataError
+from mnist_exp.inference.drawing import render
+from mnist_exp.inference.preprocessing import to_digit
+from mnist_exp.inference.trained import TrainedModel, load_each_model
+from mnist_exp.settings.schema import default_data_root
+from tests.inference import distortions
+
+PROJECT = Path(__file__).parents[2]
+REFERENCE = PROJECT / "outputs" / "reference"
+EVERY = 10
+"""Of the 10,000 test digits, every tenth is distorted."""
+
+
+def measure(models: list[TrainedModel], images: NDArray[np.uint8], labels: NDArray[np.int64]) -> pd.DataFrame:
+    """The accuracy in % of each model, with the preprocessing and with plain resizing; a refused digit is wrong."""
+    places = range(0, len(images), EVERY)
+    rows = []
+    for what in ("as they are", *distortions.DISTORTIONS):
+        pictures = [images[i] if what == "as they are" else distortions.distort(what, images[i], i) for i in places]
+        row: dict[str, object] = {"1,000 test digits": what}
+        seen = np.stack([_digit_or_blank(picture) for picture in pictures])
+        plain = np.stack([np.asarray(Image.fromarray(p).resize((28, 28), Image.Resampling.BILINEAR)) for p in pictures])
+        for model in models:
+            for name, inputs in (("", seen), (", only resized", plain)):
+                right = model.logits(inputs).argmax(dim=1).numpy() == labels[::EVERY]
+                row[f"{model.record.title}{name}"] = round(100 * float(right.mean()), 1)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _digit_or_blank(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    try:
+        return to_digit(picture)
+    except DataError:
+        return np.zeros((28, 28), np.uint8)
+
+
+def photograph(models: list[TrainedModel], digit: NDArray[np.uint8], out: Path) -> None:
+    """A picture of the page with a digit on it, where there is a Chromium."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        print(f"there is no Chromium here, so {out.name} stays as it is")
+        return
+    buffer = io.BytesIO()
+    Image.fromarray(255 - distortions.enlarge(digit)).save(buffer, "PNG")
+    with tempfile.TemporaryDirectory() as folder:
+        page = Path(folder) / "draw.html"
+        page.write_text(render(models), encoding="utf-8")
+        address = f"{page.as_uri()}#data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+        flags += [f"--user-data-dir={folder}/profile", "--window-size=1280,720", "--virtual-time-budget=2000"]
+        done = subprocess.run([chromium, *flags, f"--screenshot={out}", address], capture_output=True, timeout=120)
+        done.check_returncode()
+    Image.open(out).convert("P", palette=Image.Palette.ADAPTIVE).save(out, optimize=True)
+
+
+if __name__ == "__main__":
+    each_model = load_each_model(REFERENCE / "runs")
+    test_digits, test_labels, _ = load_raw("mnist", "test", default_data_root())
+    (REFERENCE / "inference").mkdir(exist_ok=True)
+    table = measure(each_model, test_digits, test_labels)
+    table.to_csv(REFERENCE / "inference" / "pictures.csv", index=False, lineterminator="\n")
+    print(table.to_string(index=False))
+    photograph(each_model, test_digits[61], PROJECT / "docs" / "figures" / "draw.png")
