@@ -1,11 +1,12 @@
 # Every target that needs .venv makes it first.
 PYTHON ?= python3
 SEEDS ?= 0,1,2
+MODEL ?= lenet5
 DEVICE ?= cpu
 RUN := .venv/bin/python
 COMPILE = .venv/bin/uv pip compile -q --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url $(UPGRADE)
 
-.PHONY: help setup clusters sweep status reproduce forensics report predict draw verify bench docs test lint lock clean
+.PHONY: help setup clusters extras sweep search status reproduce forensics report predict draw verify bench docs test lint lock clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # make -j4 sweep report: in this order
 
@@ -17,8 +18,15 @@ setup: .venv/.ready  ## Make .venv and install the locked packages (PYTHON=pytho
 clusters: .venv/.ready  ## Add what sweeps on SLURM and Ray need: docs/clusters.md
 	.venv/bin/python -m pip install --disable-pip-version-check -r requirements-clusters.lock
 
-sweep: .venv/.ready  ## Train the three models (SEEDS=0,1,2 by default)
-	$(RUN) -m mnist_exp.run -m model=lenet5,lenet5r,mlp 'seed=$(SEEDS)'
+extras: .venv/.ready  ## Add what make search and scripts/track.py need
+	.venv/bin/python -m pip install --disable-pip-version-check -r requirements-extras.lock
+
+sweep: .venv/.ready  ## Train the three models (SEEDS=0,1,2 by default; EXPERIMENT=quick for three epochs)
+	$(RUN) -m mnist_exp.run -m $(if $(EXPERIMENT),experiment=$(EXPERIMENT),model=lenet5,lenet5r,mlp) 'seed=$(SEEDS)'
+	@echo "Next: make report"
+
+search: .venv/.ready  ## Search for the best settings of MODEL=lenet5, by validation accuracy; first: make extras
+	$(RUN) -m mnist_exp.run experiment=search model=$(MODEL)
 	@echo "Next: make report"
 
 status: .venv/.ready  ## Show what is done, running, waiting and failed (python scripts/status.py --watch)
@@ -63,11 +71,14 @@ lint: .venv/.ready  ## Check style, types and imports
 lock: .venv/.ready  ## Update the locks to pyproject.toml, versions kept where it allows (UPGRADE=--upgrade: newest)
 	.venv/bin/pip install -q uv
 	$(COMPILE) --extra dev --output-file requirements.lock pyproject.toml
-	@# The extras' file starts as a copy, so that versions stay the same wherever the extras allow them.
+	@# The extras' files start as copies, so that versions stay the same wherever the extras allow them.
 	cp requirements.lock requirements-clusters.lock
 	$(COMPILE) --extra slurm --extra ray --output-file requirements-clusters.lock pyproject.toml
+	cp requirements.lock requirements-extras.lock
+	$(COMPILE) --extra search --extra mlflow --extra tensorboard --output-file requirements-extras.lock pyproject.toml
 	sed -i '1i # Exact versions behind the published numbers, for every platform. Made by: make lock' requirements.lock
 	sed -i '1i # What launchers for clusters add to requirements.lock, or hold back. Made by: make lock' requirements-clusters.lock
+	sed -i '1i # What searches and trackers add to requirements.lock, or hold back. Made by: make lock' requirements-extras.lock
 
 clean:  ## Remove .venv and caches; results and digits stay
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis mnist_exp.egg-info

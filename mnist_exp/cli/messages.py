@@ -33,6 +33,7 @@ FOREIGN_MESSAGES = {
     "Unknown plugin class.*submitit|No module named 'submitit": "an extra is needed: pip install -e '.[slurm]'",
     'Could not detect "srun"': "there is no srun command here: run this on a login node of a SLURM cluster",
     "Could not find any running Ray": "{0}; first: ray start --head",
+    "No trials are completed": "no trial of the search has finished",
     "n_jobs == 0|batch_size must be": "hydra.launcher: {0}",
     "sbatch: ": "SLURM refused the jobs ({0}); the settings hydra.launcher.* are passed to sbatch",
     "Job .* has not produced any output": "{0}; the other jobs continue. Repeat the command for this one",
@@ -110,8 +111,9 @@ def _about_missing_option(error: MissingConfigException) -> str:
     group, _, name = error.missing_cfg_file.rpartition("/")
     if not group:
         return f"--config-name {name}: there is no such config; leave the flag out"
-    plugins = " (others come in packages, such as hydra-optuna-sweeper)" if group.startswith("hydra/") else ""
-    return f"{group}={name}: there is no such {group}; there are: {', '.join(error.options or ())}{plugins}"
+    if (group, name) == ("hydra/sweeper", "optuna"):
+        return "an extra is needed: pip install -e '.[search]'"
+    return f"{group}={name}: there is no such {group}; there are: {', '.join(error.options or ())}"
 
 
 def _about_unreadable(error: OverrideParseException) -> str:

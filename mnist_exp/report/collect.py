@@ -25,6 +25,8 @@ class Group:
     """The label, for file names; unique within a section."""
     section: str
     """Runs of different data or protocols are in different sections, and never compared."""
+    settings: Mapping[str, Any]
+    """What may tell it from other groups of its section, by dotted path; all of them have the same keys."""
     runs: tuple[Run, ...]
 
     @property
@@ -122,7 +124,7 @@ def _name_groups(section: str, members: list[list[Run]]) -> list[Group]:
     labels = make_labels(titles, [settings[place] for place in places], "model.")
     slugs = unique([slug(label) for label in labels], "-{}")
     groups = [
-        Group(label, file_name, section, tuple(members[place]))
+        Group(label, file_name, section, settings[place], tuple(members[place]))
         for label, file_name, place in zip(labels, slugs, places, strict=True)
     ]
     if groups[0].selection_metric in VALIDATION_NAMES:

@@ -1,7 +1,7 @@
 """The figures: what each shows, in lines, numbers and words. `mnist_exp.report.figure_files` writes them."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from mnist_exp.report.answers import BINS
 from mnist_exp.report.collect import Collection, Group
 from mnist_exp.report.estimates import Estimates
 from mnist_exp.report.figure_files import Drawing
+from mnist_exp.report.labels import follows, short_name, shown_value
 from mnist_exp.report.misclassified import Misclassified
 from mnist_exp.report.runs import DIGITS, METRIC_NAMES, VALIDATION_NAMES
 from mnist_exp.report.statistics import FRACTION, Estimate, estimate
@@ -23,6 +24,9 @@ from mnist_exp.report.text import slug
 
 MAX_TOGETHER, MAX_ALONE = 8, 4
 """Groups in a section's figures, the most accurate ones; and groups that each have figures of their own."""
+MIN_TRIALS = 5
+"""Fewer settings that were validated are no search."""
+SEARCHED = ("optimizer", "scheduler", "batch_size")
 MIN_PER_BIN = 5
 """A bin of confidence with fewer images per run says nothing."""
 MAX_CLASS_NAME = 14
@@ -55,6 +59,7 @@ def of_section(
     metrics = [metric for metric in (*METRIC_NAMES, *VALIDATION_NAMES) if groups[0].final_values(metric)]
     bars = {group: estimates.means[group][group.selection_metric] for group in groups}
     drawings = [overview(section, bars, styles), *(curves(section, groups, metric, styles) for metric in metrics)]
+    drawings += slices(section, collection.in_section(section))
     drawings += [curves(section, [group], metric, styles, alone=True) for metric in metrics for group in few]
     best = collection.in_section(section, most=MAX_ALONE)
     drawings += [confusion(section, m) for m in misclassified if m.group in best]
@@ -135,6 +140,46 @@ def curves(section: str, groups: list[Group], metric: str, styles: Styles, *, al
     text += "" if reference is None else " The published curve is dashed."
     prefix = groups[0].slug if alone else "all"
     return Drawing("alone" if alone else "curves", section, f"{prefix}-{slug(metric)}", title, text, data, draw)
+
+
+def slices(section: str, trials: list[Group]) -> list[Drawing]:
+    """Each trial's validation accuracy against each setting that was searched; none without a search."""
+    keys, score = _searched([trial.settings for trial in trials]), "validation_accuracy"
+    if len(trials) < MIN_TRIALS or not keys or trials[0].selection_metric != score:
+        return []
+    rows = [{"model": t.record.title, **{key: t.settings[key] for key in keys}, score: t.mean_score} for t in trials]
+    data = pd.DataFrame(rows, dtype=object)
+    best, lowest = max(trials, key=lambda trial: trial.mean_score), float(data[score].quantile(1 / 4))
+    said = ", ".join(f"{short_name(key)}={_rounded(key, best.settings[key])}" for key in keys)
+
+    def draw() -> Figure:
+        figure = Figure(figsize=(1 + 2 * len(keys), 3), layout="constrained")
+        for axes, key in zip(figure.subplots(1, len(keys), sharey=True, squeeze=False)[0], keys, strict=True):
+            numeric = all(isinstance(value, int | float | None) for value in data[key])
+            words = pd.Series([shown_value(key, value) for value in data[key]])
+            xs = data[key].astype(float) if numeric else words
+            for (title, part), marker in zip(data.groupby("model", sort=False), MARKERS, strict=False):
+                axes.plot(xs[part.index], part[score], marker, ms=5, alpha=0.7, label=title)
+            if numeric and 0 < 10 * xs.min() <= xs.max():
+                axes.set_xscale("log")
+                axes.xaxis.set_major_formatter(PLAIN)
+                axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.set_xlabel(short_name(key))
+            if not numeric:
+                axes.margins(x=0.4)
+                axes.tick_params("x", labelsize=6.5)
+        # Trials that learn nothing would compress all others.
+        margin = 0.1 * (best.mean_score - lowest) or 0.01
+        axes.set_ylim(lowest - margin, best.mean_score + margin)
+        figure.axes[0].set_ylabel("validation accuracy (fraction)")
+        if data["model"].nunique() > 1:
+            figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+        figure.suptitle(f"{len(trials)} trials ({section})", size=10)
+        return figure
+
+    text = f"A point is a trial; of {len(trials)}, those of the lowest quarter may be below the frame. "
+    text += f"Best: {best.record.title} with {said}, {best.mean_score:.4f}."
+    return [Drawing("overview", section, "slices", "Validation accuracy by setting", text, data, draw)]
 
 
 def confusion(section: str, m: Misclassified) -> Drawing:
@@ -224,6 +269,21 @@ def cost(section: str, bars: dict[Group, Estimate], measured: dict[str, dict[str
     data = pd.DataFrame([{g.selection_metric: g.mean_score} | measured[g.label] for g in groups])
     text = f"Bars are 95 % intervals of the mean. {_means(bars)}."
     return Drawing("cost", section, "cost", "Accuracy against cost", text, data, draw)
+
+
+def _searched(settings: list[Mapping[str, Any]]) -> list[str]:
+    """The settings of an optimizer, a schedule or the batches that differ and that no other implies."""
+    found = []
+    for key in (key for key in settings[0] if key.partition(".")[0] in SEARCHED):
+        class_of = f"{key.partition('.')[0]}.target"
+        implied = follows(key, [class_of, "epochs"] if key != class_of else [], settings)
+        is_the_rate = key != "optimizer.lr" and all(each[key] in (None, each.get("optimizer.lr")) for each in settings)
+        found += [] if implied or is_the_rate else [key]
+    return found
+
+
+def _rounded(key: str, value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else shown_value(key, value)
 
 
 def _marker(styles: Styles, group: Group) -> dict[str, Any]:

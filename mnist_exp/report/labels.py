@@ -26,14 +26,14 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def make_labels(titles: Sequence[str], settings: Sequence[Mapping[str, Any]], own: str = "") -> list[str]:
     """Each title with the settings that differ; keys that start with ``own`` count only among equal titles."""
     keys = sorted({key for each in settings for key in each})
-    keys = [key for key in keys if not _follows(key, _deciding(key, keys), settings)]
+    keys = [key for key in keys if not follows(key, _deciding(key, keys), settings)]
     labels = []
     for mine, title in zip(settings, titles, strict=True):
         same = [other for other, name in zip(settings, titles, strict=True) if name == title]
-        telling = [key for key in keys if not key.startswith(own) or not _follows(key, [], same)]
-        short = Counter(map(_short, telling))
-        names = {key: _short(key) if short[_short(key)] == 1 else key for key in telling}
-        words = [f"{names[key]}={_value(key, mine[key])}" for key in telling if mine.get(key) is not None]
+        telling = [key for key in keys if not key.startswith(own) or not follows(key, [], same)]
+        short = Counter(map(short_name, telling))
+        names = {key: short_name(key) if short[short_name(key)] == 1 else key for key in telling}
+        words = [f"{names[key]}={shown_value(key, mine[key])}" for key in telling if mine.get(key) is not None]
         labels.append(printable(", ".join([title, *words])))
     return unique(labels, " ({})")
 
@@ -44,11 +44,11 @@ def _deciding(key: str, keys: Sequence[str]) -> list[str]:
     if key in MADE_BY:
         return [other for other in keys if other not in MADE_BY]
     if group in ("optimizer", "scheduler") and key not in ALWAYS_SHOWN:
-        return [f"{group}.target", "epochs", "optimizer.lr"]
+        return [f"{group}.target", *(["epochs", "optimizer.lr"] if group == "scheduler" else [])]
     return []
 
 
-def _follows(key: str, deciding: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> bool:
+def follows(key: str, deciding: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a setting has one value for each combination of the deciding ones; of none, one value at all."""
     found: dict[str, set[str]] = {}
     for each in settings:
@@ -56,13 +56,14 @@ def _follows(key: str, deciding: Sequence[str], settings: Sequence[Mapping[str, 
     return all(len(values) == 1 for values in found.values())
 
 
-def _short(key: str) -> str:
+def short_name(key: str) -> str:
     """A setting's name as short as it can be: ``optimizer.lr`` → ``lr``, but ``optimizer.target`` → ``optimizer``."""
     group, _, name = key.partition(".")
     return group if name in ("target", "type") else name or group
 
 
-def _value(key: str, value: Any) -> str:
+def shown_value(key: str, value: Any) -> str:
+    """A setting's value as short as it can be: ``torch.optim.SGD`` → ``SGD``."""
     if key.endswith("_sha256"):
         return str(value)[:8]
     value = int(value) if isinstance(value, float) and value.is_integer() else value

@@ -400,3 +400,38 @@ def test_a_table_saved_from_a_spreadsheet_is_named_with_the_way_back(tmp_path: P
         "has a metrics.csv that was changed after the run: its SHA-256 is not the recorded one; to restore it, "
         "delete it and repeat the run's command, which rewrites it from the checkpoint"
     )
+
+
+def test_a_search_shows_each_setting_that_was_searched(tmp_path: Path) -> None:
+    def trial(number: int, validation: float, batch_size: int, schedule: dict[str, object]) -> None:
+        settings = {
+            "optimizer.lr": number / 100,
+            "optimizer.weight_decay": float(f"1e-{number}"),
+            "batch_size": batch_size,
+        }
+        write_run(tmp_path, validation=validation, settings=settings | {"scheduler": schedule})
+
+    prefix = "torch.optim.lr_scheduler."
+    cosine = {"target": prefix + "CosineAnnealingLR", "T_max": 3, "interval": "epoch"}
+    for number, validation in enumerate((0.97, 0.98, 0.11), 1):
+        trial(number, validation, 64, cosine)
+    collection, _ = read(tmp_path)
+    assert figures.slices("", collection.in_section(collection.sections[0])) == []  # three runs are no search
+    for number, validation in ((4, 0.99), (5, 0.96)):
+        # OneCycle's max_lr is the optimizer's lr, so it is nothing that was searched.
+        trial(number, validation, 32, {"target": prefix + "OneCycleLR", "max_lr": number / 100, "interval": "step"})
+    collection, _ = read(tmp_path)
+    (drawing,) = figures.slices("", collection.in_section(collection.sections[0]))
+    searched = ["batch_size", "optimizer.lr", "optimizer.weight_decay", "scheduler.target"]
+    assert [*drawing.data] == ["model", *searched, "validation_accuracy"]
+    assert [*drawing.data["validation_accuracy"]] == pytest.approx([0.99, 0.98, 0.97, 0.96, 0.11])
+    assert "of 5, those of the lowest quarter" in drawing.description
+    assert "Best: LeNet5 with batch_size=32, lr=0.04, weight_decay=0.0001" in drawing.description
+    figure = drawing.draw()
+    figure.draw_without_rendering()
+    panels = figure.axes
+    assert [axes.get_xlabel() for axes in panels] == ["batch_size", "lr", "weight_decay", "scheduler"]
+    assert [axes.get_xscale() for axes in panels] == ["linear", "linear", "log", "linear"]
+    assert [label.get_text() for label in panels[3].get_xticklabels()] == ["OneCycleLR", "CosineAnnealingLR"]
+    # A quarter of five trials, 0.96, is at the bottom; what learned nothing is below.
+    assert 0.95 < panels[0].get_ylim()[0] < 0.96 and 0.99 < panels[0].get_ylim()[1] < 1
