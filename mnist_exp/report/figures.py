@@ -160,7 +160,7 @@ def slices(section: str, trials: list[Group]) -> list[Drawing]:
             xs = data[key].astype(float) if numeric else words
             for (title, part), marker in zip(data.groupby("model", sort=False), MARKERS, strict=False):
                 axes.plot(xs[part.index], part[score], marker, ms=5, alpha=0.7, label=title)
-            if numeric and 0 < 10 * xs.min() <= xs.max():
+            if numeric and 0 < 10 * float(xs.min()) <= float(xs.max()):
                 axes.set_xscale("log")
                 axes.xaxis.set_major_formatter(PLAIN)
                 axes.xaxis.set_minor_formatter(NullFormatter())
