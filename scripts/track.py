@@ -104,8 +104,8 @@ class TensorBoard:
             settings = {key: x if isinstance(x, int | float | str) else str(x) for key, x in item.settings.items()}
             for summary in self.summary.hparams(settings, {key: x for _, key, x in item.values}):
                 writer.file_writer.add_summary(summary)
-            for epoch, key, x in item.values:  # in 64 bits, which the older style cannot hold
-                writer.add_scalar(key, x, epoch, new_style=True, double_precision=True)
+            for epoch, key, x in item.values:  # as 32 bits: TensorBoard's fast loader would not show 64
+                writer.add_scalar(key, x, epoch)
             for file in item.files:
                 shutil.copy(file, new)
                 if file.suffix == ".md":

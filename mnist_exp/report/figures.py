@@ -156,11 +156,11 @@ def slices(section: str, trials: list[Group]) -> list[Drawing]:
         figure = Figure(figsize=(1 + 2 * len(keys), 3), layout="constrained")
         for axes, key in zip(figure.subplots(1, len(keys), sharey=True, squeeze=False)[0], keys, strict=True):
             numeric = all(isinstance(value, int | float | None) for value in data[key])
-            words = pd.Series([shown_value(key, value) for value in data[key]])
+            words = pd.Series([shown_value(key, value) for value in data[key]], dtype=object)
             xs = data[key].astype(float) if numeric else words
             for (title, part), marker in zip(data.groupby("model", sort=False), MARKERS, strict=False):
                 axes.plot(xs[part.index], part[score], marker, ms=5, alpha=0.7, label=title)
-            if numeric and 0 < 10 * float(xs.min()) <= float(xs.max()):
+            if numeric and 0 < 10 * np.nanmin(xs) <= np.nanmax(xs):
                 axes.set_xscale("log")
                 axes.xaxis.set_major_formatter(PLAIN)
                 axes.xaxis.set_minor_formatter(NullFormatter())
