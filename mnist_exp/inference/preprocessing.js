@@ -31,7 +31,7 @@ function toDigit({ height, width, values }) {
   if (contrast < MIN_CONTRAST) throw new Error("It is blank.");
   const isFlat = quantile(border.map(value => Math.abs(value - level)), 0.9) <= FAINT * contrast;
   const [sums, shares] = [values, values.map(() => 1)].map(
-    of => isFlat ? of : meanAround(of, height, width, Math.floor(Math.max(height, width) / 8)));
+    of => isFlat ? of : meanAround(of, height, width, Math.floor(Math.max(height, width) / 4)));
   const skewness = values.reduce((sum, value, i) => sum + (value - (isFlat ? level : sums[i] / shares[i])) ** 3, 0);
   if (skewness < 0) [values, level] = [values.map(value => 255 - value), 255 - level];
   const ink = isFlat ? values.map(value => Math.max(value - level, 0) / contrast) : extractInk(values, height, width);

@@ -86,7 +86,7 @@ def to_digit(grey: Grey) -> Grey:
     if contrast < MIN_CONTRAST:
         raise DataError("is blank")
     is_flat = _quantile(abs(border - level), 0.9) <= FAINT * contrast
-    radius = max(values.shape) // 8
+    radius = max(values.shape) // 4
     around = level if is_flat else _mean_around(values, radius) / _mean_around(np.ones_like(values), radius)
     if ((values - around) ** 3).sum() < 0:  # dark on light: ink differs more from what is around it than paper does
         values, level = 255 - values, 255 - level
