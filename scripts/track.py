@@ -102,7 +102,8 @@ class TensorBoard:
             shutil.rmtree(old, ignore_errors=True)
         with self.writer(new) as writer:
             settings = {key: x if isinstance(x, int | float | str) else str(x) for key, x in item.settings.items()}
-            for summary in self.summary.hparams(settings, {key: x for _, key, x in item.values}):
+            results = {key: x for _, key, x in item.values}
+            for summary in self.summary.hparams(settings, results) if settings else ():
                 writer.file_writer.add_summary(summary)
             for epoch, key, x in item.values:  # as 32 bits: TensorBoard's fast loader would not show 64
                 writer.add_scalar(key, x, epoch)

@@ -70,6 +70,7 @@ class TestTensorBoard:
         about = self.read(min(names)).summary_metadata["_hparams_/session_start_info"]
         settings = HParamsPluginData.FromString(about.plugin_data.content).session_start_info.hparams
         assert (settings[LR].number_value, settings["data.name"].string_value) == (0.01, "mnist")
+        assert "_hparams_/session_start_info" not in self.read("report").summary_metadata
         (table,) = self.read("report").Tensors("comparison/text_summary")
         markdown = (runs.parent / "report" / "comparison.md").read_bytes()
         assert table.tensor_proto.string_val[0] == markdown
