@@ -150,7 +150,7 @@ def slices(section: str, trials: list[Group]) -> list[Drawing]:
     rows = [{"model": t.record.title, **{key: t.settings[key] for key in keys}, score: t.mean_score} for t in trials]
     data = pd.DataFrame(rows, dtype=object)
     best, lowest = max(trials, key=lambda trial: trial.mean_score), float(data[score].quantile(1 / 4))
-    said = ", ".join(f"{short_name(key)}={_rounded(key, best.settings[key])}" for key in keys)
+    said = ", ".join(f"{short_name(key)}={shown_value(key, best.settings[key])}" for key in keys)
 
     def draw() -> Figure:
         figure = Figure(figsize=(1 + 2 * len(keys), 3), layout="constrained")
@@ -280,10 +280,6 @@ def _searched(settings: list[Mapping[str, Any]]) -> list[str]:
         is_the_rate = key != "optimizer.lr" and all(each[key] in (None, each.get("optimizer.lr")) for each in settings)
         found += [] if implied or is_the_rate else [key]
     return found
-
-
-def _rounded(key: str, value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else shown_value(key, value)
 
 
 def _marker(styles: Styles, group: Group) -> dict[str, Any]:

@@ -66,5 +66,6 @@ def shown_value(key: str, value: Any) -> str:
     """A setting's value as short as it can be: ``torch.optim.SGD`` → ``SGD``."""
     if key.endswith("_sha256"):
         return str(value)[:8]
-    value = int(value) if isinstance(value, float) and value.is_integer() else value
+    if isinstance(value, float):
+        return f"{value:.6g}"  # a sweeper's have 17 digits
     return str(value).rpartition(".")[2] if key.endswith("target") else str(value)
