@@ -17,12 +17,14 @@ from mnist_exp.report.collect import Collection, collect
 from mnist_exp.report.estimates import Estimates, make_estimates
 from mnist_exp.report.misclassified import load_misclassified
 from mnist_exp.report.published import MODELS
+from mnist_exp.report.statistics import Estimate
 from mnist_exp.settings.schema import ARITHMETICS
 
 PROJECT = Path(__file__).resolve().parent.parent
 REFERENCE = PROJECT / "outputs" / "reference"
 DOCUMENTS = ("README.md", "docs/reproduction.md", "docs/performance.md", "docs/usage.md")
 VARIANTS = {"native": "native (AVX-512)", "threads2": "two threads instead of one"}
+QUICK_EPOCHS = 3  # conf/experiment/quick.yaml
 MARKER = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -98,13 +100,48 @@ def coverage(path: Path) -> str:
     return formats.markdown(pd.DataFrame(rows))
 
 
+def quick(collection: Collection, estimates: Estimates) -> str:
+    """The models in the few epochs of `experiment=quick`."""
+    lines = []
+    for group in collection.groups:
+        known, accuracy = group.record.identity, estimates.means[group]["test_accuracy"]
+        if known["epochs"] == QUICK_EPOCHS and known["device"]["arithmetic"] == "portable":
+            line = {"Model": group.record.title, "Epochs": str(QUICK_EPOCHS)}
+            line |= {"Test loss": formats.mean_std(estimates.means[group]["test_loss"])}
+            lines.append(line | _accuracy_columns(accuracy))
+    return formats.markdown(pd.DataFrame(lines))
+
+
+def time_to_accuracy(collection: Collection, estimates: Estimates) -> str:
+    """LeNet5's test accuracy, and how long its training took, for each arithmetic and number of epochs."""
+    lines = []
+    for group in collection.groups:
+        known, accuracy = group.record.identity, estimates.means[group]["test_accuracy"]
+        if known["model"]["target"].endswith(".LeNet5"):
+            times = [float(run.timing["train_seconds"].sum()) for run in group.runs if run.timing is not None]
+            line = {"Arithmetic": known["device"]["arithmetic"], "Epochs": str(known["epochs"])}
+            line |= {"Training (s)": f"{pd.Series(times).median():.1f}"} | _accuracy_columns(accuracy)
+            lines.append(line | {"Mean ≥ 0.990": "yes" if accuracy.mean >= 0.99 else "no"})
+    lines.sort(key=lambda line: (line["Arithmetic"] != "portable", int(line["Epochs"])))
+    return formats.markdown(pd.DataFrame(lines))
+
+
+def _accuracy_columns(accuracy: Estimate) -> dict[str, str]:
+    interval = {"95 % interval of the mean accuracy": formats.interval(accuracy), "n": str(accuracy.n)}
+    return {"Test accuracy": formats.mean_std(accuracy)} | interval
+
+
 def render_tables(collection: Collection) -> dict[str, str]:
     """Every table that a document may show, by name."""
     estimates = make_estimates(collection, load_misclassified(collection)[0])
     standard = Collection(tuple(group for group in collection.groups if group.protocol == "standard"))
     shown = [tables.comparison(standard, estimates), tables.differences(standard, estimates)]
     shown += [tables.verdict(collection, estimates), tables.forensics(collection, estimates)]
+    few = collect(REFERENCE / "quick" / "runs")
+    of_few = make_estimates(few, load_misclassified(few)[0])
     return {
+        "quick": quick(few, of_few),
+        "time-to-accuracy": time_to_accuracy(few, of_few),
         "side-by-side": side_by_side(collection, estimates),
         "elsewhere": elsewhere(REFERENCE),
         "coverage-simulated": coverage(REFERENCE / "coverage" / "simulated.csv"),

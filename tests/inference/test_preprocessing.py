@@ -52,10 +52,10 @@ def test_the_tracked_table_can_be_made_again(models: list[TrainedModel], digits:
 
 @pytest.mark.parametrize("what", distortions.DISTORTIONS)
 def test_some_distorted_digits_are_read(what: str, models: list[TrainedModel], digits: Digits) -> None:
-    places = range(0, 10_000, 400)
+    places = range(0, 10_000, 200)
     seen = np.stack([to_digit(distortions.distort(what, digits[0][place], place)) for place in places])
     for model in models:
-        assert int((model.logits(seen).argmax(dim=1).numpy() != digits[1][::400]).sum()) <= 3
+        assert int((model.logits(seen).argmax(dim=1).numpy() != digits[1][::200]).sum()) <= 5
 
 
 def test_pencil_in_lamplight_is_dark_ink(models: list[TrainedModel], digits: Digits) -> None:
