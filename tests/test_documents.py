@@ -92,6 +92,19 @@ def test_intervals_hold_and_tests_err_as_often_as_is_promised() -> None:
     assert (real["holds"] >= 0.93).all()
 
 
+def test_the_quick_comparisons_settings_come_from_the_tracked_search() -> None:
+    trials = [json.loads(path.read_text()) for path in (REFERENCE / "search" / "runs").glob("*/run.json")]
+    assert len(trials) == 20
+    finished = [trial for trial in trials if trial["status"] == "finished"]
+    best = max(finished, key=lambda trial: trial["metrics"]["validation_accuracy"])["identity"]
+    (used, *_) = [
+        json.loads(p.read_text())["identity"] for p in (REFERENCE / "quick" / "runs").glob("lenet5-*/run.json")
+    ]
+    assert used["scheduler"]["target"] == best["scheduler"]["target"] and used["batch_size"] == best["batch_size"]
+    for name in ("lr", "weight_decay"):
+        assert used["optimizer"][name] == pytest.approx(best["optimizer"][name], rel=0.35)
+
+
 @pytest.mark.parametrize("name", ["README.md", *(f"docs/{path.name}" for path in (PROJECT / "docs").glob("*.md"))])
 def test_links_lead_somewhere(name: str) -> None:
     path = PROJECT / name
