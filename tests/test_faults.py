@@ -23,6 +23,7 @@ def test_a_fault_in_any_step_of_any_write_costs_no_byte(
     assert faults > 10 and differences == 0
 
 
+@pytest.mark.slow
 def test_sweeps_killed_at_random_instants_come_out_the_same() -> None:
     # With this seed while runs are under way, so that it takes three sweeps and no more.
     done, finished, differences = kill_sweeps(kills=2, epochs=1, seed=9, models="lenet5r,mlp")

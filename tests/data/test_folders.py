@@ -466,6 +466,7 @@ def test_a_cache_that_cannot_be_kept_is_told(tmp_path: Path) -> None:
         images(tmp_path / "in", tmp_path / "file")
 
 
+@pytest.mark.slow
 def test_all_of_mnist_as_png_files_trains_to_the_same_bytes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """Both layouts; the second one's images are the first one's, and so were decoded before."""
     usual = execute("model=mlp", "epochs=1", f"output_root={tmp_path / 'usual'}")

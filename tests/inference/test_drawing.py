@@ -135,11 +135,13 @@ def browser(page: str, digits: Digits, tmp_path_factory: pytest.TempPathFactory)
     return result
 
 
+@pytest.mark.slow
 def test_no_errors_and_no_requests(browser: dict[str, Any]) -> None:
     assert browser["console"] == []
     assert browser["requests"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("view", ["360 light", "360 dark", "1440 light", "1440 dark"])
 def test_it_is_drawn_on_and_read(view: str, browser: dict[str, Any]) -> None:
     seen = browser["views"][view]
@@ -153,5 +155,6 @@ def test_it_is_drawn_on_and_read(view: str, browser: dict[str, Any]) -> None:
     assert seen["violations"] == []
 
 
+@pytest.mark.slow
 def test_light_and_dark_differ(browser: dict[str, Any]) -> None:
     assert browser["views"]["360 light"]["background"] != browser["views"]["360 dark"]["background"]
