@@ -43,7 +43,7 @@ MODELS = "model=lenet5,lenet5r,mlp"
         ("--config-path nowhere", "Primary config module 'mnist_exp.nowhere' not found. Leave --config-path out"),
         ("optimizer.lr=interval(0.1,1)", "interval(…) is for sweepers that choose values themselves; list the values"),
         ("hydra/sweeper=tree -m seed=0,1", "there is no such hydra/sweeper; there are: basic"),
-        ("hydra/launcher=slurm -m", "there is no such hydra/launcher; there are: basic, joblib, ray, submitit_local"),
+        ("hydra/launcher=slurm -m", "there is no such hydra/launcher; there are: basic, joblib, ray"),
         ("data.root=/x,y", "For one value with a comma in it, write \"data.root='/x,y'\""),
         ("model=lenet5r batch_size=101 protocol=published", "batch_size=101: the last batch of 10,000 training images"),
         ("model=lenet5r batch_size=101 protocol=published", "needs two); batch_size=100 works"),
