@@ -64,25 +64,24 @@ class Rows(list[dict[str, Any]]):
         return statistics.median(values)
 
 
-def output(words: list[str], environment: dict[str, str]) -> str:
+def output(words: list[str]) -> str:
     """What a command of this project prints."""
-    environment = os.environ | environment
-    done = subprocess.run(words, cwd=PROJECT, env=environment, stdout=subprocess.PIPE, text=True)
+    done = subprocess.run(words, cwd=PROJECT, stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise SystemExit(f"benchmark: {' '.join(words)} failed")
     return done.stdout
 
 
-def in_new_process(function: Callable[..., Any], *arguments: object, **environment: str) -> Any:
-    """Call a function of this file, JSON's values in and out, in a new process that has these environment variables."""
+def in_new_process(function: Callable[..., Any], *arguments: object) -> Any:
+    """Call a function of this file, JSON's values in and out, in a new process."""
     name = function.__name__
     code = f"import json; from scripts.benchmark import {name}; print(json.dumps({name}(*{arguments!r})))"
-    return json.loads(output([sys.executable, "-c", code], environment))
+    return json.loads(output([sys.executable, "-c", code]))
 
 
-def command(*words: str, **environment: str) -> tuple[float, float]:
+def command(*words: str) -> tuple[float, float]:
     """Wall seconds and peak memory (GiB, of the largest process) of a Python command, from a cold process."""
-    seconds, kilobytes = output([sys.executable, "-c", MEASURE, sys.executable, *words], environment).split()
+    seconds, kilobytes = output([sys.executable, "-c", MEASURE, sys.executable, *words]).split()
     return float(seconds), float(kilobytes) / 2**20
 
 
@@ -145,7 +144,6 @@ def floor_step(name: str, split: ImageSplit) -> float:
 
 def our_epochs(name: str, data_root: str, device: str, arithmetic: str) -> list[tuple[float, float, float]]:
     """Of epochs in turn with the floor: seconds of a step there, seconds of the epoch, its training / its steps."""
-    tune_malloc()
     make_deterministic(DeviceConfig(name=device, arithmetic=arithmetic))
     (train, test), _ = load(DataConfig(root=data_root), {}, SPLITS, torch.device(device))
     measured: list[tuple[float, float, float]] = []
@@ -167,10 +165,10 @@ class Bench:
     data_root: str
     device: str
 
-    def run(self, place: str, *overrides: str, **environment: str) -> tuple[float, float]:
+    def run(self, place: str, *overrides: str) -> tuple[float, float]:
         """Wall seconds and peak memory of one run, or of a sweep with ``-m`` among the overrides."""
         places = (f"output_root={self.scratch / place}", f"data.root={self.data_root}")
-        return command("-m", "mnist_exp.run", *overrides, *places, f"device={self.device}", **environment)
+        return command("-m", "mnist_exp.run", *overrides, *places, f"device={self.device}")
 
     def report(self, place: str) -> float:
         """Wall seconds of the report of the runs in that place."""
