@@ -26,7 +26,7 @@ REFERENCE = Path(__file__).resolve().parent.parent / "outputs" / "reference"
 SEEDS = (1, 2, 3, 5, 10)
 REAL_SEEDS, ALL_SEEDS = (3, 5), 10
 IMAGES = 10_000
-DRAWS = 4000
+DRAWS = 20_000
 SPREADS = {1: "", 4: ", seeds four times as unlike"}
 """Factors of the seeds' effects that are simulated. Under the standard protocol they are about four times as large."""
 GRID = ndtri((np.arange(100) + 0.5) / 100)
