@@ -1,7 +1,6 @@
 """The page to draw in: PyTorch's answers in JavaScript, the same preprocessing, and a real browser."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -19,8 +18,8 @@ from mnist_exp.errors import DataError
 from mnist_exp.inference.drawing import render
 from mnist_exp.inference.preprocessing import to_digit, to_grey
 from mnist_exp.inference.trained import TrainedModel
+from tests.browser import look
 from tests.inference import distortions
-from tests.report.test_chromium import CHROMIUM, PACKAGES
 
 Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]
 DRIVER = """
@@ -109,30 +108,12 @@ def test_the_page_is_small_and_whole(page: str) -> None:
 @pytest.fixture(scope="module")
 def browser(page: str, digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What a real browser did with the page, opened as a file in two widths and both colour schemes."""
-    node, npm = shutil.which("node"), shutil.which("npm")
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium here (Debian: apt-get install chromium)")
-    if node is None or npm is None:
-        pytest.skip("there is no Node.js with npm here")
     folder = tmp_path_factory.mktemp("drawing")
-    (folder / "package.json").write_text("{}")
-    install = [npm, "install", "--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error", *PACKAGES]
-    try:
-        subprocess.run(install, cwd=folder, check=True, capture_output=True, text=True, timeout=180)
-    except (subprocess.SubprocessError, OSError) as error:
-        pytest.skip(f"npm can't install {' and '.join(PACKAGES)}: {getattr(error, 'stderr', None) or error}")
-    shutil.copy(Path(__file__).with_name("draw.mjs"), folder)
     (folder / "draw.html").write_text(page, encoding="utf-8")
     two = distortions.distort("on paper, anywhere", digits[0][1], 1)
     Image.fromarray(two).save(folder / "two.jpg", quality=90)
     Image.fromarray(255 - digits[0][2]).save(folder / "one.png")
-    who = "root" if os.geteuid() == 0 else "user"
-    words = [node, str(folder / "draw.mjs"), CHROMIUM, (folder / "draw.html").as_uri(), str(folder), who]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
-    assert isinstance(result, dict)
-    return result
+    return look(Path(__file__).with_name("draw.mjs"), folder / "draw.html", folder)
 
 
 @pytest.mark.slow

@@ -3,13 +3,13 @@ import { createRequire } from "module";
 import fs from "fs";
 import { chromium } from "playwright-core";
 
-const [executablePath, url, profile, who] = process.argv.slice(2);
+const [executablePath, url, folder, who] = process.argv.slice(2);
 const flags = ["--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
   "--disable-component-update", "--disable-sync", ...(who === "root" ? ["--no-sandbox"] : [])];
 const seen = { console: [], requests: [], views: {} };
 
 async function open(name, options) {
-  const context = await chromium.launchPersistentContext(`${profile}-${name}`,
+  const context = await chromium.launchPersistentContext(`${folder}/profile-${name}`,
     { executablePath, headless: true, args: flags, acceptDownloads: true, ...options });
   const page = context.pages()[0] ?? await context.newPage();
   page.on("console", message => seen.console.push(message.text()));

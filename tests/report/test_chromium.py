@@ -1,44 +1,18 @@
 """The page in a real browser: nothing goes wrong, nothing leaves it, and everybody can use it."""
 
-import json
-import os
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-PACKAGES = ["playwright-core@1.65.1", "axe-core@4.14.1"]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+from tests.browser import look
 
 
 @pytest.fixture(scope="module")
 def seen(site: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """What the browser saw; the page is opened from a file, in both widths and both colour schemes."""
-    node, npm = shutil.which("node"), shutil.which("npm")
-    if CHROMIUM is None:
-        pytest.skip("there is no Chromium here (Debian: apt-get install chromium)")
-    if node is None or npm is None:
-        pytest.skip("there is no Node.js with npm here")
-    folder = tmp_path_factory.mktemp("chromium")
-    (folder / "package.json").write_text("{}")
-    quiet = ["--no-audit", "--no-fund", "--ignore-scripts", "--loglevel=error"]
-    try:
-        subprocess.run(
-            [npm, "install", *quiet, *PACKAGES], cwd=folder, check=True, capture_output=True, text=True, timeout=180
-        )
-    except (subprocess.SubprocessError, OSError) as error:
-        pytest.skip(f"npm can't install {' and '.join(PACKAGES)}: {getattr(error, 'stderr', None) or error}")
-    script = folder / "look.mjs"
-    shutil.copy(Path(__file__).with_name("look.mjs"), script)
-    page = site / "report" / "index.html"
-    arguments = [CHROMIUM, page.as_uri(), str(folder / "profile"), "root" if os.geteuid() == 0 else "user"]
-    done = subprocess.run([node, script, *arguments], capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
-    assert isinstance(result, dict)
-    return result
+    script = Path(__file__).with_name("look.mjs")
+    return look(script, site / "report" / "index.html", tmp_path_factory.mktemp("chromium"))
 
 
 def test_no_errors_and_no_requests(seen: dict[str, Any]) -> None:
