@@ -1,11 +1,9 @@
 """Write a page to draw digits in, which the trained models read as they are drawn: ``make draw``."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from mnist_exp.cli.streams import run_script
-from mnist_exp.errors import UserError
 from mnist_exp.files import write_atomically
 from mnist_exp.inference.drawing import render
 from mnist_exp.inference.trained import load_each_model
@@ -17,11 +15,7 @@ def main() -> int:
     parser.add_argument("--runs", type=Path, default=Path("outputs/runs"), help="folder of the runs (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("outputs/report/draw.html"), help="(%(default)s)")
     arguments = parser.parse_args()
-    try:
-        page = render(load_each_model(arguments.runs))
-    except UserError as error:
-        print(f"draw: {error}", file=sys.stderr)
-        return 1
+    page = render(load_each_model(arguments.runs))
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(arguments.out, page.encode())
     print(f"Open {arguments.out} in a browser; the next report (make report) links to it")

@@ -1,11 +1,9 @@
 """Write a trained run as an ONNX file, which takes images as MNIST has them: uint8, [N, 28, 28]."""
 
 import argparse
-import sys
 from pathlib import Path
 
 from mnist_exp.cli.streams import run_script
-from mnist_exp.errors import UserError
 from mnist_exp.files import write_atomically
 from mnist_exp.inference.onnx_file import to_onnx
 from mnist_exp.inference.trained import load_run
@@ -18,11 +16,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, metavar="FILE", help="(RUN/model.onnx)")
     arguments = parser.parse_args()
     out = arguments.out or arguments.run / "model.onnx"
-    try:
-        content = to_onnx(load_run(arguments.run))
-    except UserError as error:
-        print(f"export_onnx: {error}", file=sys.stderr)
-        return 1
+    content = to_onnx(load_run(arguments.run))
     write_atomically(out, content)
     print(f"{out}: {len(content):,} bytes; its answers are PyTorch's")
     return 0

@@ -5,7 +5,6 @@
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from PIL import Image
@@ -13,7 +12,7 @@ from PIL import Image
 from mnist_exp.cli.streams import run_script
 from mnist_exp.data.catalog import CATALOG
 from mnist_exp.data.idx import load_raw
-from mnist_exp.errors import DataError, UserError
+from mnist_exp.errors import DataError
 from mnist_exp.settings.schema import SPLITS, default_data_root
 
 LAYOUTS = {"file": "{number}_{label}.png", "folder": "{label}/{number}.png"}
@@ -27,12 +26,8 @@ def main() -> int:
     parser.add_argument("--data", choices=CATALOG, default="mnist")
     parser.add_argument("--root", type=Path, default=default_data_root(), help="folder of its files (%(default)s)")
     arguments = parser.parse_args()
-    try:
-        for split in SPLITS:
-            export(arguments.data, arguments.root, split, arguments.folder / split, LAYOUTS[arguments.layout])
-    except (UserError, OSError) as error:
-        print(f"export_png: {error}", file=sys.stderr)
-        return 1
+    for split in SPLITS:
+        export(arguments.data, arguments.root, split, arguments.folder / split, LAYOUTS[arguments.layout])
     print(
         f"Next: python -m mnist_exp.run data=png_folder data.train_dir={arguments.folder}/train "
         f"data.test_dir={arguments.folder}/test"

@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 from mnist_exp.cli.streams import run_script
-from mnist_exp.errors import DataError, UserError
+from mnist_exp.errors import DataError
 from mnist_exp.inference.preprocessing import open_image
 from mnist_exp.inference.trained import TrainedModel, load_each_model, load_run
 
@@ -33,11 +33,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--save-seen", type=Path, metavar="DIR", help="save what the models see as PNG files")
     arguments = parser.parse_args()
-    try:
-        models = [_find(arguments.run, arguments.runs)] if arguments.run else load_each_model(arguments.runs)
-    except UserError as error:
-        print(f"predict: {error}", file=sys.stderr)
-        return 1
+    models = [_find(arguments.run, arguments.runs)] if arguments.run else load_each_model(arguments.runs)
     found: list[dict[str, Any]] = []
     for number, (name, source) in enumerate(_sources(arguments.images)):
         try:

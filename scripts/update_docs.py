@@ -54,15 +54,10 @@ def elsewhere(reference: Path) -> str:
             prefix = path.parent.name.rpartition("-")[0]
             (stored,) = (reference / "runs").glob(f"{prefix}-*/metrics.csv")
             moved = (pd.read_csv(path) - pd.read_csv(stored)).iloc[-1].abs()
-            title = json.loads((path.parent / "run.json").read_text())["title"]
-            rows.append(
-                {
-                    "Arithmetic": name,
-                    "Model": title,
-                    "Test loss differs by": f"{moved['test_loss']:.4f}",
-                    "Test accuracy differs by": f"{moved['test_accuracy']:.4f}",
-                }
-            )
+            row = {"Arithmetic": name, "Model": json.loads((path.parent / "run.json").read_text())["title"]}
+            for metric, words in tables.FINAL.items():
+                row[f"{words.capitalize()} differs by"] = f"{moved[metric]:.4f}"
+            rows.append(row)
     return formats.markdown(pd.DataFrame(rows))
 
 

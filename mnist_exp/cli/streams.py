@@ -8,9 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
+from mnist_exp.errors import UserError
+
 
 def ensure_std_streams() -> None:
-    """Replace closed streams with the null device; escape characters that a stream cannot encode."""
+    """Replace closed streams with the null device, and characters that a stream cannot encode with "?"."""
     logging.raiseExceptions = False  # a log line that cannot be written is not worth a traceback
     for number, name in ((1, "stdout"), (2, "stderr")):
         stream = getattr(sys, name)
@@ -30,7 +32,7 @@ def silence_stdout() -> None:
 
 
 def run_script(main: Callable[[], int]) -> NoReturn:
-    """Run a script's main function and exit with its code; no traceback if the output cannot be written."""
+    """Run a script's main function and exit with its code; what the user can put right gets a line, no traceback."""
     ensure_std_streams()
     try:
         code = main()
@@ -38,6 +40,9 @@ def run_script(main: Callable[[], int]) -> NoReturn:
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         code = 130
+    except UserError as error:
+        print(f"{Path(sys.argv[0]).stem}: {error}", file=sys.stderr)
+        code = 1
     except OSError as error:
         silence_stdout()
         code = 1
