@@ -1,4 +1,4 @@
-"""Errors a user can put right. Each message says what is wrong, where, and what to do."""
+"""Errors that the user can put right. Each message says what is wrong, where, and what to do."""
 
 import contextlib
 import errno

@@ -21,7 +21,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         temporary.replace(path)
     except BaseException as error:
         if isinstance(error, OSError):
-            error.filename = str(path)  # a full disk does not say itself which file it has no room for
+            error.filename = str(path)  # the error of a full disk does not name the file
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)

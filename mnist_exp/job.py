@@ -17,7 +17,7 @@ from mnist_exp.data.folders import Folders
 from mnist_exp.data.images import ImageSplit
 from mnist_exp.errors import ConfigError, DivergedError, Interrupted, failure_reason
 from mnist_exp.machine.determinism import make_deterministic, why_not_portable
-from mnist_exp.machine.origin import LIBRARIES, other_code, other_versions, present_code
+from mnist_exp.machine.fingerprint import LIBRARIES, other_code, other_versions, present_code
 from mnist_exp.machine.provenance import installed_version, provenance
 from mnist_exp.runs import results
 from mnist_exp.runs.checkpoint import History
@@ -86,23 +86,25 @@ def train_run(
     code, versions = present_code(identity), {name: installed_version(name) for name in LIBRARIES}
     with folder.locked():
         record = folder.record()
-        fresh = config.overwrite
-        if record and record.metrics and folder.is_complete(record) and not fresh:
+        from_scratch = config.overwrite
+        if record and record.metrics and folder.is_complete(record) and not from_scratch:
             if _keep_finished_run(record, versions, config.stale):
                 return RunResult(str(folder.final_path), record.metrics, skipped=True)
-            fresh = True
-        history = History() if fresh else folder.load_history()
-        if fresh or _must_restart(name, identity, history, versions):
-            fresh, history = True, History()
+            from_scratch = True
+        history = History() if from_scratch else folder.load_history()
+        if _must_restart(name, identity, history, versions):
+            from_scratch, history = True, History()
         history.code, history.packages = code, versions
-        if record is None or fresh:
+        if record is None or from_scratch:
             title = str(config.model.get("title", choices["model"]))
-            record = Record(name, title, choices, identity, _config_for_record(config))
+            record = Record(
+                name=name, title=title, choices=choices, identity=identity, config=_config_for_record(config)
+            )
         else:
             record.status, record.reason, record.ended = "running", None, None
             record.resumed += 1
         record.code = code
-        folder.open_for_writing(record, extra_files, fresh=fresh)
+        folder.open_for_writing(record, extra_files, from_scratch=from_scratch)
         if config.device.arithmetic == "portable" and (reason := why_not_portable(device)):
             print(f"{name}: another machine may give other bytes: {reason}", flush=True)
         try:
@@ -130,7 +132,7 @@ def _keep_finished_run(record: Record, versions: dict[str, str | None], stale: s
 
 
 def _must_restart(name: str, identity: dict[str, Any], history: History, versions: dict[str, str | None]) -> bool:
-    """Whether to resume would mix two codes or two versions, so that no single one could reproduce the run."""
+    """Return whether resuming would mix two versions of the code or of a library, and print which."""
     if history.training is None:
         return False
     other, changed = other_code(identity, history.code), other_versions(versions, history.packages)

@@ -21,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from mnist_exp.cli import hydra_internals, sweep
-from mnist_exp.cli.messages import REPEAT, failure_reason, format_accuracy, user_message
+from mnist_exp.cli.messages import REPEAT, format_accuracy, job_failure_reason, user_message
 from mnist_exp.cli.signals import install_signal_handlers
 from mnist_exp.cli.streams import ensure_std_streams, silence_stdout
 from mnist_exp.errors import Interrupted, UserError
@@ -45,7 +45,7 @@ def run_job(settings: DictConfig) -> float:
         choices = hydra_internals.group_choices()
         config = hydra_internals.to_config(settings)
         if in_sweep:
-            sweep.enter_shared_folder(Path(context.runtime.cwd), config)
+            sweep.check_shared_folder(Path(context.runtime.cwd), config)
         os.chdir(context.runtime.cwd)  # whatever hydra.job.chdir says, paths are relative to this folder
         from mnist_exp.cli.progress import Lines, LiveBar
         from mnist_exp.job import train_run
@@ -54,6 +54,7 @@ def run_job(settings: DictConfig) -> float:
         result = train_run(config, choices, hydra_internals.run_files(settings), display)
         outcome.update(status="skipped" if result.skipped else "finished", **vars(result))
         if not in_sweep:
+            # The second only where the first is of the validation images.
             accuracies = (format_accuracy(result.metrics), f"test accuracy {result.metrics['test_accuracy']:.4f}")
             print(
                 f"{', '.join(dict.fromkeys(accuracies))}, test loss {result.metrics['test_loss']:.4f}; {result.folder}"
@@ -61,7 +62,7 @@ def run_job(settings: DictConfig) -> float:
         return result.selection_score
     except BaseException as error:
         stopped = isinstance(error, Interrupted | SystemExit)
-        outcome.update(status="stopped" if stopped else "failed", reason=failure_reason(error))
+        outcome.update(status="stopped" if stopped else "failed", reason=job_failure_reason(error))
         if not in_sweep and isinstance(error, Exception):
             raise sweep.HydraBypass(error) from error
         raise
@@ -100,7 +101,7 @@ def main() -> None:
         sys.stdout.flush()
     except Exception as error:  # the job results or the standard output are unavailable
         silence_stdout()
-        print(f"mnist_exp: the sweep's summary cannot be shown: {failure_reason(error)}", file=sys.stderr)
+        print(f"mnist_exp: the sweep's summary cannot be shown: {job_failure_reason(error)}", file=sys.stderr)
         code = code or 1
     sys.exit(code)
 

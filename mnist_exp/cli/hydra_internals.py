@@ -18,7 +18,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from mnist_exp.cli.messages import PATH_SETTINGS, SETTINGS, in_hydras_quotes, unknown_setting
+from mnist_exp.cli.messages import KNOWN_KEYS, PATH_SETTINGS, in_hydras_quotes, unknown_setting
 from mnist_exp.errors import ConfigError
 from mnist_exp.settings.schema import Config
 
@@ -87,7 +87,7 @@ def reject_unknown(settings: DictConfig) -> None:
     """Raise a ConfigError for a setting that was added with ``+`` but does not exist."""
     if OmegaConf.get_type(settings) is not Config:
         raise ConfigError(FOREIGN_CONFIG)
-    for section, known in SETTINGS.items():
+    for section, known in KNOWN_KEYS.items():
         for key in settings[section] if section else settings:
             if key not in known and key != "hydra":
                 raise ConfigError(unknown_setting(f"{section}.{key!s}" if section else str(key)))

@@ -22,7 +22,7 @@ from mnist_exp.runs.record import RecordError
 from mnist_exp.settings.schema import Config, DataConfig, DeviceConfig, ProtocolConfig
 
 SCHEMAS = {"": Config, "device": DeviceConfig, "data": DataConfig, "protocol": ProtocolConfig}
-SETTINGS = {section: [each.name for each in dataclasses.fields(schema)] for section, schema in SCHEMAS.items()}
+KNOWN_KEYS = {section: [each.name for each in dataclasses.fields(schema)] for section, schema in SCHEMAS.items()}
 """Section → its settings; of the other sections, a class knows its own arguments."""
 PATH_SETTINGS = ("output_root", "data.root", "data.train_dir", "data.test_dir", "hydra.sweep.dir", "hydra.run.dir")
 REPEAT = "repeat the command to resume"
@@ -72,7 +72,7 @@ def user_message(error: Exception) -> str | None:
     return None
 
 
-def failure_reason(error: BaseException) -> str:
+def job_failure_reason(error: BaseException) -> str:
     """Why a job ended, for the sweep's summary."""
     return (user_message(error) if isinstance(error, Exception) else None) or errors.failure_reason(error)
 
@@ -95,10 +95,10 @@ def format_accuracy(metrics: Mapping[str, Any]) -> str:
 def unknown_setting(key: str) -> str:
     """What to say of a setting that does not exist."""
     section, _, name = key.rpartition(".")
-    known = SETTINGS.get(section, ["lr", "momentum", "weight_decay"])
+    known = KNOWN_KEYS.get(section, ["lr", "momentum", "weight_decay"])
     if close := difflib.get_close_matches(name, known, n=1):
         hint = f"did you mean {f'{section}.' if section else ''}{close[0]}?"
-    elif section in SETTINGS:
+    elif section in KNOWN_KEYS:
         hint = f"{section or 'the program'} has {', '.join(known)}"
     else:
         hint = f"an argument that conf/ does not list needs a plus: +{key}=…"

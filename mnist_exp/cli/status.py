@@ -1,6 +1,6 @@
 """The state of all runs: ``make status``, on a laptop and on a cluster's login node alike.
 
-Reads the run folders and the plans of sweeps, and nothing else: no launcher is asked, no file is written.
+Only reads files: no launcher is asked, no file is written.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from rich.text import Text
 
 from mnist_exp.cli.messages import format_accuracy, unreadable_reason
 from mnist_exp.cli.sweep import JOBS_DIR, read_job, read_plan
-from mnist_exp.machine.origin import other_code
+from mnist_exp.machine.fingerprint import other_code
 from mnist_exp.runs.lock import is_live
 from mnist_exp.runs.record import METRICS, TIMING, read_record
 from mnist_exp.settings.identity import IDENTITY_VERSION
@@ -51,8 +51,8 @@ class StatusRow:
 def read_run(run: Path) -> StatusRow:
     """The state of a run's folder, or of the one beside it where the run is being trained again."""
     name, live = run.name, is_live(run)
-    if live and (fresh := run.with_name(f".{name}.new")).exists():
-        run = fresh
+    if live and (new := run.with_name(f".{name}.new")).exists():
+        run = new
     try:
         record = read_record(run)
         done = len(_rows(run / METRICS))
@@ -85,10 +85,9 @@ def read_sweep(sweep: Path, runs: list[StatusRow], *, newest: bool) -> list[Stat
     running = {row.overrides for row in runs if row.status == "running"}
     if not newest and running.isdisjoint(map(tuple, jobs)):
         return []
-    rows = []
+    rows, shown = [], ("failed",) if refused else ("failed", "waiting")
     for number, job in enumerate(jobs):
         result = read_job(sweep / JOBS_DIR / f"{number}.json") or {"status": "waiting"}
-        shown = ("failed",) if refused else ("failed", "waiting")
         if tuple(job) not in started and result["status"] in shown:
             rows.append(StatusRow(" ".join(job), result["status"], remark=str(result.get("reason") or "")))
     return rows

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import platform
 import sys
 from collections import Counter
@@ -81,19 +80,14 @@ def prepare_data(config: Any, train_split: str) -> None:
         folders.load(folder, Path(config.root) / folders.CACHE)
 
 
-def enter_shared_folder(folder: Path, config: Config) -> None:
-    """Work in the folder that the command was typed in, on whatever machine this job is.
-
-    Raises:
-        DataError: this machine does not see that folder, or not the data in it.
-    """
+def check_shared_folder(folder: Path, config: Config) -> None:
+    """Raise a DataError if this job's machine does not see the command's folder, or not the data in it."""
     root = folder / config.data.root
     if not folder.is_dir() or (config.data.name == "mnist" and not fetch.is_present("mnist", root)):
         raise DataError(
             f"{platform.node()} finds no MNIST in {root}, where the sweep's command found it: every machine must "
             f"see {folder} under the same path. To fetch it there: python scripts/download.py {root}"
         )
-    os.chdir(folder)
 
 
 def write_plan(folder: Path, jobs: list[list[str]], refused: str | None = None) -> None:
@@ -147,12 +141,12 @@ def print_summary(refused: str | None) -> bool:
         if result["status"] == "failed":
             print(f"job {result['job']} failed: {result['reason']}")
     counts = Counter(result["status"] for result in results)
-    counts[NO_RESULT] = len(jobs) - len(results)
-    counted = ", ".join(f"{counts[status]} {status}" for status in JOB_STATUSES if counts[status] > 0)
+    counts[NO_RESULT] = max(len(jobs) - len(results), 0)  # a search plans no jobs
+    counted = ", ".join(f"{counts[status]} {status}" for status in JOB_STATUSES if counts[status])
     places = {str(Path(result["folder"]).parent) for result in results if "folder" in result}
     where = f"; results are in {', '.join(sorted(places))}" if places else ""
     print(f"Jobs: {counted or 'none ran'}{where}")
-    return bool(results) and counts[NO_RESULT] <= 0
+    return bool(results) and not counts[NO_RESULT]
 
 
 def _print_table(results: list[dict[str, Any]]) -> None:

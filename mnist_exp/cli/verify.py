@@ -11,7 +11,7 @@ import json
 import sys
 import tempfile
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,11 @@ from mnist_exp.cli.progress import Lines
 from mnist_exp.errors import ConfigError, DivergedError
 from mnist_exp.files import write_atomically
 from mnist_exp.job import train_run
-from mnist_exp.machine.fingerprint import EQUIVALENT
-from mnist_exp.machine.origin import LIBRARIES, other_code, present_code
+from mnist_exp.machine.fingerprint import EQUIVALENT, LIBRARIES, other_code, present_code
 from mnist_exp.machine.parent import exit_when_parent_dies
 from mnist_exp.machine.provenance import PROJECT
 from mnist_exp.runs.record import METRICS, RESULT_FILES, Record, checksum, read_record
-from mnist_exp.settings.identity import diff_settings
+from mnist_exp.settings.identity import IDENTITY_VERSION, diff_settings
 from mnist_exp.settings.schema import Config, DataConfig, DeviceConfig, ProtocolConfig, default_data_root
 
 EQUAL, DIFFERENT, UNVERIFIED, CLOSE = range(4)
@@ -67,37 +66,34 @@ def verify(run: Path, root: str, train_dir: str | None = None, test_dir: str | N
 
 
 def _config(record: Record, output_root: str, places: dict[str, Any]) -> Config:
+    if record.identity.get("version") != IDENTITY_VERSION:
+        raise ConfigError("made by another version of mnist_exp; only that version can repeat it")
     settings = dict(record.config)
-    device, known = record.identity["device"], {field.name for field in fields(DeviceConfig)}
-    if gone := device.keys() - known - {"type", "arithmetic"}:
-        raise ConfigError(f"this version of mnist_exp has no setting device.{', device.'.join(sorted(gone))}")
-    given = {key: value for key, value in settings["device"].items() if key in known}
-    given |= {"name": device["type"], "arithmetic": device.get("arithmetic", "native")}
-    settings["device"] = DeviceConfig(**given)
+    settings["device"] = DeviceConfig(**settings["device"] | {"name": record.identity["device"]["type"]})
     settings["data"] = DataConfig(**settings["data"], **places)
     settings["protocol"] = ProtocolConfig(**settings["protocol"])
     return Config(**settings, output_root=output_root)
 
 
-def _compare(run: Path, record: Record, fresh: Path) -> Finding:
-    again = read_record(fresh)
+def _compare(run: Path, record: Record, retrained: Path) -> Finding:
+    again = read_record(retrained)
     if others := diff_settings(again.identity, record.identity):
         return Finding(run.name, DIFFERENT, [f"its data or settings differ: {', '.join(others)}"])
     stored = dict(record.files or {})  # of a file that was too large to be kept, this is all there is
     stored |= {name: checksum(run / name) for name in RESULT_FILES if (run / name).exists()}
-    changed = [name for name in RESULT_FILES if checksum(fresh / name) != stored[name]]
+    changed = [name for name in RESULT_FILES if checksum(retrained / name) != stored[name]]
     if not changed:
         return Finding(run.name, EQUAL, [])
-    return _explain(run, record, again, fresh, changed)
+    return _explain(run, record, again, retrained, changed)
 
 
-def _explain(run: Path, record: Record, again: Record, fresh: Path, changed: list[str]) -> Finding:
+def _explain(run: Path, record: Record, again: Record, retrained: Path, changed: list[str]) -> Finding:
     """What differs and why, where it is known."""
     details = [f"{', '.join(changed)} came out differently"]
     tampered = checksum(run / METRICS) != (record.files or {})[METRICS]
     if tampered:
         details.append(f"{METRICS} is not the file that the run wrote: it was changed afterwards")
-    stored, new = pd.read_csv(run / METRICS), pd.read_csv(fresh / METRICS)
+    stored, new = pd.read_csv(run / METRICS), pd.read_csv(retrained / METRICS)
     if stored.shape != new.shape or list(stored) != list(new):
         return Finding(run.name, DIFFERENT, [*details, f"{METRICS} has other rows or columns"])
     unequal = (stored != new).to_numpy().nonzero()

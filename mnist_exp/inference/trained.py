@@ -19,7 +19,7 @@ from mnist_exp.runs.record import RECORD, WEIGHTS, Record, RecordError, checksum
 from mnist_exp.settings import factory
 from mnist_exp.settings.schema import PROTOCOL_KEYS, PROTOCOLS
 
-DIGITS = ("mnist", "qmnist")  # pictures for runs on other data are only resized, as in training
+DIGIT_DATASETS = ("mnist", "qmnist")  # pictures for runs on other data are only resized, as in training
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class TrainedModel:
         Raises:
             DataError: it does not show one digit; the message completes "FILE …".
         """
-        if self.record.identity["data"]["name"] in DIGITS:
+        if self.record.identity["data"]["name"] in DIGIT_DATASETS:
             return to_digit(to_grey(image))
         return np.array(to_grey32(image))  # a copy, which torch may write to
 

@@ -1,8 +1,9 @@
-"""Checksums of the code that a run's numbers depend on: its model, the loop, data loading, the machine.
+"""What made a run: its code, as checksums, and its libraries' versions, compared with the present ones.
 
-Each is taken from the syntax tree of what the part's entry points reach within this package, without what
-cannot change a number: comments, docstrings, layout, annotations, and the texts of errors and messages. So a
-new class beside the others or a reworded message changes nothing, and a changed layer or constant does.
+There is a checksum for each of the model, the training loop, data loading and the machine's settings, taken from
+the syntax tree of what the part's entry points reach within this package, without what cannot change a number:
+comments, docstrings, layout, annotations, and the texts of errors and messages. So a new class beside the others or
+a reworded message changes nothing, and a changed layer or constant does. Imports no torch.
 """
 
 import ast
@@ -23,6 +24,8 @@ PARTS = {
     "machine": ("machine.determinism.make_deterministic",),
 }
 """Part → the functions that it starts from; the model's part starts from its class."""
+LIBRARIES = ("torch", "numpy")
+"""The packages whose versions can change a number."""
 PART_NAMES = {"training": "the training loop", "data": "data loading", "machine": "the machine's settings"}
 NOT_FOLLOWED = {
     *("errors", "files", "settings.schema", "data.fetch", "data.catalog"),
@@ -54,14 +57,33 @@ def code_fingerprint(model_target: str, *, image_folder: bool) -> dict[str, str]
     }
 
 
-def code_differences(ours: Mapping[str, str], theirs: Mapping[str, str], model_target: str) -> list[str]:
-    """The names of the parts that differ, but for changes that were declared to leave all numbers alone."""
-    names = PART_NAMES | {"model": model_target.rpartition(".")[2]}
-    return [
+def present_code(identity: Mapping[str, Any]) -> dict[str, str]:
+    """The checksums of the code that a run of this identity would have now."""
+    image_folder = identity["data"]["name"] == "png_folder"
+    return code_fingerprint(identity["model"]["target"], image_folder=image_folder)
+
+
+def other_code(identity: Mapping[str, Any], recorded: Mapping[str, str] | None) -> str:
+    """What of the present code differs from the recorded one, in words; empty if nothing does.
+
+    Changes that were declared to leave all numbers alone do not count.
+    """
+    if recorded is None:
+        return "its record has no checksums of it"
+    names = PART_NAMES | {"model": identity["model"]["target"].rpartition(".")[2]}
+    return ", ".join(
         names[part]
-        for part in sorted(ours)
-        if newest_equivalent(part, ours[part]) != newest_equivalent(part, theirs.get(part, ""))
-    ]
+        for part, checksum in present_code(identity).items()
+        if newest_equivalent(part, checksum) != newest_equivalent(part, recorded.get(part, ""))
+    )
+
+
+def other_versions(present: Mapping[str, str | None], recorded: Mapping[str, Any] | None) -> str:
+    """Which library versions differ from the recorded ones, in words; empty if none does."""
+    known = recorded or {}
+    return ", ".join(
+        f"{name} {known.get(name)} (now {present[name]})" for name in LIBRARIES if known.get(name) != present[name]
+    )
 
 
 def newest_equivalent(part: str, checksum: str) -> str:

@@ -11,10 +11,10 @@ from mnist_exp.runs.record import CLASS_COUNTS, MISTAKES, MISTAKES_COLUMNS, PRED
 
 BINS = 15
 """Of confidence; as many as Guo et al. (2017) use."""
-UNKNOWN = -1
+UNKNOWN_LABEL = -1
 """The label of an image of which a file does not say it."""
-LEAST = 1e-45
-"""The smallest probability of float32 that is not 0; one of 0 counts as this."""
+SMALLEST_PROBABILITY = 1e-45
+"""Of float32, but for 0; one of 0 counts as this."""
 
 
 @dataclass(frozen=True)
@@ -22,17 +22,17 @@ class Answers:
     """One run's answers to N images, W of which it gets wrong."""
 
     labels: NDArray[np.int64]
-    """Of all images, ``[N]``; of mistakes.csv, `UNKNOWN` where the run is right."""
+    """Of all images, ``[N]``; of mistakes.csv, `UNKNOWN_LABEL` where the run is right."""
     counts: NDArray[np.int64]
     """Images by label, ``[10]``."""
-    index: NDArray[np.int64]
-    """Of the wrong ones: the place in the split, from 0, ``[W]``."""
-    label: NDArray[np.int64]
-    """Of the wrong ones, ``[W]``."""
-    predicted: NDArray[np.int64]
-    """Of the wrong ones, ``[W]``."""
-    probability: NDArray[np.float64]
-    """Of the wrong answers, ``[W]``."""
+    wrong_index: NDArray[np.int64]
+    """Of the wrong answers: the image's place in the split, from 0, ``[W]``."""
+    wrong_label: NDArray[np.int64]
+    """The image's label, ``[W]``."""
+    wrong_answer: NDArray[np.int64]
+    """The answer, ``[W]``."""
+    wrong_probability: NDArray[np.float64]
+    """Its probability, ``[W]``."""
     losses: NDArray[np.float32] | None = None
     """Cross-entropy of each image, in nats, ``[N]``. This and what follows is not known from mistakes.csv."""
     bins: NDArray[np.float64] | None = None
@@ -41,7 +41,7 @@ class Answers:
     @property
     def confusion(self) -> NDArray[np.int64]:
         """Images by label and prediction, ``[10, 10]``."""
-        wrong = np.bincount(10 * self.label + self.predicted, minlength=100).reshape(10, 10)
+        wrong = np.bincount(10 * self.wrong_label + self.wrong_answer, minlength=100).reshape(10, 10)
         return wrong + np.diag(self.counts - wrong.sum(axis=1))
 
 
@@ -64,11 +64,13 @@ def _from_predictions(run: Run) -> Answers:
     return Answers(
         labels=label,
         counts=np.bincount(label, minlength=10),
-        index=wrong,
-        label=label[wrong],
-        predicted=predicted[wrong],
-        probability=probabilities[wrong, predicted[wrong]].round(4),
-        losses=-np.log(np.maximum(probabilities[np.arange(len(label)), label], LEAST)).astype(np.float32),
+        wrong_index=wrong,
+        wrong_label=label[wrong],
+        wrong_answer=predicted[wrong],
+        wrong_probability=probabilities[wrong, predicted[wrong]].round(4),
+        losses=-np.log(np.maximum(probabilities[np.arange(len(label)), label], SMALLEST_PROBABILITY)).astype(
+            np.float32
+        ),
         bins=np.array(bins),
     )
 
@@ -104,6 +106,6 @@ def _from_mistakes(run: Run) -> Answers:
     accuracy, recorded = 1 - len(index) / counts.sum(), run.epochs["test_accuracy"].iloc[-1]
     if (np.bincount(label, minlength=10) != classes["wrong"]).any() or abs(accuracy - recorded) > 1e-6:
         raise ValueError(f"has a {MISTAKES} that is not that of its {CLASS_COUNTS} or of its metrics")
-    labels = np.full(counts.sum(), UNKNOWN)
+    labels = np.full(counts.sum(), UNKNOWN_LABEL)
     labels[index] = label
     return Answers(labels, counts, index, label, predicted, probability)

@@ -47,20 +47,20 @@ def build(runs: Path, out: Path, data: Path) -> Report:
     if wrong:
         made += [error_tables.confused(wrong), *error_tables.classes(wrong), error_tables.calibration(wrong)]
     shown = [table for table in made if table]
-    drawings = []
+    plots = []
     for section in collection.sections:
         mine = [m for m in wrong if m.group.section == section]
-        drawings += figures.of_section(collection, estimates, section, mine, measured)
+        plots += figures.of_section(collection, estimates, section, mine, measured)
     new = out / ".new"
     try:
         new.mkdir(parents=True, exist_ok=True)
-        files = formats.write(shown, new) + figure_files.write(drawings, new)
-        text = page.render(collection, estimates, shown, drawings, wrong, new, data)
+        files = formats.write(shown, new) + figure_files.write(plots, new)
+        text = page.render(collection, estimates, shown, plots, wrong, new, data)
         (new / "index.html").write_text(text, encoding="utf-8", newline="\n")
         _replace(out, new, [*files, "index.html"])
     finally:
         shutil.rmtree(new, ignore_errors=True)
-    return Report(collection, shown, len(drawings))
+    return Report(collection, shown, len(plots))
 
 
 def _replace(out: Path, new: Path, files: list[str]) -> None:

@@ -158,8 +158,8 @@ def _warnings(runs: list[Run]) -> list[str]:
         if differing:
             words = ", ".join(MADE_BY[key] for key in sorted(differing))
             sentences.append(
-                f"{alike[0].record.title}: its {len(alike)} runs of one setting differ in {words}, so they are in rows "
-                "of their own; to have one, repeat the command that trained them"
+                f"{alike[0].record.title}: its {len(alike)} runs of one setting differ in {words}, so they are in "
+                "separate rows; to merge them, repeat the command that trained them"
             )
     return sentences
 

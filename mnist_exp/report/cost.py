@@ -42,7 +42,7 @@ def table(measured: list[Row]) -> Table:
         for row in measured
     ]
     note = (
-        "Multiply-accumulates of one image's way through the model. Seconds per epoch are training and evaluation "
+        "Multiply-accumulates of one forward pass per image. Seconds per epoch are training and evaluation "
         "together, images per second training alone: the median epoch of each run, and of these the median (lowest to "
         "highest run). Runs that shared a machine with other work are slower."
     )

@@ -28,12 +28,12 @@ class Crossed:
 
     @classmethod
     def of(cls, values: NDArray[np.float32], images: int) -> "Crossed":
-        """Of the values of S runs on M images, ``[S, M]``; on what is left of the ``images``, they are 0."""
+        """Of the values of S runs on M of the images, ``[S, M]``; on the others all values are 0."""
         x = values.astype(np.float64)
         return cls(x.sum(axis=1), x @ x.T, images)
 
     @property
-    def parts(self) -> tuple[float, float]:
+    def variance_parts(self) -> tuple[float, float]:
         """The variance of the grand mean that is due to seeds, and that due to images.
 
         The first, ``MS_seeds / SN``, includes what seeds and images do together; it is 0 for one seed.
@@ -50,7 +50,7 @@ class Crossed:
             return float(n)
         squares = self.mean_squares
         below = sum(s**2 / d for s, d in zip(squares, (seeds, n, seeds * n), strict=True))
-        total = sum(self.parts) * self._size
+        total = sum(self.variance_parts) * self._size
         return float(np.clip(total**2 / below, seeds, n)) if below else float(n)
 
     @property
@@ -71,12 +71,12 @@ class Crossed:
 
 def half_width(crossed: Crossed) -> float:
     """Half the 95 % interval of the grand mean: for new seeds and images, or for new images of one run."""
-    return max(math.sqrt(variance) * quantile(degrees) for variance, degrees in _variances(crossed))
+    return max(math.sqrt(variance) * t_factor(degrees) for variance, degrees in _variances(crossed))
 
 
 def t_test(crossed: Crossed, mean: float) -> float:
     """Two-sided p-value of a mean of 0; below 0.05 exactly where `half_width`'s interval leaves out 0."""
-    return max(tail(mean, variance, degrees) for variance, degrees in _variances(crossed))
+    return max(student_p(mean, variance, degrees) for variance, degrees in _variances(crossed))
 
 
 def _variances(crossed: Crossed) -> list[tuple[float, float]]:
@@ -86,7 +86,7 @@ def _variances(crossed: Crossed) -> list[tuple[float, float]]:
     hold in 87 % of the cases. With the seeds' whole part as the least, they hold in 98 %; less a sixteenth of
     the images' part, in 94 to 96 %, whichever of the two is larger.
     """
-    seeds, images = crossed.parts
+    seeds, images = crossed.variance_parts
     whole, few = (seeds + images, crossed.degrees), len(crossed.sums) - 1
     return [whole, (max(seeds - images / 16, 0.0), few)] if few else [whole]
 
@@ -108,13 +108,13 @@ def wilson_interval(share: float, images: int) -> tuple[float, float]:
     return max((share + z2 / 2 - half) / (1 + z2), 0.0), min((share + z2 / 2 + half) / (1 + z2), 1.0)
 
 
-def tail(mean: float, variance: float, degrees: float) -> float:
+def student_p(mean: float, variance: float, degrees: float) -> float:
     """Student's two-sided p-value of a mean with this estimated variance."""
     if variance <= 0:
         return 1.0 if mean == 0 else 0.0
     return float(2 * stdtr(degrees, -abs(mean) / math.sqrt(variance)))
 
 
-def quantile(degrees: float) -> float:
+def t_factor(degrees: float) -> float:
     """The factor of a 95 % interval: of Student's t with so many degrees of freedom."""
     return float(stdtrit(degrees, (1 + LEVEL) / 2))

@@ -27,8 +27,8 @@ MAX_CONFUSED = 5
 """Pairs of classes listed for each model."""
 
 
-def confused(misclassified: Sequence[Misclassified]) -> Table:
-    """The pairs of classes that each group confuses most often."""
+def confused(misclassified: Sequence[Misclassified]) -> Table | None:
+    """The pairs of classes that each group confuses most often; None where nothing is wrong."""
     rows, cells = [], []
     for m in misclassified:
         group, wrong = m.group, m.confusion * (1 - np.eye(10))
@@ -49,7 +49,7 @@ def confused(misclassified: Sequence[Misclassified]) -> Table:
         "The five most frequent of each model: images per run, as mean and 95 % interval for new seeds and new images, "
         "and their share of all images with that label. Intervals of fewer than ten images are rough."
     )
-    return make_table("confused", "Pairs most often confused", note, rows, cells)
+    return make_table("confused", "Pairs most often confused", note, rows, cells) if rows else None
 
 
 def classes(misclassified: Sequence[Misclassified]) -> list[Table]:
@@ -87,9 +87,12 @@ def classes(misclassified: Sequence[Misclassified]) -> list[Table]:
 def _share_of_class(m: Misclassified, label: int, answer: int | None = None) -> Estimate:
     """The share of a class's images that get this wrong answer, or the right one."""
     images = int(next(iter(m.answers.values())).counts[label])
-    chosen = [(a.label == label) & (a.predicted == answer if answer is not None else True) for a in m.answers.values()]
+    chosen = [
+        (a.wrong_label == label) & (a.wrong_answer == answer if answer is not None else True)
+        for a in m.answers.values()
+    ]
     values = [float(mine.sum()) / images if images else math.nan for mine in chosen]
-    marks = m.marks([a.index[mine] for a, mine in zip(m.answers.values(), chosen, strict=True)])
+    marks = m.marks([a.wrong_index[mine] for a, mine in zip(m.answers.values(), chosen, strict=True)])
     crossed = Crossed.of(marks[:, marks.any(axis=0)], images) if images > 1 else None
     return estimate([1 - value if answer is None else value for value in values], crossed, FRACTION)
 

@@ -40,6 +40,6 @@ def _measure(metric: str, groups: Sequence[Group], misclassified: Sequence[Miscl
     by_image = {}
     for m in misclassified:
         values = {"test_accuracy": -m.errors, "test_loss": m.losses}.get(metric)
-        if values is not None and len(m.label) > 1 and same_images(m.label, misclassified[0].label):
+        if values is not None and len(m.labels) > 1 and same_images(m.labels, misclassified[0].labels):
             by_image[m.group.label] = dict(zip(m.answers, values, strict=True))
     return Measured({group.label: group.final_values(metric) for group in groups}, by_image, BOUNDS[metric])

@@ -30,7 +30,7 @@ STYLE = mpl.rc_params_from_file(str(published.resource("report.mplstyle")), use_
 
 
 @dataclass(frozen=True)
-class Drawing:
+class Plot:
     """A figure to be drawn: its topic, its file's name, what it shows in words, its numbers."""
 
     topic: str
@@ -47,15 +47,15 @@ class Drawing:
         return f"{slug(self.section)}/{self.file}"
 
 
-_pending: list[tuple[Drawing, Path]] = []
+_pending: list[tuple[Plot, Path]] = []
 
 
-def write(drawings: Sequence[Drawing], folder: Path) -> list[str]:
+def write(plots: Sequence[Plot], folder: Path) -> list[str]:
     """Write figures in every format, and their numbers, below ``folder``; return the files' names."""
-    _pending[:] = [(drawing, folder / drawing.name) for drawing in drawings]
+    _pending[:] = [(plot, folder / plot.name) for plot in plots]
     for _, path in _pending:
         path.parent.mkdir(parents=True, exist_ok=True)
-    positions = range(len(drawings))[::-1]  # the slow ones are last
+    positions = range(len(plots))[::-1]  # the slow ones are last
     try:
         # Drawings are functions, which only a forked process has; forking is safe on Linux alone.
         workers, fork = len(os.sched_getaffinity(0)), multiprocessing.get_context("fork")
@@ -66,7 +66,7 @@ def write(drawings: Sequence[Drawing], folder: Path) -> list[str]:
     else:
         with pool:
             list(pool.map(_write, positions))
-    return [f"{drawing.name}.{kind}" for drawing in drawings for kind in (*METADATA, "csv")]
+    return [f"{plot.name}.{kind}" for plot in plots for kind in (*METADATA, "csv")]
 
 
 def _start_worker() -> None:
@@ -76,13 +76,13 @@ def _start_worker() -> None:
 
 
 def _write(position: int) -> None:
-    drawing, path = _pending[position]  # a forked worker has it already; functions can't be sent to it
+    plot, path = _pending[position]  # a forked worker has it already; functions can't be sent to it
     with mpl.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # a title may hold any character
-        figure = drawing.draw()
+        figure = plot.draw()
         if figure.get_layout_engine():  # laid out once, not once for each format
             figure.draw_without_rendering()
             figure.set_layout_engine("none")
         for kind, metadata in METADATA.items():
             figure.savefig(path.with_name(f"{path.name}.{kind}"), format=kind, metadata=metadata)
-    path.with_name(f"{path.name}.csv").write_text(csv(drawing.data), encoding="utf-8", newline="\n")
+    path.with_name(f"{path.name}.csv").write_text(csv(plot.data), encoding="utf-8", newline="\n")

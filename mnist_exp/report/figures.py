@@ -15,8 +15,8 @@ from mnist_exp.report import published
 from mnist_exp.report.answers import BINS
 from mnist_exp.report.collect import Collection, Group
 from mnist_exp.report.estimates import Estimates
-from mnist_exp.report.figure_files import Drawing
-from mnist_exp.report.labels import follows, short_name, shown_value
+from mnist_exp.report.figure_files import Plot
+from mnist_exp.report.labels import is_determined_by, short_name, shown_value
 from mnist_exp.report.misclassified import Misclassified
 from mnist_exp.report.runs import DIGITS, METRIC_NAMES, VALIDATION_NAMES
 from mnist_exp.report.statistics import FRACTION, Estimate, estimate
@@ -50,7 +50,7 @@ def of_section(
     section: str,
     misclassified: Sequence[Misclassified],
     measured: list[dict[str, Any]],
-) -> list[Drawing]:
+) -> list[Plot]:
     """All figures of a section; ``misclassified`` are its groups', ``measured`` is of `mnist_exp.report.cost`."""
     groups = collection.in_section(section, most=MAX_TOGETHER)
     palette = zip(sns.color_palette("colorblind"), MARKERS, DASHES, strict=False)
@@ -58,18 +58,18 @@ def of_section(
     few = groups if len(collection.in_section(section)) <= MAX_ALONE else []
     metrics = [metric for metric in (*METRIC_NAMES, *VALIDATION_NAMES) if groups[0].final_values(metric)]
     bars = {group: estimates.means[group][group.selection_metric] for group in groups}
-    drawings = [overview(section, bars, styles), *(curves(section, groups, metric, styles) for metric in metrics)]
-    drawings += slices(section, collection.in_section(section))
-    drawings += [curves(section, [group], metric, styles, alone=True) for metric in metrics for group in few]
+    plots = [overview(section, bars, styles), *(curves(section, groups, metric, styles) for metric in metrics)]
+    plots += slices(section, collection.in_section(section))
+    plots += [curves(section, [group], metric, styles, alone=True) for metric in metrics for group in few]
     best = collection.in_section(section, most=MAX_ALONE)
-    drawings += [confusion(section, m) for m in misclassified if m.group in best]
+    plots += [confusion(section, m) for m in misclassified if m.group in best]
     calibrated = [m for m in misclassified if m.group in groups and len(m.bins)]
-    drawings += [reliability(section, calibrated, styles)] if calibrated else []
+    plots += [reliability(section, calibrated, styles)] if calibrated else []
     costs = {row["model"]: row for row in measured if row["section"] == section}
-    return [*drawings, cost(section, bars, costs, styles)]
+    return [*plots, cost(section, bars, costs, styles)]
 
 
-def overview(section: str, bars: dict[Group, Estimate], styles: Styles) -> Drawing:
+def overview(section: str, bars: dict[Group, Estimate], styles: Styles) -> Plot:
     """The final score of every seed, with each group's mean and its interval."""
     groups = [*bars]
     score, name = groups[0].selection_metric, groups[0].selection_metric.replace("_", " ")
@@ -97,10 +97,10 @@ def overview(section: str, bars: dict[Group, Estimate], styles: Styles) -> Drawi
     text += f"{'; crosses are the published values' if values else ''}. {_means(bars)}."
     frame = pd.DataFrame(data, columns=["label", "seed", score])
     title = f"{name.capitalize()} after the last epoch"
-    return Drawing("overview", section, "overview", title, text, frame, draw)
+    return Plot("overview", section, "overview", title, text, frame, draw)
 
 
-def curves(section: str, groups: list[Group], metric: str, styles: Styles, *, alone: bool = False) -> Drawing:
+def curves(section: str, groups: list[Group], metric: str, styles: Styles, *, alone: bool = False) -> Plot:
     """A metric against the epoch: one group, with the published curve, or several over each other."""
     name, unit = metric.replace("train", "training").replace("_", " "), UNITS[metric.rpartition("_")[2]]
     runs = [(group.label, run) for group in groups for run in group.runs]
@@ -139,10 +139,10 @@ def curves(section: str, groups: list[Group], metric: str, styles: Styles, *, al
     text = f"Lines are means over the seeds, bands ± 1 standard deviation. First to last epoch: {ends}."
     text += "" if reference is None else " The published curve is dashed."
     prefix = groups[0].slug if alone else "all"
-    return Drawing("alone" if alone else "curves", section, f"{prefix}-{slug(metric)}", title, text, data, draw)
+    return Plot("alone" if alone else "curves", section, f"{prefix}-{slug(metric)}", title, text, data, draw)
 
 
-def slices(section: str, trials: list[Group]) -> list[Drawing]:
+def slices(section: str, trials: list[Group]) -> list[Plot]:
     """Each trial's validation accuracy against each setting that was searched; none without a search."""
     keys, score = _searched([trial.settings for trial in trials]), "validation_accuracy"
     if len(trials) < MIN_TRIALS or not keys or trials[0].selection_metric != score:
@@ -179,10 +179,10 @@ def slices(section: str, trials: list[Group]) -> list[Drawing]:
 
     text = f"A point is a trial; of {len(trials)}, those of the lowest quarter may be below the frame. "
     text += f"Best: {best.record.title} with {said}, {best.mean_score:.4f}."
-    return [Drawing("overview", section, "slices", "Validation accuracy by setting", text, data, draw)]
+    return [Plot("overview", section, "slices", "Validation accuracy by setting", text, data, draw)]
 
 
-def confusion(section: str, m: Misclassified) -> Drawing:
+def confusion(section: str, m: Misclassified) -> Plot:
     """A group's confusion matrix, mean over its runs; colour shows the misclassified alone."""
     share = 100 * m.confusion / np.maximum(m.confusion.sum(axis=1, keepdims=True), 1)
     wrong, diagonal = m.confusion * (1 - np.eye(10)), np.eye(10, dtype=bool)
@@ -205,14 +205,15 @@ def confusion(section: str, m: Misclassified) -> Drawing:
         axes.tick_params("x", rotation=90 if max(map(len, ticks)) > 3 else 0)
         return figure
 
-    text = f"Images by label and prediction, mean of {len(m.answers)} runs; colour shows the errors. Most frequent: "
-    text += f"{names[label]} read as {names[answer]}, {wrong[label, answer]:.1f} images per run."
+    text = f"Images by label and prediction, mean of {len(m.answers)} runs; colour shows the errors."
+    if wrong.any():
+        text += f" Most frequent: {names[label]} read as {names[answer]}, {wrong[label, answer]:.1f} images per run."
     data = pd.DataFrame(m.confusion, columns=[f"predicted_{name}" for name in names]).assign(label=names)
     title = f"{m.group.label}: confusion matrix"
-    return Drawing("errors", section, f"{m.group.slug}-confusion", title, text, data, draw)
+    return Plot("errors", section, f"{m.group.slug}-confusion", title, text, data, draw)
 
 
-def reliability(section: str, misclassified: Sequence[Misclassified], styles: Styles) -> Drawing:
+def reliability(section: str, misclassified: Sequence[Misclassified], styles: Styles) -> Plot:
     """Accuracy against confidence, over the runs of each group together."""
     rows = []
     for m in misclassified:
@@ -242,10 +243,10 @@ def reliability(section: str, misclassified: Sequence[Misclassified], styles: St
     text = f"On the diagonal, confidence equals accuracy; bars are 95 % intervals over the seeds; {BINS} bins, "
     text += f"without those of fewer than {MIN_PER_BIN} images per run. Expected calibration error: "
     text += "; ".join(f"{m.group.label} {np.mean(m.calibration_errors):.4f}" for m in misclassified)
-    return Drawing("errors", section, "reliability", "Reliability diagram", f"{text}.", data, draw)
+    return Plot("errors", section, "reliability", "Reliability diagram", f"{text}.", data, draw)
 
 
-def cost(section: str, bars: dict[Group, Estimate], measured: dict[str, dict[str, Any]], styles: Styles) -> Drawing:
+def cost(section: str, bars: dict[Group, Estimate], measured: dict[str, dict[str, Any]], styles: Styles) -> Plot:
     """Accuracy against arithmetic and against time."""
     groups = [*bars]
     sides = {"multiply_accumulates": "multiply-accumulates per image", "epoch_seconds": "seconds per epoch"}
@@ -268,7 +269,7 @@ def cost(section: str, bars: dict[Group, Estimate], measured: dict[str, dict[str
 
     data = pd.DataFrame([{g.selection_metric: g.mean_score} | measured[g.label] for g in groups])
     text = f"Bars are 95 % intervals of the mean. {_means(bars)}."
-    return Drawing("cost", section, "cost", "Accuracy against cost", text, data, draw)
+    return Plot("cost", section, "cost", "Accuracy against cost", text, data, draw)
 
 
 def _searched(settings: list[Mapping[str, Any]]) -> list[str]:
@@ -276,7 +277,7 @@ def _searched(settings: list[Mapping[str, Any]]) -> list[str]:
     found = []
     for key in (key for key in settings[0] if key.partition(".")[0] in SEARCHED):
         class_of = f"{key.partition('.')[0]}.target"
-        implied = follows(key, [class_of, "epochs"] if key != class_of else [], settings)
+        implied = is_determined_by(key, [class_of, "epochs"] if key != class_of else [], settings)
         is_the_rate = key != "optimizer.lr" and all(each[key] in (None, each.get("optimizer.lr")) for each in settings)
         found += [] if implied or is_the_rate else [key]
     return found

@@ -4,13 +4,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mnist_exp.machine.fingerprint import PARTS
+from mnist_exp.machine.fingerprint import PART_NAMES
 from mnist_exp.report.text import printable, unique
 
 ALWAYS_SHOWN = ("optimizer.target", "optimizer.lr", "scheduler.target")
 """Settings of an optimizer or a schedule that are shown even where its name implies them."""
 MADE_BY = {"torch": "the version of torch", "model.parameters": "the number of parameters"} | {
-    f"{part}.code": f"the code of the {part}" for part in (*PARTS, "model")
+    f"{part}.code": f"the code of {name}" for part, name in (PART_NAMES | {"model": "the model"}).items()
 }
 """What may differ between runs of one setting, in words."""
 
@@ -26,11 +26,11 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def make_labels(titles: Sequence[str], settings: Sequence[Mapping[str, Any]], own: str = "") -> list[str]:
     """Each title with the settings that differ; keys that start with ``own`` count only among equal titles."""
     keys = sorted({key for each in settings for key in each})
-    keys = [key for key in keys if not follows(key, _deciding(key, keys), settings)]
+    keys = [key for key in keys if not is_determined_by(key, _deciding(key, keys), settings)]
     labels = []
     for mine, title in zip(settings, titles, strict=True):
         same = [other for other, name in zip(settings, titles, strict=True) if name == title]
-        telling = [key for key in keys if not key.startswith(own) or not follows(key, [], same)]
+        telling = [key for key in keys if not key.startswith(own) or not is_determined_by(key, [], same)]
         short = Counter(map(short_name, telling))
         names = {key: short_name(key) if short[short_name(key)] == 1 else key for key in telling}
         words = [f"{names[key]}={shown_value(key, mine[key])}" for key in telling if mine.get(key) is not None]
@@ -48,7 +48,7 @@ def _deciding(key: str, keys: Sequence[str]) -> list[str]:
     return []
 
 
-def follows(key: str, deciding: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> bool:
+def is_determined_by(key: str, deciding: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a setting has one value for each combination of the deciding ones; of none, one value at all."""
     found: dict[str, set[str]] = {}
     for each in settings:

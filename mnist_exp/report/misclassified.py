@@ -13,7 +13,7 @@ from mnist_exp.data.catalog import CATALOG
 from mnist_exp.data.folders import CACHE, read_cache
 from mnist_exp.data.idx import read_raw
 from mnist_exp.errors import DataError
-from mnist_exp.report.answers import UNKNOWN, Answers, read_answers
+from mnist_exp.report.answers import UNKNOWN_LABEL, Answers, read_answers
 from mnist_exp.report.collect import Collection, Group
 from mnist_exp.report.runs import Problem, describe_error
 from mnist_exp.report.text import printable
@@ -26,8 +26,8 @@ class Misclassified:
     group: Group
     answers: dict[int, Answers]
     """By seed, of the runs that have them."""
-    label: NDArray[np.int64]
-    """``[N]``; `UNKNOWN` where the files do not say."""
+    labels: NDArray[np.int64]
+    """``[N]``; `UNKNOWN_LABEL` where the files do not say."""
 
     @cached_property
     def confusion(self) -> NDArray[np.float64]:
@@ -37,11 +37,11 @@ class Misclassified:
     @cached_property
     def errors(self) -> NDArray[np.float32]:
         """1 where a run is wrong, else 0; ``[S, N]``."""
-        return self.marks([answers.index for answers in self.answers.values()])
+        return self.marks([answers.wrong_index for answers in self.answers.values()])
 
     def marks(self, places: Sequence[NDArray[np.int64]]) -> NDArray[np.float32]:
         """1 at these places of each run, else 0; ``[S, N]``."""
-        found = np.zeros((len(self.answers), len(self.label)), np.float32)
+        found = np.zeros((len(self.answers), len(self.labels)), np.float32)
         for row, mine in zip(found, places, strict=True):
             row[mine] = 1
         return found
@@ -70,18 +70,18 @@ class Misclassified:
     @property
     def calibration_errors(self) -> list[float]:
         """The expected calibration error of each run: ``Σ (images in bin / N) |accuracy - confidence|``."""
-        return [float(np.abs(right - sure).sum() / len(self.label)) for _, sure, right in self.bins]
+        return [float(np.abs(right - sure).sum() / len(self.labels)) for _, sure, right in self.bins]
 
     def answer(self, index: int) -> tuple[int, float | None]:
         """The answer of most runs to an image, and its mean probability where that answer is wrong."""
         given: dict[int, list[float]] = {}
         for answers in self.answers.values():
-            place = int(np.searchsorted(answers.index, index))
-            if place < len(answers.index) and answers.index[place] == index:
-                given.setdefault(int(answers.predicted[place]), []).append(float(answers.probability[place]))
+            place = int(np.searchsorted(answers.wrong_index, index))
+            if place < len(answers.wrong_index) and answers.wrong_index[place] == index:
+                given.setdefault(int(answers.wrong_answer[place]), []).append(float(answers.wrong_probability[place]))
         best = max(given, key=lambda answer: (len(given[answer]), sum(given[answer])), default=None)
         if best is None or len(given[best]) < len(self.answers) - self.missed[index]:
-            return int(self.label[index]), None
+            return int(self.labels[index]), None
         return best, float(np.mean(given[best]))
 
 
@@ -118,7 +118,7 @@ def load_misclassified(collection: Collection) -> tuple[list[Misclassified], lis
 
 def same_images(one: NDArray[np.int64], other: NDArray[np.int64]) -> bool:
     """Whether labels agree as far as both are known."""
-    return len(one) == len(other) and bool(((one == other) | (one == UNKNOWN) | (other == UNKNOWN)).all())
+    return len(one) == len(other) and bool(((one == other) | (one == UNKNOWN_LABEL) | (other == UNKNOWN_LABEL)).all())
 
 
 def _merge(one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -128,21 +128,21 @@ def _merge(one: NDArray[np.int64], other: NDArray[np.int64]) -> NDArray[np.int64
 
 
 def gallery(misclassified: Sequence[Misclassified], most: int) -> list[Miss]:
-    """The images of one section that most runs of some group get wrong: first those that all groups do.
+    """The images of one section that most runs of some group get wrong; first those that most of every group do.
 
     Args:
         misclassified: of the groups of one section; groups with other images than the first are skipped.
         most: how many images to return.
     """
-    alike = [m for m in misclassified if same_images(m.label, misclassified[0].label)]
-    label = np.max([m.label for m in alike], axis=0)
+    alike = [m for m in misclassified if same_images(m.labels, misclassified[0].labels)]
+    label = np.max([m.labels for m in alike], axis=0)
     shares = np.mean([m.missed / len(m.answers) for m in alike], axis=0).round(6)
     by_all = np.all([m.mostly_missed for m in alike], axis=0)
     any_ = np.any([m.mostly_missed for m in alike], axis=0)
     sure = np.zeros(len(label))
     for m in alike:
         for answers in m.answers.values():
-            sure[answers.index] += answers.probability / len(m.answers)
+            sure[answers.wrong_index] += answers.wrong_probability / len(m.answers)
     order = np.lexsort((-sure.round(6), -shares, ~by_all, ~any_))
     return [
         Miss(int(i), int(label[i]), bool(by_all[i]), [(m, *m.answer(int(i))) for m in alike])
@@ -159,7 +159,7 @@ def load_images(root: Path, data: Mapping[str, Any], split: str, label: NDArray[
         root: the folder of the data.
         data: what a run's identity says of its data.
         split: ``train`` or ``test``.
-        label: the labels that they must have, ``[N]``; any where `UNKNOWN`.
+        label: the labels that they must have, ``[N]``; any where `UNKNOWN_LABEL`.
 
     Raises:
         ValueError: the files are missing or damaged, or hold other labels than ``label``.

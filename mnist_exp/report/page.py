@@ -13,14 +13,14 @@ from PIL import Image
 from mnist_exp.report import formats, published
 from mnist_exp.report.collect import Collection
 from mnist_exp.report.estimates import Estimates
-from mnist_exp.report.figure_files import Drawing
+from mnist_exp.report.figure_files import Plot
 from mnist_exp.report.labels import flatten
 from mnist_exp.report.misclassified import Misclassified, gallery, load_images
 from mnist_exp.report.statistics import winner_sentence
 
 GALLERY = 24
 """Images shown of a section."""
-DRAWING = "draw.html"
+DRAW_PAGE = "draw.html"
 """The page to draw in (`mnist_exp.inference.drawing`), beside the report where it exists."""
 
 
@@ -28,7 +28,7 @@ def render(
     collection: Collection,
     estimates: Estimates,
     shown: Sequence[formats.Table],
-    drawings: Sequence[Drawing],
+    plots: Sequence[Plot],
     misclassified: Sequence[Misclassified],
     folder: Path,
     data: Path,
@@ -38,15 +38,17 @@ def render(
         loader=jinja2.PackageLoader("mnist_exp.report", ""), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.globals |= {"formats": formats, "flatten": flatten, "uri": _uri}
-    script = published.resource("page.js.html").read_text(encoding="utf-8")
+    script = published.resource("page.js").read_text(encoding="utf-8")
     return environment.get_template("page.html").render(
         collection=collection,
         tables={table.name: table for table in shown},
-        figures=[(drawing, (folder / f"{drawing.name}.svg").read_bytes()) for drawing in drawings],
+        figures=[(plot, (folder / f"{plot.name}.svg").read_bytes()) for plot in plots],
         summary=summary(collection, estimates, shown),
-        galleries=[_gallery(section, misclassified, data) for section in collection.sections],
+        galleries=[
+            _gallery(section, misclassified, data) for section in dict.fromkeys(m.group.section for m in misclassified)
+        ],
         without=sum(len(group.runs) for group in collection.groups) - sum(len(m.answers) for m in misclassified),
-        drawing=(folder.parent / DRAWING).is_file() and DRAWING,
+        draw_page=(folder.parent / DRAW_PAGE).is_file() and DRAW_PAGE,
         style=published.resource("page.css").read_text(encoding="utf-8"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -80,20 +82,15 @@ def _verdict_sentence(answers: list[str]) -> str:
 
 def _gallery(section: str, misclassified: Sequence[Misclassified], data: Path) -> dict[str, Any]:
     mine = [m for m in misclassified if m.group.section == section]
-    found: dict[str, Any] = {"section": section, "groups": len(mine), "misses": [], "reason": ""}
-    if not mine:
-        return found
-    found["classes"] = mine[0].group.classes
-    images = None
-    identity = mine[0].group.record.identity
-    found["split"] = identity["protocol"]["eval_split"]
+    group, images, reason = mine[0].group, None, ""
+    split = group.record.identity["protocol"]["eval_split"]
     try:
-        images = load_images(data, identity["data"], found["split"], mine[0].label)
+        images = load_images(data, group.record.identity["data"], split, mine[0].labels)
     except ValueError as error:
-        found["reason"] = str(error)
-    misses = gallery(mine, GALLERY)
-    found["misses"] = [(miss, None if images is None else _picture(images[miss.index])) for miss in misses]
-    return found
+        reason = str(error)
+    misses = [(miss, None if images is None else _picture(images[miss.index])) for miss in gallery(mine, GALLERY)]
+    found = {"section": section, "groups": len(mine), "classes": group.classes, "split": split}
+    return found | {"misses": misses, "reason": reason}
 
 
 def _picture(digit: Any) -> str:

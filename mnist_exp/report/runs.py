@@ -153,7 +153,7 @@ def read_table(folder: Path, record: Record, name: str, columns: Sequence[str]) 
         raise ValueError(f"has a {name} without column {', '.join(missing)}")
     if not content.endswith(b"\n"):
         raise ValueError(f"has a half-written {name}")
-    table = table[[*columns]].map(_to_float)  # pandas 2 may read the last bit wrong
+    table = table[[*columns]].map(_to_float).astype(float)  # pandas 2 may read the last bit wrong
     if bad := [column for column in columns if not np.isfinite(table[column]).all()]:
         raise ValueError(f"has a {name} with a value in column {', '.join(bad)} that is not a finite number")
     return table

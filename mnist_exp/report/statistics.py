@@ -9,7 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit, stdtr
 
-from mnist_exp.report.crossed import LEVEL, Crossed, half_width, mcnemar_test, quantile, t_test, tail, wilson_interval
+from mnist_exp.report.crossed import (
+    LEVEL,
+    Crossed,
+    half_width,
+    mcnemar_test,
+    student_p,
+    t_factor,
+    t_test,
+    wilson_interval,
+)
 
 BOTH, IMAGES, SEEDS, NOTHING = "new seeds and new images", "new images", "new seeds", ""
 """What an interval takes to be drawn anew. Only images: it is of these trained networks."""
@@ -42,7 +51,7 @@ class Estimate:
     """The interval for new seeds on these very images (Student's t); not known for one seed."""
     seeds_variance: float = UNKNOWN
     images_variance: float = UNKNOWN
-    """What seeds and what images add to the variance of the mean (`crossed.Crossed.parts`)."""
+    """What seeds and what images add to the variance of the mean (`crossed.Crossed.variance_parts`)."""
 
     def times(self, factor: float) -> "Estimate":
         """The same in another unit; with -1, of the difference the other way round."""
@@ -67,17 +76,17 @@ def estimate(values: Sequence[float], crossed: Crossed | None, bounds: tuple[flo
     """
     n, mean = len(values), float(np.mean(values)) if len(values) else UNKNOWN
     std = float(np.std(values, ddof=1)) if n > 1 else UNKNOWN
-    half = quantile(n - 1) * std / n**0.5 if n > 1 else UNKNOWN
+    half = t_factor(n - 1) * std / n**0.5 if n > 1 else UNKNOWN
     of_seeds = _clip(mean - half, mean + half, bounds)
     if crossed is None:
         return Estimate(n, mean, std, *of_seeds, SEEDS if n > 1 else NOTHING, *of_seeds)
     half = half_width(crossed)
     low, high = mean - half, mean + half
-    if bounds == FRACTION and (n == 1 or not sum(crossed.parts)):
+    if bounds == FRACTION and (n == 1 or not sum(crossed.variance_parts)):
         low, high = wilson_interval(mean, crossed.images)
     elif bounds == FRACTION:
         low, high = (float(expit(logit(mean) + side * half / (mean * (1 - mean)))) for side in (-1, 1))
-    variances = (crossed.parts[0] if n > 1 else UNKNOWN, crossed.parts[1])
+    variances = (crossed.variance_parts[0] if n > 1 else UNKNOWN, crossed.variance_parts[1])
     return Estimate(n, mean, std, *_clip(low, high, bounds), BOTH if n > 1 else IMAGES, *of_seeds, *variances)
 
 
@@ -87,7 +96,7 @@ def _clip(low: float, high: float, bounds: tuple[float, float]) -> tuple[float, 
 
 def prediction_interval(e: Estimate, bounds: tuple[float, float]) -> tuple[float, float]:
     """Where one new run's value is expected with 95 % probability: ``mean ± t s √(1 + 1/n)``; NaN for one seed."""
-    half = quantile(e.n - 1) * e.std * (1 + 1 / e.n) ** 0.5
+    half = t_factor(e.n - 1) * e.std * (1 + 1 / e.n) ** 0.5
     return _clip(e.mean - half, e.mean + half, bounds)
 
 
@@ -177,7 +186,7 @@ def _test(d: Estimate, crossed: Crossed | None) -> tuple[Estimate, float]:
         return d, mcnemar_test(crossed) if d.n == 1 else t_test(crossed, d.mean)
     if not d.std > 0:  # one seed, or seeds that agree by chance: accuracies are multiples of one image
         return replace(d, low=UNKNOWN, high=UNKNOWN, basis=NOTHING), UNKNOWN
-    return d, tail(d.mean, d.std**2 / d.n, d.n - 1)
+    return d, student_p(d.mean, d.std**2 / d.n, d.n - 1)
 
 
 def probability_of_winning(first: Sequence[float], second: Sequence[float]) -> float:
@@ -218,7 +227,7 @@ def sentence(c: Comparison) -> str:
     p = f"p = {c.p_value:.2g}" if c.p_value >= 0.001 else "p < 0.001"
     words = f"{c.first} is more accurate than {c.second}: "
     if not c.significant:
-        words = f"{c.first} and {c.second} cannot be told apart: of the former, "
+        words = f"{c.first} and {c.second} cannot be told apart: {c.first} makes "
     words += f"{_span(d)}; {_seeds(d.n)}, {test}{p}.{CAVEATS.get(d.basis, '')}"
     if math.isnan(c.wins):
         return words

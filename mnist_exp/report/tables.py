@@ -97,8 +97,9 @@ def forensics(collection: Collection, estimates: Estimates) -> Table | None:
     """How far the published values lie from each combination of the two slips; None without the half-ways."""
     rows, cells = [], []
     for group, model in _counterparts(collection, FORENSIC_ORDER):
-        swapped = "yes" if group.protocol in FORENSIC_ORDER[:2] else "no"
-        evaluation = "yes" if group.protocol in FORENSIC_ORDER[:3:2] else "no"
+        slips = group.record.identity["protocol"]
+        swapped = "yes" if slips["train_split"] == "test" else "no"
+        evaluation = "yes" if slips["training_mode"] == "first_epoch" else "no"
         row: Row = {"protocol": group.protocol, "model": group.label, "n": len(group.runs)}
         row |= {"splits_swapped": swapped, "evaluation_mode": evaluation}
         cell = {"Splits swapped": swapped, "Evaluation mode after epoch 1": evaluation, "Model": group.label}

@@ -79,15 +79,15 @@ class RunFolder:
         files = (METRICS, TIMING, WEIGHTS, PREDICTIONS)
         return record.status == "finished" and all((self.final_path / name).exists() for name in files)
 
-    def open_for_writing(self, record: Record, extra_files: dict[str, str], *, fresh: bool) -> None:
+    def open_for_writing(self, record: Record, extra_files: dict[str, str], *, from_scratch: bool) -> None:
         """Make the folder, and write the record of a run that starts or resumes.
 
         Args:
             record: the content of ``run.json``.
             extra_files: more files, by relative path.
-            fresh: the run starts from scratch; what the folder holds is kept until the first checkpoint.
+            from_scratch: the run starts from scratch; what the folder holds is kept until the first checkpoint.
         """
-        self.path = self._new_path if fresh and self.final_path.exists() else self.final_path
+        self.path = self._new_path if from_scratch and self.final_path.exists() else self.final_path
         self.path.mkdir(parents=True, exist_ok=True)
         for name, text in extra_files.items():
             (self.path / name).parent.mkdir(exist_ok=True)
@@ -133,7 +133,7 @@ class RunFolder:
         write_atomically(self.path / TIMING, results.to_csv(history.timing))
 
     def finish(self, record: Record, files: dict[str, bytes]) -> None:
-        """Write the results (`mnist_exp.runs.results`) and what they get wrong, and finally the record that says so.
+        """Write the results, the tables of what they get wrong, and last the record that says that the run is finished.
 
         Args:
             record: the content of ``run.json``; the results' checksums are added.

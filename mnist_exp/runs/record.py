@@ -50,7 +50,7 @@ OPTIONAL: dict[str, type] = {
     "data": dict,
     "files": dict,
 }
-"""Ignored where they are of another type: nothing depends on them but what is shown."""
+"""Left out where they are of another type, as if they were missing."""
 
 
 class RecordError(ValueError):
@@ -66,11 +66,15 @@ def utc_now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Record:
     """The content of a ``run.json``, in the order in which it is written."""
 
     name: str
+    status: str = "running"
+    """One of `STATUSES`."""
+    reason: str | None = None
+    """Why the run failed or was interrupted."""
     title: str
     """The model's, as people read it."""
     choices: dict[str, str]
@@ -79,10 +83,6 @@ class Record:
     """Every setting that can change the numbers (`mnist_exp.settings.identity.run_identity`)."""
     config: dict[str, Any]
     """All settings but paths."""
-    status: str = "running"
-    """One of `STATUSES`."""
-    reason: str | None = None
-    """Why the run failed or was interrupted."""
     parameters: int | None = None
     multiply_accumulates: int | None = None
     """Of one forward pass per image."""
@@ -121,8 +121,7 @@ class Record:
 
     def to_json(self) -> bytes:
         """The file's content."""
-        first = ("name", "status", "reason", "title")
-        fields = {name: getattr(self, name) for name in first} | dataclasses.asdict(self)
+        fields = dataclasses.asdict(self)
         if self.classes is None:
             del fields["classes"]
         return json.dumps({"format": RECORD_FORMAT} | fields, indent=2, ensure_ascii=False).encode() + b"\n"
@@ -150,15 +149,12 @@ class Record:
             _check_field(fields, path, kind)
         if fields["status"] not in STATUSES:
             raise RecordError(f"whose status is {fields['status']!r:.40}")
-        values: dict[str, Any] = {
-            key: fields.get(key) if type(fields.get(key)) is kind else None for key, kind in OPTIONAL.items()
-        }
-        if not all(isinstance(value, float | int) for value in (values["metrics"] or {}).values()):
-            values["metrics"] = None
-        defaults: dict[str, Any] = {"name": "", "choices": {}, "config": {}, "started": "", "resumed": 0, "starts": []}
-        values |= {key: default for key, default in defaults.items() if values[key] is None}
+        values: dict[str, Any] = {key: fields[key] for key, kind in OPTIONAL.items() if type(fields.get(key)) is kind}
+        if not all(isinstance(value, float | int) for value in values.get("metrics", {}).values()):
+            del values["metrics"]
+        absent: dict[str, Any] = {"name": "", "choices": {}, "config": {}, "started": ""}
         kept = {key: fields[key] for key in ("title", "status", "identity")}
-        return cls(**kept, **values, classes=fields.get("classes"))
+        return cls(**absent | kept | values, classes=fields.get("classes"))
 
 
 def read_record(run: Path) -> Record:

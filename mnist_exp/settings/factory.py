@@ -65,6 +65,7 @@ def dry_build(model: dict[str, Any], optimizer: dict[str, Any], scheduler: dict[
         built = build_optimizer(optimizer, build_model(model))
     schedule, _ = build_scheduler(scheduler, built, steps_per_epoch=1)
     built.step()
+    # Some schedules check their arguments only at their first step; `_build` makes a ConfigError of what they raise.
     _build("scheduler", lambda **_: schedule.step(), **_resolve("scheduler", scheduler)[1])
 
 

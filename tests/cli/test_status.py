@@ -46,7 +46,8 @@ def make(runs: Path, name: str, state: str, epoch: int = 6, reason: str | None =
         "seed": 0,
         "epochs": 20,
     }
-    record = Record(name, "MLP", {}, identity, {}, state, reason, parameters=1, metrics={"test_accuracy": 0.98764})
+    record = Record(name=name, title="MLP", choices={}, identity=identity, config={}, status=state, reason=reason)
+    record.parameters, record.metrics = 1, {"test_accuracy": 0.98764}
     (folder / "run.json").write_bytes(record.to_json())
     (folder / "metrics.csv").write_text("epoch,test_accuracy\n" + "".join(f"{n + 1},0.9\n" for n in range(epoch)))
     (folder / "timing.csv").write_text(TIMING)

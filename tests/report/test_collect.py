@@ -303,7 +303,7 @@ def test_an_identity_that_was_edited_is_named_and_left_out(edited: str, tmp_path
     ("change", "label", "words"),
     [
         ({"code": {"model": "f" * 16}}, "LeNet5, code=ffffffff", "the code of the model"),
-        ({"code": {"training": "f" * 16}}, "LeNet5, code=ffffffff", "the code of the training"),
+        ({"code": {"training": "f" * 16}}, "LeNet5, code=ffffffff", "the code of the training loop"),
         ({"provenance": {"packages": {"torch": "1.0"}}}, "LeNet5, torch=1.0", "the version of torch"),
         ({"parameters": 5}, "LeNet5, parameters=5", "the number of parameters"),
     ],
@@ -321,7 +321,7 @@ def test_runs_of_other_code_versions_or_size_are_never_averaged(
     assert sorted(len(group.runs) for group in collection.groups) == [1, 3]
     assert label in [group.label for group in collection.groups]
     (warning,) = collection.warnings
-    assert warning.startswith(f"LeNet5: its 4 runs of one setting differ in {words}, so they are in rows of their own")
+    assert warning.startswith(f"LeNet5: its 4 runs of one setting differ in {words}, so they are in separate rows")
 
 
 def test_runs_of_code_that_was_declared_equivalent_are_averaged(

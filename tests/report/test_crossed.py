@@ -24,7 +24,7 @@ def test_parts_by_hand() -> None:
     # Squares: seeds 3 (1 + 1) = 6, 1 degree; images 2 (1 + 1 + 4) = 12, 2 degrees; all 4+1+0+0+1+16 = 22,
     # so the rest 4, 2 degrees. Mean squares 6, 6, 2.
     c = crossed([[1, 2, 3], [3, 2, 7]])
-    assert c.parts == pytest.approx((6 / 6, (6 - 2) / 6))
+    assert c.variance_parts == pytest.approx((6 / 6, (6 - 2) / 6))
     # (6 + 6 - 2)² / (36/1 + 36/2 + 4/2) = 100 / 56 degrees of freedom.
     assert c.degrees == pytest.approx(100 / 56)
     t = stats.t.ppf(0.975, 100 / 56)
@@ -37,12 +37,12 @@ def test_parts_against_every_deviation_written_out() -> None:
     mean, of_seed, of_image = x.mean(), x.mean(axis=1), x.mean(axis=0)
     rest = sum((x[s, i] - of_seed[s] - of_image[i] + mean) ** 2 for s, i in itertools.product(range(4), range(7))) / 18
     seeds, images = 7 * ((of_seed - mean) ** 2).sum() / 3, 4 * ((of_image - mean) ** 2).sum() / 6
-    assert crossed(x).parts == pytest.approx((seeds / 28, (images - rest) / 28), rel=1e-5)
+    assert crossed(x).variance_parts == pytest.approx((seeds / 28, (images - rest) / 28), rel=1e-5)
 
 
 def test_one_seed_has_the_variance_of_its_images() -> None:
     x = [[1.0, 0, 0, 1, 5]]
-    assert crossed(x).parts == pytest.approx((0, np.var(x, ddof=1) / 5))
+    assert crossed(x).variance_parts == pytest.approx((0, np.var(x, ddof=1) / 5))
     assert half_width(crossed(x)) == pytest.approx(stats.t.ppf(0.975, 4) * stats.sem(x[0]))
 
 
@@ -53,7 +53,7 @@ def test_differences_are_those_of_the_values_paired_by_seed() -> None:
     values = {label: {seed: 1 + row.mean() for seed, row in rows.items()} for label, rows in by_image.items()}
     d, found = Measured(values, by_image, FRACTION).difference("x", "y")
     expected = crossed(x - y)
-    assert found is not None and found.parts == pytest.approx(expected.parts)
+    assert found is not None and found.variance_parts == pytest.approx(expected.variance_parts)
     assert found.degrees == pytest.approx(expected.degrees) and d.mean == pytest.approx(np.mean(y - x))
     assert d.high - d.mean == pytest.approx(half_width(expected))
 
@@ -61,7 +61,7 @@ def test_differences_are_those_of_the_values_paired_by_seed() -> None:
 def test_images_that_are_left_out_are_those_of_value_0() -> None:
     some = Crossed.of(np.array([[1, 1, 0], [0, 1, 1]], np.float32), 5)
     whole = crossed([[1, 1, 0, 0, 0], [0, 1, 1, 0, 0]])
-    assert some.parts == whole.parts and half_width(some) == half_width(whole)
+    assert some.variance_parts == whole.variance_parts and half_width(some) == half_width(whole)
 
 
 @pytest.mark.parametrize("seeds", [2, 3, 5, 10])

@@ -4,7 +4,7 @@ import itertools
 import pickle
 import warnings
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from PIL import Image
 from mnist_exp.data import folders
 from mnist_exp.report import error_tables, figure_files, figures, formats, tables
 from mnist_exp.report.collect import collect
-from mnist_exp.report.misclassified import gallery, load_images, load_misclassified
+from mnist_exp.report.misclassified import Misclassified, gallery, load_images, load_misclassified
 from mnist_exp.runs.results import mistakes
 from tests.report.conftest import DIGITS, answer_with, answers, labels, read, write_digits, write_other, write_run
 
@@ -56,9 +56,15 @@ def test_a_bin_weighs_right_and_wrong_together(tmp_path: Path) -> None:
     assert m.calibration_errors == pytest.approx([0.25])
 
 
+def confused_pairs(found: Sequence[Misclassified]) -> formats.Table:
+    table = error_tables.confused(found)
+    assert table is not None
+    return table
+
+
 def test_error_tables_by_hand(by_hand: Path) -> None:
     found_wrong, _ = load_misclassified(collect(by_hand))
-    confused = error_tables.confused(found_wrong).data
+    confused = confused_pairs(found_wrong).data
     lenet5 = confused[confused["model"] == "LeNet5"][["label", "predicted", "digits", "share"]]
     assert lenet5.to_numpy().tolist() == [["3", "8", 1, 0.5], ["5", "6", 0.5, 0.25]]
     (classes,) = error_tables.classes(found_wrong)
@@ -87,7 +93,7 @@ def test_error_tables_tell_classes_by_their_names(tmp_path: Path) -> None:
         ["mnist, standard protocol", "0.5000", "0.5000"]
     ]
     assert digits.data[["class_3", "class_5"]].to_numpy().tolist() == [[0.5, 0.5]]
-    confused = error_tables.confused(found_wrong)
+    confused = confused_pairs(found_wrong)
     assert confused.cells[["Label", "Predicted"]].to_numpy().tolist() == [
         *[["Ankle boot", r"a\|b_c"], [long, "Ankle boot"]],
         *[["3", "4"], ["5", "3"]],
@@ -162,7 +168,7 @@ def test_mistakes_are_enough_for_every_table_matrix_and_gallery(tmp_path: Path) 
         assert new.losses is None and not len(new.bins)
     told = [[(m.index, m.label, m.by_all, [a[1:] for a in m.answers]) for m in gallery(x, 9)] for x in (before, after)]
     assert told[0] == told[1] and len(told[0]) == 9
-    for f in (error_tables.confused, lambda m: error_tables.classes(m)[0]):
+    for f in (confused_pairs, lambda m: error_tables.classes(m)[0]):
         pd.testing.assert_frame_equal(f(before).data, f(after).data)
     assert error_tables.calibration(after) is None
     estimates = read(tmp_path)
@@ -206,6 +212,16 @@ def test_mistakes_of_other_images_than_the_predictions_are_named(tmp_path: Path)
     write_run(tmp_path, accuracy=0.9, archive=answers(label[::-1], 10))
     (found,), (problem,) = load_misclassified(collect(tmp_path))
     assert len(found.answers) == 1 and "other images than the other seeds'" in problem.reason
+
+
+def test_runs_that_get_nothing_wrong_are_read_from_either_file(tmp_path: Path) -> None:
+    for seed in range(2):
+        write_run(tmp_path, seed=seed, accuracy=1, archive=answers(np.arange(100) % 10, 0))
+    for _ in range(2):
+        (found,), problems = load_misclassified(collect(tmp_path))
+        assert not problems and not found.errors.any() and not gallery([found], 9)
+        assert found.confusion.tolist() == (10 * np.eye(10)).tolist()
+        keep_mistakes_alone(tmp_path)
 
 
 class Bomb:

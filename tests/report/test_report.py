@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import psutil
 import pytest
@@ -17,7 +18,7 @@ from PIL import Image
 from mnist_exp.report import cost, figure_files, figures, tables
 from mnist_exp.report.collect import collect
 from tests.conftest import MINUTES, started, wait_until
-from tests.report.conftest import EVIL, ROOT, load_script, read, write_other, write_run
+from tests.report.conftest import EVIL, ROOT, answers, load_script, read, write_other, write_run
 
 
 def run(runs: Path, out: Path, data: Path) -> int:
@@ -111,7 +112,7 @@ def test_pictures_have_text_and_numbers(site: Path) -> None:
 def test_summary_and_runs_are_on_the_page(site: Path) -> None:
     text = page(site)
     assert "LeNet5_regularized, batch_size=64 (" in text and "nothing can be said (they share no seed)" in text
-    assert text.count("what if the images were others as well?") == 1
+    assert text.count("and what if the images were others, too?") == 1
     assert text.count('<details class="run">') == 10
     assert "provenance.git_commit" in text and "identity.optimizer.lr" in text
     assert "all miss" in text and 'alt="Image 0 of the test split, labelled 0"' in text
@@ -152,13 +153,24 @@ def test_one_processor_draws_the_same(tmp_path: Path, monkeypatch: pytest.Monkey
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports with empty figures: real ones take long to draw."""
 
-    def write(drawings: list[figure_files.Drawing], folder: Path) -> list[str]:
+    def write(drawings: list[figure_files.Plot], folder: Path) -> list[str]:
         for drawing in drawings:
             (folder / drawing.name).parent.mkdir(exist_ok=True)
             (folder / f"{drawing.name}.svg").write_text("")
         return [f"{drawing.name}.svg" for drawing in drawings]
 
     monkeypatch.setattr(figure_files, "write", write)
+
+
+@pytest.mark.parametrize("wrong", [0, 1])
+def test_runs_that_get_almost_nothing_wrong_are_shown_with_their_figures(wrong: int, tmp_path: Path) -> None:
+    for seed in range(3):
+        archive = answers(np.arange(100) % 10, wrong if seed == 0 else 0)
+        write_run(tmp_path / "runs", seed=seed, accuracy=1 - wrong * (seed == 0) / 100, archive=archive)
+    assert run(tmp_path / "runs", tmp_path / "out", tmp_path / "nowhere") == 0
+    text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "lenet5-confusion" in text and "reliability" in text and 'class="gallery"' not in text
+    assert (tmp_path / "out" / "confused.csv").exists() == bool(wrong)
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -160,7 +160,7 @@ def test_comparisons_in_words() -> None:
     )
     assert sentence(clear.reversed()) == sentence(clear)
     assert sentence(comparison(-0.0004, 0.0011, 0.2)).startswith(
-        "A and B cannot be told apart: of the former, 4.0 more to 11.0 fewer errors per 10,000 images; n = 10 seeds"
+        "A and B cannot be told apart: A makes 4.0 more to 11.0 fewer errors per 10,000 images; n = 10 seeds"
     )
     one = sentence(comparison(0.0004, 0.0011, 0.002, n=1, basis=IMAGES))
     assert "n = 1 seed, McNemar's test, p = 0.002" in one and one.endswith("it says nothing about other seeds.")
