@@ -5,6 +5,7 @@ page in ``docs/figures/draw.png``.
 """
 
 import base64
+import contextlib
 import io
 import shutil
 import subprocess
@@ -26,32 +27,25 @@ from tests.inference import distortions
 
 PROJECT = Path(__file__).parents[2]
 REFERENCE = PROJECT / "outputs" / "reference"
-EVERY = 10
-"""Of the 10,000 test digits, every tenth is distorted."""
 
 
 def measure(models: list[TrainedModel], images: NDArray[np.uint8], labels: NDArray[np.int64]) -> pd.DataFrame:
     """The accuracy in % of each model, with the preprocessing and with plain resizing; a refused digit is wrong."""
-    places = range(0, len(images), EVERY)
     rows = []
     for what in ("as they are", *distortions.DISTORTIONS):
-        pictures = [images[i] if what == "as they are" else distortions.distort(what, images[i], i) for i in places]
-        row: dict[str, object] = {"1,000 test digits": what}
-        seen = np.stack([_digit_or_blank(picture) for picture in pictures])
-        plain = np.stack([np.asarray(Image.fromarray(p).resize((28, 28), Image.Resampling.BILINEAR)) for p in pictures])
+        seen, plain = np.zeros((2, len(images), 28, 28), np.uint8)
+        for place, image in enumerate(images):
+            picture = image if what == "as they are" else distortions.distort(what, image, place)
+            plain[place] = np.asarray(Image.fromarray(picture).resize((28, 28), Image.Resampling.BILINEAR))
+            with contextlib.suppress(DataError):
+                seen[place] = to_digit(picture)
+        row: dict[str, object] = {f"{len(images):,} test digits": what}
         for model in models:
             for name, inputs in (("", seen), (", only resized", plain)):
-                right = model.logits(inputs).argmax(dim=1).numpy() == labels[::EVERY]
+                right = model.logits(inputs).argmax(dim=1).numpy() == labels
                 row[f"{model.record.title}{name}"] = round(100 * float(right.mean()), 1)
         rows.append(row)
     return pd.DataFrame(rows)
-
-
-def _digit_or_blank(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    try:
-        return to_digit(picture)
-    except DataError:
-        return np.zeros((28, 28), np.uint8)
 
 
 def photograph(models: list[TrainedModel], digit: NDArray[np.uint8], out: Path) -> None:
