@@ -87,6 +87,7 @@ MODELS = "model=lenet5,lenet5r,mlp"
         ("data=png_folder data.train_dir=a data.test_dir=b", "a is missing; name a folder of PNG files"),
         ("device.arithmetic=fast", "device.arithmetic=fast: must be one of portable, native"),
         ("-m device.arithmetic=portable,native epochs=1", "one sweep has one arithmetic; start a sweep for each"),
+        ("-m ++device.arithmetic=native,portable epochs=1", "one sweep has one arithmetic; start a sweep for each"),
         ("output_root=FILE", "FILE"),
         ("data.root=FILE", "FILE"),
     ],

@@ -20,6 +20,7 @@ from rich.text import Text
 
 from mnist_exp.cli.messages import format_accuracy, unreadable_reason
 from mnist_exp.cli.sweep import JOBS_DIR, read_job, read_plan
+from mnist_exp.errors import ConfigError
 from mnist_exp.machine.fingerprint import other_code
 from mnist_exp.runs.lock import is_live
 from mnist_exp.runs.record import METRICS, TIMING, read_record
@@ -68,6 +69,8 @@ def read_run(run: Path) -> StatusRow:
             if record.code is not None and (other := other_code(record.identity, record.code)):
                 status, remark = "stale", f"{remark}; made by other code: {other}"
         return StatusRow(name, status, f"{done}/{record.epochs}", left, remark, _overrides(run))
+    except ConfigError:  # not this run's fault
+        raise
     except Exception as error:  # a file may hold anything
         return StatusRow(name, "damaged", remark=unreadable_reason(error))
 

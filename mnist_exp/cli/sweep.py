@@ -65,7 +65,7 @@ class SweepCallback(Callback):
 
 def reject_two_arithmetics(jobs: list[list[str]]) -> None:
     """Raise a ConfigError for a sweep over arithmetics, which the processes that several jobs share cannot change."""
-    if len({word for job in jobs for word in job if word.startswith("device.arithmetic=")}) > 1:
+    if len({word.lstrip("+") for job in jobs for word in job if word.lstrip("+").startswith("device.arithmetic=")}) > 1:
         raise ConfigError("device.arithmetic: one sweep has one arithmetic; start a sweep for each")
 
 

@@ -21,10 +21,10 @@ from joblib.externals.loky import get_reusable_executor
 
 from mnist_exp.cli.messages import unreadable_reason
 from mnist_exp.cli.progress import Lines
-from mnist_exp.errors import ConfigError, DivergedError
+from mnist_exp.errors import ConfigError, DivergedError, RunFolderError
 from mnist_exp.files import write_atomically
 from mnist_exp.job import train_run
-from mnist_exp.machine.fingerprint import EQUIVALENT, LIBRARIES, other_code, present_code
+from mnist_exp.machine.fingerprint import EQUIVALENT, LIBRARIES, other_code, present_code, representative
 from mnist_exp.machine.parent import exit_when_parent_dies
 from mnist_exp.machine.provenance import PROJECT
 from mnist_exp.runs.record import METRICS, RESULT_FILES, Record, checksum, read_record
@@ -54,6 +54,8 @@ def verify(run: Path, root: str, train_dir: str | None = None, test_dir: str | N
     exit_when_parent_dies()
     try:
         record = read_record(run)
+        if record.status != "finished":
+            raise RunFolderError(f"it is not finished ({record.status})")
         of_folders = record.identity["data"]["name"] == "png_folder"
         places = {"root": root} | ({"train_dir": train_dir, "test_dir": test_dir} if of_folders else {})
         with tempfile.TemporaryDirectory() as temporary:
@@ -113,20 +115,24 @@ def _explain(run: Path, record: Record, again: Record, retrained: Path, changed:
     return Finding(run.name, CLOSE if close else DIFFERENT, details)
 
 
-def declare(what: str, records: list[Record]) -> int:
-    """Note that the present code gives these runs' numbers, though theirs was other; how many changes were new."""
-    known = EQUIVALENT.read_text(encoding="utf-8")
-    changes = {
+def undeclared_changes(records: list[Record]) -> set[tuple[str, str, str]]:
+    """How the present code differs from that of these runs: part, old checksum, new checksum."""
+    return {
         (part, record.code[part], new)
         for record in records
         if record.code
         for part, new in present_code(record.identity).items()
-        if record.code[part] != new and f'old = "{record.code[part]}"\nnew = "{new}"' not in known
+        if representative(part, record.code[part]) != representative(part, new)
     }
+
+
+def declare(what: str, changes: set[tuple[str, str, str]]) -> None:
+    """Note that these changes leave all numbers alone."""
+    text = json.dumps("".join(c if c.isprintable() else " " for c in what), ensure_ascii=False)  # is TOML, too
+    known = EQUIVALENT.read_text(encoding="utf-8")
     for part, old, new in sorted(changes):
-        known += f'\n[[change]]\nwhat = {json.dumps(what)}\npart = "{part}"\nold = "{old}"\nnew = "{new}"\n'
+        known += f'\n[[change]]\nwhat = {text}\npart = "{part}"\nold = "{old}"\nnew = "{new}"\n'
     write_atomically(EQUIVALENT, known.encode())
-    return len(changes)
 
 
 def _rounding(record: Record) -> dict[str, Any]:
@@ -137,11 +143,11 @@ def _rounding(record: Record) -> dict[str, Any]:
     return {key: provenance[key] for key in ENVIRONMENT if not (portable and key in PROCESSOR)} | packages
 
 
-def _arithmetic(run: Path) -> str:
+def _read(run: Path) -> Record | None:
     try:
-        return str(read_record(run).identity["device"].get("arithmetic"))
+        return read_record(run)
     except Exception:  # `verify` will say what is wrong with it
-        return ""
+        return None
 
 
 def main() -> int:
@@ -162,10 +168,14 @@ def main() -> int:
     if not runs:
         print(f"verify: there are no runs in {arguments.reference}", file=sys.stderr)
         return UNVERIFIED
+    records = {run: record for run in runs if (record := _read(run))}
+    # Of the code that is about to run, whatever is edited meanwhile.
+    changes = undeclared_changes([*records.values()]) if arguments.declare else set()
     places = (str(default_data_root()), arguments.train_dir, arguments.test_dir)
     try:
         findings: list[Finding] = []
-        for _, group in itertools.groupby(sorted(runs, key=_arithmetic), _arithmetic):
+        devices = {run: str(record.identity.get("device")) for run, record in records.items()}
+        for _, group in itertools.groupby(sorted(runs, key=lambda run: devices.get(run, "")), devices.get):
             if findings:  # a process keeps its arithmetic
                 get_reusable_executor().shutdown()
             findings += Parallel(n_jobs=-1, batch_size=1)(delayed(verify)(run, *places) for run in group)
@@ -178,6 +188,6 @@ def main() -> int:
             print(f"  {detail}")
     verdicts = {finding.verdict for finding in findings}
     if arguments.declare and verdicts == {EQUAL}:
-        count = declare(arguments.declare, [read_record(run) for run in runs])
-        print(f"new entries in {EQUIVALENT.name}: {count}; commit that file")
+        declare(arguments.declare, changes)
+        print(f"new entries in {EQUIVALENT.name}: {len(changes)}; commit that file")
     return next(verdict for verdict in (DIFFERENT, UNVERIFIED, CLOSE, EQUAL) if verdict in verdicts)

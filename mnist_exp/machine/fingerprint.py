@@ -10,8 +10,10 @@ import ast
 import builtins
 import functools
 import hashlib
+import re
 import tomllib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,8 @@ NOT_FOLLOWED = {
     *("runs.folder", "runs.record", "runs.checkpoint", "machine.provenance"),
 }
 """Modules that cannot change a number: they check contents, or only store and describe."""
+ANY_MODEL = {"models"}
+"""The factory names the whole module; which of its classes matters is for the model's part to say."""
 CHECKS = {f"settings.factory.{name}" for name in ("UNSUITABLE", "RESERVED_ARGUMENTS", "_matches_annotation")}
 """What only refuses settings, and so does not change the numbers of those that are accepted."""
 UNUSED_DATA_CODE = {True: {"data.idx.load_raw"}, False: {"data.folders.load"}}
@@ -50,7 +54,7 @@ def code_fingerprint(model_target: str, *, image_folder: bool) -> dict[str, str]
         image_folder: whether the images come from folders of PNG files.
     """
     entries = PARTS | {"model": (model_target.removeprefix("mnist_exp."),)}
-    skipped = UNUSED_DATA_CODE[image_folder] | CHECKS
+    skipped = UNUSED_DATA_CODE[image_folder] | CHECKS | ANY_MODEL
     return {
         part: _checksum(entry, skipped | ({"job._load_images"} if part == "training" else set()))
         for part, entry in sorted(entries.items())
@@ -74,7 +78,7 @@ def other_code(identity: Mapping[str, Any], recorded: Mapping[str, str] | None) 
     return ", ".join(
         names[part]
         for part, checksum in present_code(identity).items()
-        if newest_equivalent(part, checksum) != newest_equivalent(part, recorded.get(part, ""))
+        if representative(part, checksum) != representative(part, recorded.get(part, ""))
     )
 
 
@@ -86,58 +90,76 @@ def other_versions(present: Mapping[str, str | None], recorded: Mapping[str, Any
     )
 
 
-def newest_equivalent(part: str, checksum: str) -> str:
-    """The newest checksum of code that was declared equivalent to this one."""
-    followed = {checksum}
-    while (newer := _declared().get((part, checksum))) and newer not in followed:
-        followed.add(newer)
-        checksum = newer
-    return checksum
+def representative(part: str, checksum: str) -> str:
+    """The checksum that stands for all code that was declared equivalent to this one's."""
+    return _declared().get((part, checksum), checksum)
 
 
 @functools.cache
 def _declared() -> dict[tuple[str, str], str]:
-    """(part, older checksum) → newer checksum, from the tracked declarations."""
+    """(part, checksum) → its representative, from the tracked declarations."""
+    same: dict[tuple[str, str], set[str]] = {}
     try:
-        changes = tomllib.loads(EQUIVALENT.read_text(encoding="utf-8")).get("change", [])
-        return {(each["part"], each["old"]): each["new"] for each in changes}
+        for each in tomllib.loads(EQUIVALENT.read_text(encoding="utf-8")).get("change", []):
+            part, pair = each["part"], (each["old"], each["new"])
+            joined = set().union(*(same.get((part, checksum), {checksum}) for checksum in pair))
+            same |= {(part, checksum): joined for checksum in joined}
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{EQUIVALENT} cannot be read: {error}") from error
+    return {key: min(joined) for key, joined in same.items()}
 
 
 def _checksum(entries: Iterable[str], skipped: set[str]) -> str:
     """The checksum of all code that these functions and classes use."""
     reached: dict[str, str] = {}
-    pending = list(entries)
+    pending, seen, run = [*entries, f"__init__.{STATEMENTS}"], set(skipped), {"__init__"}
     while pending:
         name = pending.pop()
         module, attribute = _split(name)
-        if name in reached or name in skipped or module in NOT_FOLLOWED or not module:
+        if name in seen or module in NOT_FOLLOWED or not module:
             continue
-        definitions, imports = _parsed(module)
-        reached[name], used = definitions.get(attribute, ("", {attribute}))
-        pending += [f"{module}.{STATEMENTS}"] if STATEMENTS in definitions else []
-        pending += [f"__init__.{STATEMENTS}"]
-        for each in used:
+        seen.add(name)
+        parsed = _parsed(module)
+        for each in _imported_by(module) - run:  # what a module does when it is imported
+            run.add(each)
+            pending += [f"{each}.{STATEMENTS}"] if STATEMENTS in _parsed(each).definitions else []
+        if not attribute:  # the module as an object, as in getattr(layers, name): all of it
+            pending += [f"{module}.{each}" for each in (*parsed.definitions, *parsed.imports)]
+            continue
+        definition = parsed.definitions.get(attribute, Definition("", {attribute}, set()))
+        reached[name] = definition.text
+        for each in definition.used:
             head, _, tail = each.partition(".")
-            if head in definitions and head != attribute:
+            if head in parsed.definitions and head != attribute:
                 pending.append(f"{module}.{head}")
-            if target := imports.get(head):
-                full = f"{target}.{tail}" if tail and target != each else target
-                if not f"{full}.".startswith("mnist_exp."):
-                    reached[full] = ""  # another package's: its version is recorded, here only which name it is
-                elif full != "mnist_exp":
-                    pending.append(full.removeprefix("mnist_exp."))
+            if target := parsed.imports.get(head):
+                full = (f"{target}.{tail}" if tail and target != each else target).removeprefix("mnist_exp.")
+                is_ours = f"{target}.".startswith("mnist_exp.")
+                if is_ours and (each in definition.objects or not _module(full)):
+                    pending.append(full)
+                else:  # another package's, whose version is recorded, or a module of which only some names are used
+                    reached[full] = ""
     text = "\n".join(f"{name} {text}" for name, text in sorted(reached.items()) if text or "." in name)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def _imported_by(module: str) -> set[str]:
+    """A module with its packages, and all that are imported for what they do: by a name that nobody uses."""
+    found: set[str] = set()
+    pending = [module]
+    while pending:
+        if (name := pending.pop()) and name not in found and name not in NOT_FOLLOWED:
+            found.add(name)
+            pending += [name.rpartition(".")[0], *_parsed(name).effects]
+    return found
+
+
 def _split(name: str) -> tuple[str, str]:
-    """The module and the definition in a dotted name; further attributes do not matter."""
+    """The module and the definition in a dotted name, empty for a module; further attributes do not matter."""
     parts = name.split(".")
-    for count in range(len(parts) - 1, 0, -1):
+    for count in range(len(parts), 0, -1):
         if _module(".".join(parts[:count])):
-            return ".".join(parts[:count]), parts[count]
+            return ".".join(parts[:count]), "".join(parts[count : count + 1])
     return "", name
 
 
@@ -147,20 +169,60 @@ def _module(name: str) -> Path | None:
     return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
 
 
+@dataclass(frozen=True)
+class Definition:
+    """What a name of a module stands for."""
+
+    text: str
+    used: set[str]
+    """The names that it reads, with all attributes."""
+    objects: set[str]
+    """Those of them that are also used by themselves, without an attribute."""
+
+
+@dataclass(frozen=True)
+class Module:
+    """A module's syntax tree, as far as it can change a number."""
+
+    definitions: dict[str, Definition]
+    imports: dict[str, str]
+    """Name → full name."""
+    effects: set[str]
+    """The modules of this package that are imported by a name that is never read."""
+
+
 @functools.cache
-def _parsed(module: str) -> tuple[dict[str, tuple[str, set[str]]], dict[str, str]]:
-    """A module's definitions (name → canonical text, names used) and imports (name → full name)."""
+def _parsed(module: str) -> Module:
     path = _module(module)
     assert path is not None
     tree = _Essentials().visit(ast.parse(path.read_bytes()))
     imports = {known: full for node in ast.walk(tree) for known, full in _imported(node, module, path)}
-    definitions: dict[str, list[ast.stmt]] = {}
+    nodes: dict[str, list[ast.stmt]] = {}
     for node in tree.body:
         for name in _bound(node, imports):
-            definitions.setdefault(name, []).append(node)
-    return {
-        name: (" ".join(map(_canonical, nodes)), set().union(*map(_used, nodes))) for name, nodes in definitions.items()
-    }, imports
+            nodes.setdefault(name, []).append(node)
+    definitions = {
+        name: Definition(
+            " ".join([*map(_canonical, each), *_named_files(each, path.parent)]),
+            set().union(*map(_used, each)),
+            set().union(*map(_objects, each)),
+        )
+        for name, each in nodes.items()
+    }
+    read = {name.partition(".")[0] for each in definitions.values() for name in each.used}
+    unread = {full for known, full in imports.items() if known not in read}
+    unread |= {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names if not a.asname}
+    ours = {_split(full.removeprefix("mnist_exp."))[0] for full in unread if full.startswith("mnist_exp.")}
+    return Module(definitions, imports, ours - {""})
+
+
+def _named_files(nodes: Iterable[ast.stmt], folder: Path) -> list[str]:
+    """The checksums of the files beside a module whose names are in its statements."""
+    texts = {each.value for node in nodes for each in ast.walk(node) if isinstance(each, ast.Constant)}
+    names = {text for text in texts if isinstance(text, str) and re.fullmatch(r"[\w-]+\.\w+", text)}
+    return [
+        hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in sorted(names) if (folder / name).is_file()
+    ]
 
 
 def _imported(node: ast.AST, module: str, path: Path) -> list[tuple[str, str]]:
@@ -174,7 +236,7 @@ def _imported(node: ast.AST, module: str, path: Path) -> list[tuple[str, str]]:
     source = ".".join([*(package[: -node.level] if node.level else []), *([node.module] if node.module else [])])
     inside = source.removeprefix("mnist_exp.")
     if node.names[0].name == "*" and inside != source and _module(inside):
-        return [(name, f"{source}.{name}") for name in _parsed(inside)[0]]
+        return [(n, f"{source}.{n}") for n in (*_parsed(inside).definitions, *_parsed(inside).imports)]
     return [(alias.asname or alias.name, f"{source}.{alias.name}") for alias in node.names]
 
 
@@ -188,7 +250,8 @@ def _bound(node: ast.stmt, imports: Mapping[str, str]) -> list[str]:
         return [node.name, *([STATEMENTS] if ours else [])]
     stored = [each.id for each in ast.walk(node) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)]
     stored += [each.name for each in ast.walk(node) if isinstance(each, ast.FunctionDef | ast.ClassDef)]
-    simple = isinstance(node, ast.Assign) and all(isinstance(t, ast.Name) and t.id != "_" for t in node.targets)
+    targets = [part for t in getattr(node, "targets", []) for part in (t.elts if isinstance(t, ast.Tuple) else [t])]
+    simple = isinstance(node, ast.Assign) and all(isinstance(t, ast.Name) and t.id != "_" for t in targets)
     return stored if simple else [*stored, STATEMENTS]
 
 
@@ -202,6 +265,12 @@ def _used(node: ast.AST) -> set[str]:
         if isinstance(each, ast.Name):
             found.add(".".join([each.id, *parts]))
     return found
+
+
+def _objects(node: ast.stmt) -> set[str]:
+    """The names that a statement reads without an attribute."""
+    bases = {id(each.value) for each in ast.walk(node) if isinstance(each, ast.Attribute)}
+    return {each.id for each in ast.walk(node) if isinstance(each, ast.Name) and id(each) not in bases}
 
 
 def _canonical(node: Any) -> str:
@@ -220,9 +289,9 @@ class _Essentials(ast.NodeTransformer):
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
         return None if isinstance(node.value, ast.Constant) or _is_message(node.value) else self.generic_visit(node)
 
-    def visit_If(self, node: ast.If) -> ast.AST | None:
-        if {name.rpartition(".")[2] for name in _used(node.test)} & {"TYPE_CHECKING", "__name__"}:
-            return None
+    def visit_If(self, node: ast.If) -> Any:
+        if ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING", "__name__ == '__main__'"):
+            return [self.visit(each) for each in node.orelse]
         return self.generic_visit(node)
 
     def visit_Call(self, node: ast.Call) -> ast.AST:
@@ -255,5 +324,5 @@ def _is_message(node: ast.expr) -> bool:
     """Whether an expression only prints or logs, and calls nothing that could do more."""
     if not isinstance(node, ast.Call) or any(isinstance(each, ast.Call) for each in [*ast.walk(node)][1:]):
         return False
-    (name,) = [*_used(node.func)][:1] or [""]
-    return name in ("print", "warnings.warn") or name.startswith(("logging.", "log."))
+    name = ast.unparse(node.func)
+    return name in ("print", "warnings.warn") or name.startswith(("logging.", "logger.", "log."))

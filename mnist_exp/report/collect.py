@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mnist_exp.machine.fingerprint import newest_equivalent
+from mnist_exp.machine.fingerprint import representative
 from mnist_exp.report import published
 from mnist_exp.report.labels import MADE_BY, flatten, make_labels
 from mnist_exp.report.runs import VALIDATION_NAMES, Problem, Run, describe_error, read_run
@@ -140,7 +140,7 @@ def _setting(run: Run) -> str:
 def _made_by(run: Run) -> dict[str, Any]:
     """What may differ between runs of one setting, which are then never averaged: `MADE_BY`."""
     code, packages = run.record.code or {}, (run.record.provenance or {}).get("packages")
-    known = {part: newest_equivalent(part, each) for part, each in sorted(code.items()) if isinstance(each, str)}
+    known = {part: representative(part, each) for part, each in sorted(code.items()) if isinstance(each, str)}
     made_by: dict[str, Any] = {f"{part}.code": checksum[:8] for part, checksum in known.items()}
     torch = packages.get("torch") if isinstance(packages, Mapping) else None
     return made_by | {"torch": torch, "model.parameters": run.record.parameters}
