@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from mnist_exp.runs.checkpoint import History
 from mnist_exp.runs.folder import RunFolder
 from mnist_exp.runs.record import Record, utc_now
 from mnist_exp.settings import factory
-from mnist_exp.settings.identity import run_identity, run_name
+from mnist_exp.settings.identity import run_identity, run_name, settings_of_numbers
 from mnist_exp.settings.schema import Config, DataConfig
 from mnist_exp.training import LEARNING_RATE_HINT, EpochResult, TrainState, evaluate, fit
 
@@ -97,9 +96,8 @@ def train_run(
         history.code, history.packages = code, versions
         if record is None or from_scratch:
             title = str(config.model.get("title", choices["model"]))
-            record = Record(
-                name=name, title=title, choices=choices, identity=identity, config=_config_for_record(config)
-            )
+            settings = settings_of_numbers(config)
+            record = Record(name=name, title=title, choices=choices, identity=identity, config=settings)
         else:
             record.status, record.reason, record.ended = "running", None, None
             record.resumed += 1
@@ -262,15 +260,6 @@ def _append(history: History, epoch: EpochResult, train_size: int, state: TrainS
         }
     )
     history.training = state.state_dict()
-
-
-def _config_for_record(config: Config) -> dict[str, Any]:
-    """The settings without paths, which do not affect numbers but may name a person."""
-    settings = dataclasses.asdict(config)
-    del settings["output_root"], settings["overwrite"], settings["stale"]
-    for key in ("root", "train_dir", "test_dir"):
-        del settings["data"][key]
-    return settings
 
 
 def _record_failure(folder: RunFolder, record: Record, history: History, error: BaseException) -> None:

@@ -53,7 +53,7 @@ class LeNet5(nn.Module):
         # ReLU and max-pooling commute; pooling first leaves ReLU a quarter of the work.
         maps = relu(max_pool2d(self.first_maps(digits, self.blocked_layout), 2, 2))  # C1, S2
         maps = relu(max_pool2d(self.C3(maps), 2, 2))  # C3, S4
-        features = relu(self.C5(maps.to_dense().flatten(1)))
+        features = relu(self.C5(_flatten(maps)))
         features = relu(self.F6(features))
         logits: Tensor = self.output(features)
         return logits
@@ -67,6 +67,11 @@ class LeNet5(nn.Module):
         # column further right, and kernels of 5×1. For one map alone, oneDNN's weight gradient is slow under AVX2.
         shifted = digits.squeeze(1).unfold(2, 28, 1).transpose(1, 2)  # [N, 5, 32, 28]
         return conv2d(shifted.to_mkldnn(), self.C1.weight.transpose(1, 3), self.C1.bias)
+
+
+def _flatten(maps: Tensor) -> Tensor:
+    """Maps, ``[N, C, H, W]``, as features, ``[N, C × H × W]``; out of oneDNN's layout where they are in it."""
+    return (maps.to_dense() if maps.is_mkldnn else maps).flatten(1)
 
 
 class LeNet5Regularized(LeNet5):
@@ -89,7 +94,7 @@ class LeNet5Regularized(LeNet5):
         blocked = self.blocked_layout and (self.training or not torch.is_grad_enabled())
         maps = relu(max_pool2d(self.N1(self.first_maps(digits, blocked)), 2, 2))  # C1, S2
         maps = relu(max_pool2d(self.N3(self.C3(maps)), 2, 2))  # C3, S4
-        features = relu(self.N5(self.C5(maps.to_dense().flatten(1))))
+        features = relu(self.N5(self.C5(_flatten(maps))))
         features = self.dropout(relu(self.F6(features)))
         logits: Tensor = self.output(features)
         return logits

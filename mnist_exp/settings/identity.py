@@ -29,22 +29,24 @@ def run_identity(
         A tree of JSON values. Numbers are written one way (``1.0`` is ``1``), so that equal settings
         are equal however they were spelled.
     """
-    data = {"name": config.data.name, "mean": config.data.mean, "std": config.data.std, **contents}
-    if config.data.validation_size:
-        data["validation_size"] = config.data.validation_size
-    canonical: dict[str, Any] = _canonical(
-        {
-            "version": IDENTITY_VERSION,
-            **components,
-            "device": {"type": device, "threads": config.device.threads, "arithmetic": config.device.arithmetic},
-            "data": data,
-            "protocol": dataclasses.asdict(config.protocol),
-            "seed": config.seed,
-            "epochs": config.epochs,
-            "batch_size": config.batch_size,
-        }
-    )
+    settings = settings_of_numbers(config)
+    settings["data"] |= contents
+    if not config.data.validation_size:
+        del settings["data"]["validation_size"]
+    del settings["device"]["name"]
+    settings["device"]["type"] = device
+    canonical: dict[str, Any] = _canonical({"version": IDENTITY_VERSION} | settings | components)
     return canonical
+
+
+def settings_of_numbers(config: Config) -> dict[str, Any]:
+    """All settings but those that change no number: paths, which may name a person, and what happens to old runs."""
+    settings = dataclasses.asdict(config)
+    for key in ("output_root", "overwrite", "stale"):
+        del settings[key]
+    for key in ("root", "train_dir", "test_dir"):
+        del settings["data"][key]
+    return settings
 
 
 def identity_hash(identity: dict[str, Any]) -> str:

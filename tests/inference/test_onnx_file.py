@@ -1,5 +1,6 @@
 """The ONNX files: alone, small, the same twice, and with PyTorch's answers."""
 
+import io
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from mnist_exp.inference.onnx_file import to_onnx
@@ -73,3 +75,16 @@ def test_without_the_packages_a_sentence_says_what_to_install(monkeypatch: Any, 
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(Exception, match="onnxscript is not installed; run: pip install onnx onnxscript"):
         to_onnx(models[0])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_pytorchs_other_tools_take_a_loaded_model(models: list[TrainedModel]) -> None:
+    digits = torch.randn(3, 1, 32, 32, generator=torch.Generator().manual_seed(0))
+    for trained in models:
+        expected, content = trained.model(digits).detach(), io.BytesIO()
+        torch.onnx.export(trained.model, (digits,), content, input_names=["images"], dynamo=False)
+        (old,) = onnxruntime.InferenceSession(content.getvalue()).run(None, {"images": digits.numpy()})
+        traced = torch.jit.trace(trained.model, digits)(digits)
+        mapped = torch.vmap(lambda one, model=trained.model: model(one[None])[0])(digits)
+        for found in (torch.from_numpy(old), traced, mapped):
+            torch.testing.assert_close(found.detach(), expected, atol=1e-4, rtol=0)

@@ -1,5 +1,6 @@
 """Settings: every option composes, wrong ones are told in a sentence, and identity is what it promises."""
 
+import dataclasses
 import itertools
 import json
 import string
@@ -125,6 +126,16 @@ def test_identity_knows_where_it_runs_but_not_under_which_launcher() -> None:
     config = settings()
     assert identity_hash(identify(config, "cpu")) != identity_hash(identify(config, "cuda"))
     assert hash_of("device=auto") == hash_of("device=cpu") == hash_of("hydra/launcher=basic")
+
+
+def test_a_setting_that_somebody_adds_is_part_of_the_identity() -> None:
+    @dataclasses.dataclass
+    class Mine(Config):
+        smoothing: float = 0.1
+
+    known = {key.name: getattr(settings(), key.name) for key in dataclasses.fields(Config)}
+    usual, same, other = identify(settings()), identify(Mine(**known)), identify(Mine(**known, smoothing=0.2))
+    assert same == usual | {"smoothing": 0.1} and other == usual | {"smoothing": 0.2}
 
 
 def test_an_identity_has_the_arguments_that_are_left_at_their_defaults() -> None:
