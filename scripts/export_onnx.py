@@ -12,11 +12,14 @@ from mnist_exp.inference.trained import load_run
 def main() -> int:
     """Check the file's answers against PyTorch's, and write it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder")
+    parser.add_argument("run", type=Path, metavar="RUN", help="the run's folder, or its name in outputs/runs")
     parser.add_argument("--out", type=Path, metavar="FILE", help="(RUN/model.onnx)")
     arguments = parser.parse_args()
-    out = arguments.out or arguments.run / "model.onnx"
-    content = to_onnx(load_run(arguments.run))
+    run = arguments.run if arguments.run.is_dir() else Path("outputs/runs") / arguments.run
+    trained, out = load_run(run), arguments.out or run
+    out = out / "model.onnx" if out.is_dir() else out
+    out.parent.mkdir(parents=True, exist_ok=True)
+    content = to_onnx(trained)
     write_atomically(out, content)
     print(f"{out}: {len(content):,} bytes; its answers are PyTorch's")
     return 0

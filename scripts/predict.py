@@ -20,8 +20,9 @@ from mnist_exp.inference.trained import TrainedModel, load_each_model, load_run
 
 UNSURE = 0.9
 """The probability below which an answer is marked."""
-EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".heic"}
+EXTENSIONS = {name for name, kind in Image.registered_extensions().items() if kind in Image.OPEN} | {".heic"}
 """Files of a folder that are read; what cannot be is reported."""
+MAX_NAME = 60  # characters of a picture's name in that of what the models see
 
 
 def main() -> int:
@@ -34,9 +35,13 @@ def main() -> int:
     parser.add_argument("--save-seen", type=Path, metavar="DIR", help="save what the models see as PNG files")
     arguments = parser.parse_args()
     models = [_find(arguments.run, arguments.runs)] if arguments.run else load_each_model(arguments.runs)
+    if arguments.save_seen:
+        arguments.save_seen.mkdir(parents=True, exist_ok=True)
     found: list[dict[str, Any]] = []
     for number, (name, source) in enumerate(_sources(arguments.images)):
         try:
+            if isinstance(source, DataError):
+                raise source
             seen = models[0].prepare(open_image(source))
         except DataError as error:
             found.append({"image": name, "error": str(error)})
@@ -46,10 +51,9 @@ def main() -> int:
         if not arguments.json:
             print(_text(found[-1]), flush=True)
         if arguments.save_seen:
-            arguments.save_seen.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(seen).save(arguments.save_seen / f"{number}-{Path(name).stem}.png")
+            Image.fromarray(seen).save(arguments.save_seen / f"{number}-{Path(name).stem[:MAX_NAME]}.png")
     if arguments.json:
-        print(json.dumps(found, indent=2, ensure_ascii=False))
+        print(json.dumps(found, indent=2))
     return int(any("error" in each for each in found))
 
 
@@ -57,17 +61,24 @@ def _find(name: str, runs: Path) -> TrainedModel:
     return load_run(Path(name) if Path(name).is_dir() else runs / name)
 
 
-def _sources(images: list[str]) -> Iterator[tuple[str, Path | bytes]]:
+def _sources(images: list[str]) -> Iterator[tuple[str, Path | bytes | DataError]]:
     for name in images:
         path = Path(name)
-        if name == "-":
-            yield "standard input", sys.stdin.buffer.read()
-        elif path.is_dir():
-            files = (each for each in path.iterdir() if not each.name.startswith("."))
-            inside = sorted(each for each in files if each.suffix.lower() in EXTENSIONS)
-            yield from ((str(each), each) for each in inside or [path])
+        try:
+            if name == "-" and sys.stdin:
+                yield "standard input", sys.stdin.buffer.read()
+                continue
+            below = path.rglob("*") if path.is_dir() and [*path.iterdir()] else []
+            inside = sorted(each for each in below if _is_picture(each, path))
+        except OSError as error:
+            yield name, DataError(f"cannot be read: {error.strerror}")
         else:
-            yield name, path
+            yield from ((str(each), each) for each in inside or [path])
+
+
+def _is_picture(path: Path, root: Path) -> bool:
+    hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
+    return path.suffix.lower() in EXTENSIONS and not hidden and not path.is_dir()
 
 
 def _answer(model: TrainedModel, top: list[tuple[str, float]]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mnist_exp.data.folders import to_grey32
 from mnist_exp.data.images import resize
-from mnist_exp.errors import RunFolderError
+from mnist_exp.errors import DataError, RunFolderError
 from mnist_exp.inference.preprocessing import open_image, to_digit, to_grey
 from mnist_exp.runs.record import RECORD, WEIGHTS, Record, RecordError, checksum, read_record
 from mnist_exp.settings import factory
@@ -48,12 +48,21 @@ class TrainedModel:
         """
         if self.record.identity["data"]["name"] in DIGIT_DATASETS:
             return to_digit(to_grey(image))
-        return np.array(to_grey32(image))  # a copy, which torch may write to
+        try:
+            return np.array(to_grey32(image))  # a copy, which torch may write to
+        except Exception as error:  # Pillow raises all kinds of errors for rare formats
+            raise DataError("cannot be converted to grey; save it as PNG or JPEG") from error
 
     def logits(self, images: NDArray[np.uint8]) -> Tensor:
-        """Logits, float32, ``[N, 10]``, of images as datasets have them: uint8, ``[N, H, W]``."""
+        """Logits, float32, ``[N, 10]``, of images as datasets have them: uint8, ``[N, H, W]``.
+
+        Raises:
+            ValueError: the images are of another type or shape.
+        """
+        if images.dtype != np.uint8 or images.ndim != 3:
+            raise ValueError(f"images must be uint8, [N, H, W], not {images.dtype}, {[*images.shape]}")
         mean, std = self.normalisation
-        pixels = resize(torch.from_numpy(images)[:, None])
+        pixels = resize(torch.from_numpy(np.ascontiguousarray(images))[:, None])
         with torch.inference_mode():
             logits: Tensor = self.model(pixels.float().div_(255).sub_(mean).div_(std))
         return logits
@@ -86,8 +95,11 @@ def load_run(folder: Path | str) -> TrainedModel:
         if (record.files or {}).get(WEIGHTS) != checksum(folder / WEIGHTS):
             raise RunFolderError(f"{folder / WEIGHTS} is not the file that the run wrote; train the run again")
         weights = load((folder / WEIGHTS).read_bytes())
-    except FileNotFoundError as error:
-        what = f"{WEIGHTS} is missing" if (folder / RECORD).exists() else "there is no such run; make status lists them"
+    except OSError as error:
+        what = "there is no such run; make status lists them"
+        if folder.is_dir() and (folder / RECORD).exists():
+            missing = isinstance(error, FileNotFoundError)
+            what = f"{WEIGHTS} {'is missing' if missing else f'cannot be read: {error.strerror}'}"
         raise RunFolderError(f"{folder}: {what}") from error
     except (RecordError, SafetensorError) as error:
         raise RunFolderError(f"{folder}: the record or the weights cannot be read: {error}") from error

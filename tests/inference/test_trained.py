@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from mnist_exp.errors import RunFolderError
+from mnist_exp.errors import DataError, RunFolderError
 from mnist_exp.inference.trained import TrainedModel, load_each_model, load_run
 from mnist_exp.runs.record import checksum, read_record
 from tests.inference.conftest import REFERENCE, TITLES
@@ -43,6 +43,8 @@ def album(tmp_path: Path, digits: Digits) -> Path:
     (folder / "empty.png").touch()
     (folder / "notes.txt").write_text("not read")
     (folder / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    (folder / "more.png").mkdir()
+    Image.fromarray(255 - digits[0][3]).save(folder / "more.png" / "deeper.ppm")
     return folder
 
 
@@ -67,7 +69,7 @@ def test_a_folder_is_read_and_what_cannot_be_is_reported(album: Path, tmp_path: 
     done = predict(album, "--json", "--save-seen", tmp_path / "seen")
     assert done.returncode == 1
     found = {Path(each["image"]).name: each for each in json.loads(done.stdout)}
-    for name, digit in (("0.png", "7"), ("1.png", "2"), ("2.png", "1")):
+    for name, digit in (("0.png", "7"), ("1.png", "2"), ("2.png", "1"), ("deeper.ppm", "0")):
         assert [answer["model"] for answer in found[name]["answers"]] == TITLES
         for answer in found[name]["answers"]:
             assert answer["top"][0]["class"] == digit
@@ -83,7 +85,8 @@ def test_a_folder_is_read_and_what_cannot_be_is_reported(album: Path, tmp_path: 
     assert done.stderr.count("\n") == 5
     assert f"predict: {album / 'blank.png'} is blank" in done.stderr
     again = json.loads(predict(tmp_path / "seen", "--json").stdout)
-    assert [each["answers"] for each in again] == [found[f"{place}.png"]["answers"] for place in range(3)]
+    read = sorted(name for name, each in found.items() if "answers" in each)
+    assert [each["answers"] for each in again] == [found[name]["answers"] for name in read]
 
 
 def test_one_image_from_standard_input_by_one_run(digits: Digits) -> None:
@@ -97,6 +100,12 @@ def test_one_image_from_standard_input_by_one_run(digits: Digits) -> None:
 
 
 def test_wrong_names_are_reported(tmp_path: Path) -> None:
+    done = predict("x" * 300, tmp_path, "nothing\udcff.png", "--json")
+    assert done.returncode == 1
+    found = json.loads(done.stdout)
+    assert [each["image"] for each in found] == ["x" * 300, str(tmp_path), "nothing\udcff.png"]
+    said = ["cannot be read: File name too long", "is a folder without images", "cannot be read: No such file"]
+    assert all(each["error"].startswith(words) for each, words in zip(found, said, strict=True))
     done = predict("nothing.png", "--run", "none")
     assert done.stderr == f"predict: {RUNS / 'none'}: there is no such run; make status lists them\n"
     with pytest.raises(RunFolderError, match="make sweep"):
@@ -109,6 +118,8 @@ def test_damaged_runs_are_reported(tmp_path: Path) -> None:
     (run / "model.safetensors").write_bytes(weights[:-4] + b"\0\0\0\0")
     with pytest.raises(RunFolderError, match="is not the file that the run wrote"):
         load_run(run)
+    with pytest.raises(RunFolderError, match="there is no such run"):
+        load_run(run / "run.json")
     (run / "model.safetensors").unlink()
     with pytest.raises(RunFolderError, match=r"run: model\.safetensors is missing"):
         load_run(run)
@@ -147,8 +158,17 @@ def test_other_data_are_only_resized_and_have_their_names(tmp_path: Path, digits
     seen = model.prepare(Image.fromarray(digits[0][0]))
     assert seen.shape == (32, 32)
     assert model.rank(seen)[0][0] == "garment 7"
+    with pytest.raises(DataError, match="cannot be converted to grey"):
+        model.prepare(Image.new("LAB", (40, 40)))
     expected = load_run(next(RUNS.glob("lenet5-standard-sgd-seed0-*"))).logits(digits[0][:1])
     assert np.array_equal(model.logits(seen[None]).numpy(), expected.numpy())
+
+
+def test_images_are_bytes_of_any_strides(models: list[TrainedModel], digits: Digits) -> None:
+    for wrong in (digits[0][:2] / 255, digits[0][0]):
+        with pytest.raises(ValueError, match=r"images must be uint8, \[N, H, W\], not "):
+            models[0].logits(wrong)  # type: ignore[arg-type]
+    assert models[0].logits(digits[0][:2, ::-1]).shape == (2, 10)
 
 
 def test_the_three_lines_of_the_documentation_work(tmp_path: Path, digits: Digits) -> None:

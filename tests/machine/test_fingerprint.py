@@ -66,6 +66,11 @@ STALE: dict[str, REPLACE] = {
         "set_num_threads(config.threads)",
         "set_num_threads(2)",
     ),
+    "what a module does when it is imported": (
+        "__init__.py",
+        "__version__",
+        "import torch\n\ntorch.nn.Linear.bias = None\n__version__",
+    ),
     "how results become files": ("runs/results.py", "logits.softmax(dim=1)", "logits.double().softmax(dim=1)"),
 }
 FRESH: dict[str, REPLACE] = {
