@@ -78,10 +78,9 @@ def train_run(
     components = {kind: factory.component_identity(kind, getattr(config, kind)) for kind in factory.KINDS}
     factory.dry_build(config.model, config.optimizer, config.scheduler)
     scanned = scan_folders(config.data, config.protocol.train_split)
-    contents = {f"{split}_sha256": folder.sha256 for split, folder in scanned.items()}
+    contents = {f"{split}_sha256": each.sha256 for split, each in scanned.items()}
     identity = run_identity(config, components, device.type, contents)
-    name = run_name(choices, identity)
-    folder = RunFolder(Path(config.output_root) / "runs", name, identity)
+    folder = RunFolder(Path(config.output_root) / "runs", name := run_name(choices, identity), identity)
     code, versions = present_code(identity), {name: installed_version(name) for name in LIBRARIES}
     with folder.locked():
         record = folder.record()
@@ -95,9 +94,8 @@ def train_run(
             from_scratch, history = True, History()
         history.code, history.packages = code, versions
         if record is None or from_scratch:
-            title = str(config.model.get("title", choices["model"]))
-            settings = settings_of_numbers(config)
-            record = Record(name=name, title=title, choices=choices, identity=identity, config=settings)
+            known: dict[str, Any] = {"choices": choices, "identity": identity, "config": settings_of_numbers(config)}
+            record = Record(name=name, title=str(config.model.get("title", choices["model"])), **known)
         else:
             record.status, record.reason, record.ended = "running", None, None
             record.resumed += 1
