@@ -162,7 +162,8 @@ def main() -> int:
     parser.add_argument("--train-dir", help="training images of runs with data=png_folder")
     parser.add_argument("--test-dir", help="test images of runs with data=png_folder")
     arguments = parser.parse_args()
-    runs = arguments.runs or sorted(path.parent for path in arguments.reference.glob("*/run.json"))
+    runs = [run.absolute() for run in arguments.runs]  # "." has no name
+    runs = runs or sorted(path.parent for path in arguments.reference.glob("*/run.json"))
     if not arguments.runs and not arguments.all:
         runs = [*{run.name.partition("-")[0]: run for run in reversed(runs)}.values()]  # one of each model
     if not runs:
