@@ -1,6 +1,7 @@
 "use strict";
 // From a picture of one digit to what the networks were trained on, as preprocessing.py does it; change both.
-const SIDE = 28, BOX = 20, CENTRE = 14, LARGEST = 600, MIN_CONTRAST = 24, SPECK = 0.05, FAINT = 0.1;
+const SIDE = 28, BOX = 20, CENTRE = 14, LARGEST = 600, SMALLEST = 8, FEWEST = 4, MIN_CONTRAST = 24;
+const SPECK = 0.05, DUST = 0.005, FAINT = 0.1, EVEN = 0.02;
 
 // Images are { height, width, values }; this one's are of bytes, red, green, blue and alpha for each pixel.
 function toGrey(width, height, rgba) {
@@ -22,27 +23,11 @@ function toGrey(width, height, rgba) {
 }
 
 // Light on black, 28 by 28, of bytes; an Error says why there is no such digit.
-function toDigit({ height, width, values }) {
-  const border = values.filter((_, i) =>
-    i < width || i >= (height - 1) * width || i % width === 0 || i % width === width - 1);
-  const [lowest, highest] = range(values);
-  let level = quantile(border, 0.5);
-  const contrast = Math.max(level - lowest, highest - level);
-  if (contrast < MIN_CONTRAST) throw new Error("It is blank.");
-  const isFlat = quantile(border.map(value => Math.abs(value - level)), 0.9) <= FAINT * contrast;
-  const [sums, shares] = [values, values.map(() => 1)].map(
-    of => isFlat ? of : meanAround(of, height, width, Math.floor(Math.max(height, width) / 4)));
-  const skewness = values.reduce((sum, value, i) => sum + (value - (isFlat ? level : sums[i] / shares[i])) ** 3, 0);
-  if (skewness < 0) [values, level] = [values.map(value => 255 - value), 255 - level];
-  const ink = isFlat ? values.map(value => Math.max(value - level, 0) / contrast) : extractInk(values, height, width);
-  let [top, bottom, left, right] = [height, 0, width, 0];
-  ink.forEach((value, i) => {
-    if (value <= FAINT) return;
-    const y = Math.floor(i / width), x = i % width;
-    [top, bottom, left, right] = [Math.min(top, y), Math.max(bottom, y), Math.min(left, x), Math.max(right, x)];
-  });
-  const h = bottom - top + 1, w = right - left + 1, box = new Float64Array(h * w);
-  for (let y = 0; y < h; y++) for (let x = 0; x < w; x++) box[y * w + x] = ink[(top + y) * width + left + x];
+function toDigit(picture) {
+  const { height, width, values: ink } = findInk(picture);
+  const half = range(ink)[1] / 2;
+  if (ink.filter(value => value > half).length < FEWEST) throw new Error("It is blank.");
+  const { height: h, width: w, values: box } = cut(ink, width, ...findBox(ink.map(value => value > FAINT), width));
   checkSingle(box, h, w);
   const [H, W] = [h, w].map(side => Math.max(1, Math.floor(side * BOX / Math.max(h, w) + 0.5)));
   const small = resize(box, h, w, H, W);
@@ -53,6 +38,88 @@ function toDigit({ height, width, values }) {
     digit[(y0 + Math.floor(i / W)) * SIDE + x0 + i % W] = Math.floor(value / most * 255 + 0.5);
   });
   return digit;
+}
+
+// What of a picture is the digit, from 0 to 1, whether it is lighter or darker than the rest.
+function findInk({ height, width, values }) {
+  const border = values.filter(atBorder(height, width));
+  const [lowest, highest] = range(values);
+  let level = quantile(border, 0.5);
+  const contrast = Math.max(level - lowest, highest - level);
+  if (Math.max(height, width) < SMALLEST || contrast < MIN_CONTRAST) throw new Error("It is blank.");
+  // Ink may reach one side of an even picture. What reaches more may be lines on the paper, or a shadow.
+  const touched = sides(height, width).filter(side =>
+    values.some((value, i) => side(i) && Math.abs(value - level) > FAINT * contrast)).length;
+  const isFlat = touched <= 1 && quantile(border.map(value => Math.abs(value - level)), 0.9) <= EVEN * contrast;
+  const threshold = otsu(values), isOther = isFlat ?
+    value => Math.abs(value - level) > FAINT * contrast : value => value >= threshold === level < threshold;
+  const sheet = findSheet(values, height, width, values.map(value => isOther(value) ? 1 : 0));
+  if (sheet) return findInk(sheet);
+  const [sums, shares] = [values, values.map(() => 1)].map(
+    of => isFlat ? of : meanAround(of, height, width, Math.floor(Math.max(height, width) / 4)));
+  const skewness = values.reduce((sum, value, i) => sum + (value - (isFlat ? level : sums[i] / shares[i])) ** 3, 0);
+  if (skewness < 0) [values, level] = [values.map(value => 255 - value), 255 - level];
+  if (!isFlat) return { height, width, values: extractInk(values, height, width) };
+  const ink = values.map(value => Math.max(value - level, 0) / contrast);
+  const digit = findDigit(ink, height, width, FAINT, true);
+  return { height, width, values: ink.map((value, i) => value < FAINT || digit[i] ? value : 0) };
+}
+
+// The four sides of an image, each as a test of a pixel's place.
+function sides(height, width) {
+  return [i => i < width, i => i >= (height - 1) * width, i => i % width === 0, i => i % width === width - 1];
+}
+
+function atBorder(height, width) {
+  const each = sides(height, width);
+  return (_, i) => each.some(side => side(i));
+}
+
+// The inside of a sheet that lies on a desk or fills a window, if what differs from the border is a sheet.
+function findSheet(values, height, width, other) {
+  const box = findBox(other, width, 0.5), [top, left, h, w] = box, part = cut(other, width, ...box);
+  const isLarge = h > Math.max(height / 2, SMALLEST) && w > Math.max(width / 2, SMALLEST);
+  const reach = filled({ values: other.filter(atBorder(height, width)) });
+  // What reaches more of the edge is the brighter half of paper in uneven light.
+  if (!isLarge || reach > 0.25 || filled(part) < 0.5 || !isOutline(part)) return null;
+  const inset = 1 + Math.floor(Math.min(h, w) / 50);  // at its edges the brightness is mixed
+  return cut(values, width, top + inset, left + inset, h - 2 * inset, w - 2 * inset);
+}
+
+// From the first to the last row and column that has more than that share of the fullest one's pixels.
+function findBox(mask, width, share = 0) {
+  const rows = new Float64Array(mask.length / width), columns = new Float64Array(width);
+  mask.forEach((value, i) => { rows[Math.floor(i / width)] += value; columns[i % width] += value; });
+  const [[top, bottom], [left, right]] = [rows, columns].map(counts => {
+    const limit = share * range(counts)[1], isFull = count => count > limit;
+    return [counts.findIndex(isFull), counts.findLastIndex(isFull)];
+  });
+  return [top, left, bottom - top + 1, right - left + 1];
+}
+
+function cut(values, across, top, left, height, width) {
+  const place = i => (top + Math.floor(i / width)) * across + left + i % width;
+  return { height, width, values: Float64Array.from({ length: height * width }, (_, i) => values[place(i)]) };
+}
+
+function filled({ values }) {
+  return values.reduce((sum, value) => sum + value) / values.length;
+}
+
+// Whether a part lies along all four sides of its box, as a sheet or a frame does, and no digit.
+function isOutline({ height, width, values }) {
+  const h = 1 + Math.floor(height / 10), w = 1 + Math.floor(width / 10);
+  const [above, below] = [new Uint8Array(width), new Uint8Array(width)];
+  const [before, after] = [new Uint8Array(height), new Uint8Array(height)];
+  values.forEach((value, i) => {
+    if (!value) return;
+    const y = Math.floor(i / width), x = i % width;
+    if (y < h) above[x] = 1;
+    if (y >= height - h) below[x] = 1;
+    if (x < w) before[y] = 1;
+    if (x >= width - w) after[y] = 1;
+  });
+  return [above, below, before, after].every(side => filled({ values: side }) > 0.9);
 }
 
 // Shrinking takes the mean of the area that a pixel covers; enlarging is bilinear. `round` is for 8 bits.
@@ -97,8 +164,10 @@ function extractInk(values, height, width) {
   const edge = Math.floor(side / 280);
   excess = mean(excess.map((value, i) => value - sums[i] / Math.max(shares[i], 1e-9)), edge);
   const noise = spread(excess), threshold = otsu(excess);
-  if (threshold < Math.max(3 * noise, MIN_CONTRAST / 2)) throw new Error("It is blank.");
-  const kept = largeParts(excess, height, width, threshold), near = mean(kept, edge + 1);
+  if (threshold < Math.max(3 * noise, MIN_CONTRAST / 2)) {
+    throw new Error("It is blank, or has no margin around the digit.");
+  }
+  const kept = findDigit(excess, height, width, threshold, false), near = mean(kept, edge + 1);
   let total = 0, count = 0;
   kept.forEach((keep, i) => { if (keep) { total += excess[i]; count++; } });
   return excess.map((value, i) =>
@@ -143,27 +212,44 @@ function solve(rows) {
   return rows.map((row, i) => row[row.length - 1] / row[i]);
 }
 
-function largeParts(excess, height, width, threshold) {
-  const part = new Int32Array(excess.length), sizes = [0], atEdge = new Set();
-  for (let start = 0; start < excess.length; start++) {
-    if (part[start] || excess[start] < threshold) continue;
-    const waiting = [start];
-    part[start] = sizes.push(0) - 1;
+// Which pixels are the digit's, of those above a threshold. Left out, where something else is there: what lies at the
+// edge of a photograph, a drawn frame, an underline (wider than the digit is high), and specks.
+function findDigit(strength, height, width, threshold, isFlat) {
+  const number = new Int32Array(strength.length), parts = [];
+  for (let start = 0; start < strength.length; start++) {
+    if (number[start] || strength[start] < threshold) continue;
+    const waiting = [start], part = { size: 0, top: height, bottom: 0, left: width, right: 0 };
+    number[start] = parts.push(part);
     while (waiting.length) {
       const i = waiting.pop(), y = Math.floor(i / width), x = i % width;
-      sizes[part[start]] += excess[i];
-      if (y === 0 || x === 0 || y === height - 1 || x === width - 1) atEdge.add(part[start]);
+      part.size += strength[i];
+      [part.top, part.bottom] = [Math.min(part.top, y), Math.max(part.bottom, y)];
+      [part.left, part.right] = [Math.min(part.left, x), Math.max(part.right, x)];
       for (let v = Math.max(y - 1, 0); v <= Math.min(y + 1, height - 1); v++) {
         for (let u = Math.max(x - 1, 0); u <= Math.min(x + 1, width - 1); u++) {
           const j = v * width + u;
-          if (!part[j] && excess[j] >= threshold) { part[j] = part[start]; waiting.push(j); }
+          if (!number[j] && strength[j] >= threshold) { number[j] = number[start]; waiting.push(j); }
         }
       }
     }
   }
-  for (const number of atEdge) sizes[number] /= 10;  // more likely a dark corner, or what lies beside the paper
-  const limit = SPECK * range(sizes)[1];
-  return Float64Array.from(part, number => number && sizes[number] > limit ? 1 : 0);
+  for (const part of parts) [part.height, part.width] = [part.bottom - part.top + 1, part.right - part.left + 1];
+  const isFrame = part => {
+    const box = cut(number, width, part.top, part.left, part.height, part.width);
+    box.values = box.values.map(at => parts[at - 1] === part ? 1 : 0);
+    return filled(box) < 0.5 && isOutline(box);
+  };
+  const atEdge = ({ top, bottom, left, right }) =>
+    !isFlat && (!top || !left || bottom === height - 1 || right === width - 1);
+  const tallest = parts.reduce((most, part) => Math.max(most, part.height), 0);
+  const largest = of => of.reduce((most, part) => Math.max(most, part.size), 0);
+  let kept = parts;
+  for (const unlikely of [atEdge, isFrame, part => part.width > Math.max(8 * part.height, tallest)]) {
+    const rest = kept.filter(part => !unlikely(part));
+    if (largest(rest) > SPECK * largest(kept)) kept = rest;
+  }
+  const limit = (isFlat ? DUST : SPECK) * largest(kept), digit = new Set(kept.filter(part => part.size > limit));
+  return Float64Array.from(number, at => at && digit.has(parts[at - 1]) ? 1 : 0);
 }
 
 // Two digits side by side: parts about as high, with an empty column between them.
@@ -228,7 +314,7 @@ function quantile(values, share) {
 
 function spread(values) {
   const middle = quantile(values, 0.5);
-  return 1.4826 * quantile(values.map(value => Math.abs(value - middle)), 0.5);
+  return Math.max(1, 1.4826 * quantile(values.map(value => Math.abs(value - middle)), 0.5));
 }
 
 function otsu(values) {

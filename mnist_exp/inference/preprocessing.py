@@ -10,6 +10,7 @@ import io
 import math
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +21,10 @@ from mnist_exp.errors import DataError
 
 SIDE, BOX, CENTRE = 28, 20, 14.0
 LARGEST = 600  # pixels of the longer side; larger pictures are shrunk first
+SMALLEST, FEWEST = 8, 4  # pixels of the longer side, and of ink, below which there is no digit
 MIN_CONTRAST = 24  # grey levels, of 255, by which ink must differ from its background
-SPECK = 0.05  # the share of the largest part below which another part of a photograph is no ink
+SPECK, DUST = 0.05, 0.005  # shares of the largest part below which another is no ink: of photographs, else
+EVEN = 0.02  # the share of the contrast by which an even background may vary
 FAINT = 0.1  # the share of the contrast below which a pixel is no ink
 
 Grey = NDArray[np.uint8]
@@ -58,8 +61,10 @@ def open_image(source: Path | bytes) -> Image.Image:
 
 def to_grey(image: Image.Image) -> Grey:
     """Any image as grey, without transparency: uint8, ``[H, W]``, at most 600 pixels a side."""
-    if image.mode.startswith("I"):  # Pillow's own conversion cuts 16 bits off at 255
-        image = Image.fromarray(((np.asarray(image, np.int64).clip(0) + 128) // 257).clip(max=255).astype(np.uint8))
+    if image.mode[0] in "IF":  # Pillow's own conversion cuts off at 255; many files use less than all their bits
+        levels = np.nan_to_num(np.asarray(image, float)).clip(0)
+        most = next((top for top in (1, 255, 4095, 65535) if levels.max() <= top), levels.max())
+        image = Image.fromarray((levels * (255 / most) + 0.5).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         level, alpha = (np.asarray(band, float) for band in (image.convert("RGB").convert("L"), image.getchannel("A")))
@@ -79,20 +84,10 @@ def to_digit(grey: Grey) -> Grey:
     Raises:
         DataError: there is no digit, or more than one; the message completes "FILE …".
     """
-    values = grey.astype(float)
-    border = np.concatenate([values[0], values[-1], values[1:-1, 0], values[1:-1, -1]])
-    level = _quantile(border, 0.5)
-    contrast = max(level - values.min(), values.max() - level)
-    if contrast < MIN_CONTRAST:
+    ink = _find_ink(grey.astype(float))
+    if (ink > ink.max() / 2).sum() < FEWEST:
         raise DataError("is blank")
-    is_flat = _quantile(abs(border - level), 0.9) <= FAINT * contrast
-    radius = max(values.shape) // 4
-    around = level if is_flat else _mean_around(values, radius) / _mean_around(np.ones_like(values), radius)
-    if ((values - around) ** 3).sum() < 0:  # dark on light: ink differs more from what is around it than paper does
-        values, level = 255 - values, 255 - level
-    ink = (values - level).clip(0) / contrast if is_flat else _extract_ink(values)
-    rows, columns = (np.flatnonzero((ink > FAINT).any(axis)) for axis in (1, 0))
-    ink = ink[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    ink = ink[_find_box(ink > FAINT)]
     _check_single(ink)
     height, width = (max(1, int(side * BOX / max(ink.shape) + 0.5)) for side in ink.shape)
     small = resize_matrix(ink.shape[0], height) @ ink @ resize_matrix(ink.shape[1], width).T
@@ -114,6 +109,50 @@ def resize_matrix(before: int, after: int) -> NDArray[np.float64]:
     return np.asarray(weights / weights.sum(axis=1, keepdims=True))
 
 
+def _find_ink(values: Ink) -> Ink:
+    """What of a picture is the digit, from 0 to 1, whether it is lighter or darker than the rest."""
+    border, sides = _border(values), (values[0], values[-1], values[:, 0], values[:, -1])
+    level = _quantile(border, 0.5)
+    contrast = max(level - values.min(), values.max() - level)
+    if max(values.shape) < SMALLEST or contrast < MIN_CONTRAST:
+        raise DataError("is blank")
+    # Ink may reach one side of an even picture. What reaches more may be lines on the paper, or a shadow.
+    touched = sum(bool((abs(side - level) > FAINT * contrast).any()) for side in sides)
+    is_flat = touched <= 1 and _quantile(abs(border - level), 0.9) <= EVEN * contrast
+    threshold = _otsu(values)
+    other = abs(values - level) > FAINT * contrast if is_flat else (values >= threshold) == (level < threshold)
+    sheet = _find_sheet(values, other)
+    if sheet is not None:
+        return _find_ink(sheet)
+    radius = max(values.shape) // 4
+    around = level if is_flat else _mean_around(values, radius) / _mean_around(np.ones_like(values), radius)
+    if ((values - around) ** 3).sum() < 0:  # dark on light: ink differs more from what is around it than paper does
+        values, level = 255 - values, 255 - level
+    if not is_flat:
+        return _extract_ink(values)
+    ink = (values - level).clip(0) / contrast
+    return np.where((ink < FAINT) | _find_digit(ink, FAINT, is_flat=True), ink, 0)
+
+
+def _find_sheet(values: Ink, other: NDArray[np.bool_]) -> Ink | None:
+    """The inside of a sheet that lies on a desk or fills a window, if what differs from the border is a sheet."""
+    rows, columns = _find_box(other, 0.5)  # whatever else lies on the desk
+    part = other[rows, columns]
+    is_large = all(inner > max(side / 2, SMALLEST) for inner, side in zip(part.shape, other.shape, strict=True))
+    # What reaches more of the edge is the brighter half of paper in uneven light.
+    if not is_large or _border(other).mean() > 0.25 or part.mean() < 0.5 or not _is_outline(part):
+        return None
+    inset = 1 + min(part.shape) // 50  # at its edges the brightness is mixed
+    return values[rows, columns][inset:-inset, inset:-inset]
+
+
+def _find_box(mask: NDArray[np.bool_], share: float = 0) -> tuple[slice, slice]:
+    """From the first to the last row and column that has more than that share of the fullest one's pixels."""
+    full = (np.flatnonzero(counts > share * counts.max()) for counts in (mask.sum(axis=1), mask.sum(axis=0)))
+    rows, columns = (slice(places[0], places[-1] + 1) for places in full)
+    return rows, columns
+
+
 def _extract_ink(values: Ink) -> Ink:
     """What is brighter than the paper around it, from 0 to 1; uneven light, texture and specks are left out."""
     side = max(values.shape)
@@ -123,14 +162,36 @@ def _extract_ink(values: Ink) -> Ink:
     excess = _mean_around(excess - around, side // 280)
     noise, threshold = _spread(excess), _otsu(excess)
     if threshold < max(3 * noise, MIN_CONTRAST / 2):
-        raise DataError("is blank")
-    labels, count = ndimage.label(excess >= threshold, np.ones((3, 3)))
-    sizes = ndimage.sum_labels(excess, labels, range(1, count + 1))
-    edges = np.concatenate([labels[0], labels[-1], labels[:, 0], labels[:, -1]])
-    sizes[np.unique(edges[edges > 0]) - 1] /= 10  # more likely a dark corner, or what lies beside the paper
-    kept = np.isin(labels, 1 + np.flatnonzero(sizes > SPECK * sizes.max()))
+        raise DataError("is blank, or has no margin around the digit")
+    kept = _find_digit(excess, threshold, is_flat=False)
     near = _mean_around(kept.astype(float), 1 + side // 280) > 1e-9  # soft edges
     return np.where(near, ((excess - 2 * noise) / (excess[kept].mean() - 2 * noise)).clip(0, 1), 0)
+
+
+def _find_digit(strength: Ink, threshold: float, is_flat: bool) -> NDArray[np.bool_]:
+    """What is above a threshold but is no speck, frame, underline (wider than the digit is high) or photo's edge."""
+    labels, count = ndimage.label(strength >= threshold, np.ones((3, 3)))
+    sizes = np.asarray(ndimage.sum_labels(strength, labels, range(1, count + 1)))
+    at_edge = np.isin(range(1, count + 1), _border(labels)) & (not is_flat)
+    heights, widths, framing = np.zeros((3, count), int)
+    for place, box in enumerate(ndimage.find_objects(labels)):
+        part = labels[box] == place + 1
+        heights[place], widths[place] = part.shape
+        framing[place] = part.mean() < 0.5 and _is_outline(part)
+    kept = np.ones(count, bool)
+    for unlikely in (at_edge, framing > 0, (widths > 8 * heights) & (widths > heights.max(initial=0))):
+        rest = kept & ~unlikely
+        if (rest & (sizes > SPECK * sizes[kept].max(initial=0))).any():
+            kept = rest
+    kept &= sizes > (DUST if is_flat else SPECK) * sizes[kept].max(initial=0)
+    return np.isin(labels, 1 + np.flatnonzero(kept))
+
+
+def _is_outline(part: NDArray[np.bool_]) -> bool:
+    """Whether a part lies along all four sides of its box, as a sheet or a frame does, and no digit."""
+    height, width = (1 + side // 10 for side in part.shape)
+    sides = part[:height].any(0), part[-height:].any(0), part[:, :width].any(1), part[:, -width:].any(1)
+    return all(float(side.mean()) > 0.9 for side in sides)
 
 
 def _lighting(values: Ink) -> Ink:
@@ -170,6 +231,10 @@ def _offset(profile: Ink, side: int) -> int:
     return min(max(math.ceil(CENTRE - 0.5 - 1e-6 - mass), 0), SIDE - side)  # equal sums, whatever their order
 
 
+def _border(values: NDArray[Any]) -> NDArray[Any]:
+    return np.concatenate([values[0], values[-1], values[1:-1, 0], values[1:-1, -1]])
+
+
 def _mean_around(values: Ink, radius: int) -> Ink:
     """Each pixel's mean with its neighbours up to ``radius`` away; beyond the edge is 0."""
     return np.asarray(ndimage.uniform_filter(values, 2 * radius + 1, mode="constant"))
@@ -180,8 +245,8 @@ def _quantile(values: Ink, share: float) -> float:
 
 
 def _spread(values: Ink) -> float:
-    """A standard deviation that a small part of other values does not change."""
-    return 1.4826 * _quantile(abs(values - _quantile(values, 0.5)), 0.5)
+    """A standard deviation that a small part of other values does not change; without noise 1 grey level."""
+    return max(1.0, 1.4826 * _quantile(abs(values - _quantile(values, 0.5)), 0.5))
 
 
 def _otsu(values: Ink) -> float:

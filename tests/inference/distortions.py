@@ -100,5 +100,67 @@ DISTORTIONS: dict[str, Callable[[Grey, np.random.Generator], Grey]] = {
 
 
 def distort(what: str, digit: Grey, seed: int) -> Grey:
-    """One of `DISTORTIONS` of a digit, ``[28, 28]``."""
-    return DISTORTIONS[what](digit, np.random.default_rng([18, seed]))
+    """One of `DISTORTIONS` or `SURROUNDINGS` of a digit, ``[28, 28]``."""
+    return (DISTORTIONS | SURROUNDINGS)[what](digit, np.random.default_rng([18, seed]))
+
+
+def framed(digit: Grey, random: np.random.Generator) -> Grey:
+    """Dark on white, with a frame as thin as a pixel, at the picture's edge or up to 20 pixels inside it."""
+    picture, inset = np.pad(255 - enlarge(digit), 40, constant_values=255), int(random.integers(0, 21))
+    frame = np.ones(picture.shape, bool)
+    frame[inset + 1 : -inset - 1, inset + 1 : -inset - 1] = False
+    frame[:inset] = frame[:, :inset] = frame[-inset or LARGE + 80 :] = frame[:, -inset or LARGE + 80 :] = False
+    return np.where(frame, 0, picture).astype(np.uint8)
+
+
+def on_desk(digit: Grey, random: np.random.Generator) -> Grey:
+    """A photograph of a sheet on a dark desk, which is seen around it."""
+    desk = np.pad(enlarge(digit), 30)
+    return np.pad(paper(desk, random), 40, constant_values=50)
+
+
+def with_shadow(digit: Grey, random: np.random.Generator) -> Grey:
+    """A photograph with a finger's shadow in a corner, which does not reach the digit."""
+    picture = np.pad(enlarge(digit), 60)
+    y, x = np.indices(picture.shape)
+    light = ndimage.gaussian_filter(np.where(np.hypot(y - 400, x) < random.uniform(80, 130), 0.5, 1), 4)
+    return (paper(picture, random) * light).astype(np.uint8)
+
+
+def scanned(digit: Grey, random: np.random.Generator) -> Grey:
+    """A scan: even light, a sensor's noise."""
+    return (245.0 - 220 / 255 * enlarge(digit) + random.normal(0, 7, (LARGE, LARGE))).clip(0, 255).astype(np.uint8)
+
+
+def lined(digit: Grey, random: np.random.Generator) -> Grey:
+    """An even scan of lined paper; the lines pass through the digit."""
+    lines = np.where(np.arange(LARGE) % random.integers(30, 60) < 2, 0.8, 1)[:, None]
+    return ((255 - enlarge(digit)) * lines).astype(np.uint8)
+
+
+def dusty(digit: Grey, random: np.random.Generator) -> Grey:
+    """An even scan with a speck of dust beside the digit, and an underline."""
+    picture = np.pad(255 - enlarge(digit), 40, constant_values=255)
+    picture[8:12, random.integers(20, 330) :][:, :4] = 0
+    picture[335:340, 30:330] = 0
+    return picture
+
+
+def pencilled(digit: Grey, random: np.random.Generator) -> Grey:
+    """A photograph of pencil, which differs less from the paper than the light does from one side to the other."""
+    y, x = np.indices((LARGE, LARGE)) / LARGE - 0.5
+    light = 210 * (1 + random.uniform(0.3, 0.5) * (x * random.choice([-1, 1]) + y / 2))
+    picture = light * (1 - 0.3 / 255 * enlarge(digit)) + random.normal(0, 3, x.shape)
+    return np.asarray(picture.clip(0, 255), np.uint8)
+
+
+SURROUNDINGS: dict[str, Callable[[Grey, np.random.Generator], Grey]] = {
+    "in a thin frame": framed,
+    "on a desk": on_desk,
+    "a shadow in a corner": with_shadow,
+    "a noisy scan": scanned,
+    "pencil in uneven light": pencilled,
+    "a scan of lined paper": lined,
+    "dust and an underline": dusty,
+}
+"""What else may be in a picture; it must make no difference."""

@@ -86,7 +86,7 @@ def seen_in_python(picture: Image.Image) -> NDArray[np.uint8]:
 
 
 def test_the_preprocessing_is_pythons(page: str, digits: Digits, tmp_path: Path) -> None:
-    names = [*distortions.DISTORTIONS] * 3
+    names = [*distortions.DISTORTIONS, *distortions.SURROUNDINGS] * 3
     grey = [distortions.distort(what, digits[0][place], place) for place, what in enumerate(names)]
     grey += [np.full((50, 60), 255, np.uint8), np.hstack([digits[0][0], digits[0][1]])]
     pictures = [Image.fromarray(each) for each in grey]
