@@ -15,7 +15,7 @@ import torch
 
 from mnist_exp import job
 from mnist_exp.errors import ConfigError
-from mnist_exp.machine import fingerprint
+from mnist_exp.machine import fingerprint, syntax
 from mnist_exp.machine.fingerprint import code_fingerprint
 from mnist_exp.runs.folder import RunFolder
 from mnist_exp.runs.record import read_record
@@ -113,8 +113,8 @@ FRESH: dict[str, REPLACE] = {
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the package, whose code is taken for that of this process."""
     folder = tmp_path / "mnist_exp"
-    shutil.copytree(fingerprint.PACKAGE, folder, ignore=shutil.ignore_patterns("__pycache__"))
-    monkeypatch.setattr(fingerprint, "PACKAGE", folder)
+    shutil.copytree(syntax.PACKAGE, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(syntax, "PACKAGE", folder)
     monkeypatch.setattr(fingerprint, "EQUIVALENT", folder / "machine" / "equivalent_code.toml")
     forget()
     return folder
@@ -128,7 +128,7 @@ def forgotten() -> object:
 
 
 def forget() -> None:
-    fingerprint._parsed.cache_clear()
+    syntax.parse_module.cache_clear()
     fingerprint._declared.cache_clear()
 
 
@@ -385,7 +385,7 @@ def test_only_few_files_are_parsed() -> None:
     """A run may spend 50 ms on it; a test must not depend on speed, so this one counts files."""
     forget()
     code_fingerprint("mnist_exp.models.LeNet5Regularized", image_folder=False)
-    assert fingerprint._parsed.cache_info().misses <= 14
+    assert syntax.parse_module.cache_info().misses <= 14
 
 
 def test_a_killed_run_whose_layer_was_changed_starts_from_the_beginning(
