@@ -228,6 +228,7 @@ def sentence(c: Comparison) -> str:
     words = f"{c.first} is more accurate than {c.second}: "
     if not c.significant:
         words = f"{c.first} and {c.second} cannot be told apart: {c.first} makes "
+        p += " after Holm's correction" if d.low > 0 else ""  # else the interval would seem to contradict it
     words += f"{_span(d)}; {_seeds(d.n)}, {test}{p}.{CAVEATS.get(d.basis, '')}"
     if math.isnan(c.wins):
         return words

@@ -162,6 +162,9 @@ def test_comparisons_in_words() -> None:
     assert sentence(comparison(-0.0004, 0.0011, 0.2)).startswith(
         "A and B cannot be told apart: A makes 4.0 more to 11.0 fewer errors per 10,000 images; n = 10 seeds"
     )
+    corrected = sentence(comparison(0.0004, 0.0011, 0.06))
+    assert "cannot be told apart: A makes 4.0 to 11.0 fewer errors" in corrected
+    assert "p = 0.06 after Holm's correction. " in corrected
     one = sentence(comparison(0.0004, 0.0011, 0.002, n=1, basis=IMAGES))
     assert "n = 1 seed, McNemar's test, p = 0.002" in one and one.endswith("it says nothing about other seeds.")
     assert sentence(comparison(0.0004, 0.0011, 0.002, basis=SEEDS)).count("it says nothing about other images.") == 1
