@@ -10,6 +10,7 @@ import io
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,20 +30,29 @@ PROJECT = Path(__file__).parents[2]
 REFERENCE = PROJECT / "outputs" / "reference"
 
 
-def measure(models: list[TrainedModel], images: NDArray[np.uint8], labels: NDArray[np.int64]) -> pd.DataFrame:
+PLAIN = "as they are"
+
+
+def measure(
+    models: list[TrainedModel],
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    kinds: Sequence[str] = (PLAIN, *distortions.DISTORTIONS),
+    every: int = 1,
+) -> pd.DataFrame:
     """The accuracy in % of each model, with the preprocessing and with plain resizing; a refused digit is wrong."""
     rows = []
-    for what in ("as they are", *distortions.DISTORTIONS):
-        seen, plain = np.zeros((2, len(images), 28, 28), np.uint8)
-        for place, image in enumerate(images):
-            picture = image if what == "as they are" else distortions.distort(what, image, place)
-            plain[place] = np.asarray(Image.fromarray(picture).resize((28, 28), Image.Resampling.BILINEAR))
+    for what in kinds:
+        seen, plain = np.zeros((2, len(images[::every]), 28, 28), np.uint8)
+        for number, image in enumerate(images[::every]):
+            picture = image if what == PLAIN else distortions.distort(what, image, every * number)
+            plain[number] = np.asarray(Image.fromarray(picture).resize((28, 28), Image.Resampling.BILINEAR))
             with contextlib.suppress(DataError):
-                seen[place] = to_digit(picture)
+                seen[number] = to_digit(picture)
         row: dict[str, object] = {f"{len(images):,} test digits": what}
         for model in models:
             for name, inputs in (("", seen), (", only resized", plain)):
-                right = model.logits(inputs).argmax(dim=1).numpy() == labels
+                right = model.logits(inputs).argmax(dim=1).numpy() == labels[::every]
                 row[f"{model.record.title}{name}"] = round(100 * float(right.mean()), 1)
         rows.append(row)
     return pd.DataFrame(rows)
