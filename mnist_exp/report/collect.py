@@ -139,11 +139,13 @@ def _setting(run: Run) -> str:
 
 def _made_by(run: Run) -> dict[str, Any]:
     """What may differ between runs of one setting, which are then never averaged: `MADE_BY`."""
-    code, packages = run.record.code or {}, (run.record.provenance or {}).get("packages")
+    code, provenance = run.record.code or {}, run.record.provenance or {}
+    packages = provenance.get("packages")
     known = {part: representative(part, each) for part, each in sorted(code.items()) if isinstance(each, str)}
     made_by: dict[str, Any] = {f"{part}.code": checksum[:8] for part, checksum in known.items()}
     torch = packages.get("torch") if isinstance(packages, Mapping) else None
-    return made_by | {"torch": torch, "model.parameters": run.record.parameters}
+    portable = provenance.get("portable")
+    return made_by | {"torch": torch, "model.parameters": run.record.parameters, "portable": portable}
 
 
 def _warnings(runs: list[Run]) -> list[str]:

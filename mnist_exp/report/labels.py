@@ -9,9 +9,11 @@ from mnist_exp.report.text import printable, unique
 
 ALWAYS_SHOWN = ("optimizer.target", "optimizer.lr", "scheduler.target")
 """Settings of an optimizer or a schedule that are shown even where its name implies them."""
-MADE_BY = {"torch": "the version of torch", "model.parameters": "the number of parameters"} | {
-    f"{part}.code": f"the code of {name}" for part, name in (PART_NAMES | {"model": "the model"}).items()
-}
+MADE_BY = {
+    "torch": "the version of torch",
+    "model.parameters": "the number of parameters",
+    "portable": "whether their bytes are portable",
+} | {f"{part}.code": f"the code of {name}" for part, name in (PART_NAMES | {"model": "the model"}).items()}
 """What may differ between runs of one setting, in words."""
 
 

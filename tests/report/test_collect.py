@@ -304,14 +304,22 @@ def test_an_identity_that_was_edited_is_named_and_left_out(edited: str, tmp_path
     [
         ({"code": {"model": "f" * 16}}, "LeNet5, code=ffffffff", "the code of the model"),
         ({"code": {"training": "f" * 16}}, "LeNet5, code=ffffffff", "the code of the training loop"),
-        ({"provenance": {"packages": {"torch": "1.0"}}}, "LeNet5, torch=1.0", "the version of torch"),
+        ({"provenance": {"packages": {"torch": "1.0"}, "portable": True}}, "LeNet5, torch=1.0", "the version of torch"),
         ({"parameters": 5}, "LeNet5, parameters=5", "the number of parameters"),
+        (
+            {"provenance": {"packages": {"torch": "2.0"}, "portable": False}},
+            "LeNet5, portable=False",
+            "whether their bytes are portable",
+        ),
     ],
 )
 def test_runs_of_other_code_versions_or_size_are_never_averaged(
     change: dict[str, Any], label: str, words: str, tmp_path: Path
 ) -> None:
-    usual = {"code": {"model": "a" * 16, "training": "b" * 16}, "provenance": {"packages": {"torch": "2.0"}}}
+    usual = {
+        "code": {"model": "a" * 16, "training": "b" * 16},
+        "provenance": {"packages": {"torch": "2.0"}, "portable": True},
+    }
     for seed in range(3):
         write_run(tmp_path, seed=seed, change=lambda r: r.update(usual))
     assert not collect(tmp_path).warnings
