@@ -30,6 +30,7 @@ def test_sweeps_killed_at_random_instants_come_out_the_same() -> None:
     assert (done, differences) == (2, 0) and finished >= 1
 
 
+@pytest.mark.slow
 def test_two_identical_sweeps_at_once_train_each_run_once(tmp_path: Path) -> None:
     words = [sys.executable, "-m", "mnist_exp.run", "-m", "model=mlp", "seed=0,1", "epochs=2"]
     processes = [subprocess.Popen(words, cwd=tmp_path, stdout=subprocess.PIPE, text=True) for _ in range(2)]
@@ -80,6 +81,7 @@ def test_a_full_disk_is_told_and_costs_nothing(small_disk: Path) -> None:
     assert len(results(small_disk)) == 3
 
 
+@pytest.mark.slow
 def test_another_locale_home_and_folder_give_the_same_bytes(tmp_path: Path) -> None:
     found = []
     for name, locale in (("one", "C"), ("zwei", "ko_KR.UTF-8"), ("three", "tr_TR.UTF-8")):

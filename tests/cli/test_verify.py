@@ -83,6 +83,7 @@ def test_another_processor_explains_nothing_where_arithmetic_is_portable(run: Pa
     assert (finding.verdict, finding.details[-1]) == (DIFFERENT, "nothing that is recorded explains it")
 
 
+@pytest.mark.slow
 def test_runs_of_both_arithmetics_are_verified_by_one_command(digits_root: Path, tmp_path: Path) -> None:
     words = ("model=mlp", "epochs=1", "protocol=published")
     for arithmetic in ("portable", "native"):

@@ -455,6 +455,7 @@ def torch_version() -> str:
     return str(torch.__version__).partition("+")[0]
 
 
+@pytest.mark.slow
 def test_the_same_command_after_an_edit_trains_all_runs_anew(tmp_path: Path, digits_root: Path) -> None:
     """Whole commands, in a checkout: three seeds, then an edited model and four; and with stale=keep."""
     project = tmp_path / "project"
