@@ -295,6 +295,18 @@ def test_modules_imported_for_what_they_do_are_followed(line: str, file: str, pa
     assert code_fingerprint("mnist_exp.models.MLP", image_folder=False) != before
 
 
+def test_a_constant_behind_two_stars_is_followed(package: Path) -> None:
+    edit(package, "models.py", "import torch\n", "import torch\nfrom mnist_exp.layers import *\n")
+    edit(package, "models.py", BEFORE_MLP, f"class Two(nn.Module):\n    factor = FACTOR\n\n\n{BEFORE_MLP}")
+    (package / "layers.py").write_text("from mnist_exp.inner import *\n")
+    (package / "inner.py").write_text("FACTOR = 2\n")
+    forget()
+    before = code_fingerprint("mnist_exp.models.Two", image_folder=False)
+    (package / "inner.py").write_text("FACTOR = 3\n")
+    forget()
+    assert code_fingerprint("mnist_exp.models.Two", image_folder=False)["model"] != before["model"]
+
+
 def test_a_file_of_numbers_beside_a_model_is_part_of_it(package: Path) -> None:
     edit(package, "models.py", BEFORE_MLP, f"{BEFORE_MLP[:-4]}Gain:\n    file = 'gain.json'\n\n\n{BEFORE_MLP}")
     (package / "gain.json").write_text("1")
