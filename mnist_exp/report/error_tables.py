@@ -5,19 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from mnist_exp.report import formats
 from mnist_exp.report.crossed import Crossed
-from mnist_exp.report.formats import (
-    SECTION,
-    Row,
-    Table,
-    estimate_columns,
-    interval,
-    make_table,
-    mean_std,
-    number,
-    seeds_columns,
-    span,
-)
+from mnist_exp.report.formats import SECTION, Row, Table, make_table
 from mnist_exp.report.misclassified import Misclassified
 from mnist_exp.report.runs import DIGITS
 from mnist_exp.report.statistics import FRACTION, Estimate, estimate
@@ -40,11 +30,14 @@ def confused(misclassified: Sequence[Misclassified]) -> Table | None:
             images = share.times(float(m.confusion[label].sum()))
             row: Row = {"section": group.section, "model": group.label}
             row |= {"label": group.classes[label], "predicted": group.classes[answer]}
-            rows.append(row | estimate_columns("digits", images) | {"share": share.mean})
+            rows.append(row | formats.estimate_columns("digits", images) | {"share": share.mean})
             cell = {SECTION: group.section, "Model": group.label}
             cell |= {"Label": group.classes[label], "Predicted": group.classes[answer]}
-            cell |= {"Images per run": number(images.mean, ".1f"), "95 % interval": interval(images, ".1f")}
-            cells.append(cell | {"Share of the label": number(share.mean, ".2%")})
+            cell |= {
+                "Images per run": formats.number(images.mean, ".1f"),
+                "95 % interval": formats.interval(images, ".1f"),
+            }
+            cells.append(cell | {"Share of the label": formats.number(share.mean, ".2%")})
     note = (
         "The five most frequent of each model: images per run, as mean and 95 % interval for new seeds and new images, "
         "and their share of all images with that label. Intervals of fewer than ten images are rough."
@@ -59,10 +52,10 @@ def classes(misclassified: Sequence[Misclassified]) -> list[Table]:
         shares = {label: _share_of_class(m, int(label)) for label in DIGITS}
         row: Row = {"section": m.group.section, "model": m.group.label}
         for label, share in shares.items():
-            row |= estimate_columns(f"class_{label}", share)
+            row |= formats.estimate_columns(f"class_{label}", share)
         rows.append(row)
         cell = {SECTION: m.group.section, "Model": m.group.label}
-        cells.append(cell | {label: mean_std(share) for label, share in shares.items()})
+        cells.append(cell | {label: formats.mean_std(share) for label, share in shares.items()})
     note = (
         "The share of each class's images that are recognised: mean ± standard deviation over the seeds. The CSV file "
         "has both 95 % intervals."
@@ -102,9 +95,9 @@ def calibration(misclassified: Sequence[Misclassified]) -> Table | None:
     rows, cells = [], []
     for m in (m for m in misclassified if len(m.bins)):
         e = estimate(m.calibration_errors, None, FRACTION)
-        rows.append({"section": m.group.section, "model": m.group.label, "n": e.n} | seeds_columns("ece", e))
-        cell = {SECTION: m.group.section, "Model": m.group.label, "Calibration error": mean_std(e)}
-        cells.append(cell | {"95 % interval of the mean": span(e.low, e.high), "n": str(e.n)})
+        rows.append({"section": m.group.section, "model": m.group.label, "n": e.n} | formats.seeds_columns("ece", e))
+        cell = {SECTION: m.group.section, "Model": m.group.label, "Calibration error": formats.mean_std(e)}
+        cells.append(cell | {"95 % interval of the mean": formats.span(e.low, e.high), "n": str(e.n)})
     note = (
         "Expected calibration error over 15 equal bins of confidence (Guo et al. 2017): how far, on average, the "
         "probability of an answer is from the share of right answers. Mean ± standard deviation and interval over the "
