@@ -68,6 +68,7 @@ def _sources(images: list[str]) -> Iterator[tuple[str, Path | bytes | DataError]
             if name == "-" and sys.stdin:
                 yield "standard input", sys.stdin.buffer.read()
                 continue
+            # iterdir raises an error for a folder that cannot be read; rglob would take it for an empty one.
             below = path.rglob("*") if path.is_dir() and [*path.iterdir()] else []
             inside = sorted(each for each in below if _is_picture(each, path))
         except OSError as error:

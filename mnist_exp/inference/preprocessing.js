@@ -25,7 +25,7 @@ function toGrey(width, height, rgba) {
 // Light on black, 28 by 28, of bytes; an Error says why there is no such digit.
 function toDigit(picture) {
   const { height, width, values: ink } = findInk(picture);
-  const half = range(ink)[1] / 2;
+  const half = Math.max(FAINT, range(ink)[1] / 2);
   if (ink.filter(value => value > half).length < FEWEST) throw new Error("It is blank.");
   const { height: h, width: w, values: box } = cut(ink, width, ...findBox(ink.map(value => value > FAINT), width));
   checkSingle(box, h, w);

@@ -85,7 +85,7 @@ def to_digit(grey: Grey) -> Grey:
         DataError: there is no digit, or more than one; the message completes "FILE …".
     """
     ink = _find_ink(grey.astype(float))
-    if (ink > ink.max() / 2).sum() < FEWEST:
+    if (ink > max(FAINT, ink.max() / 2)).sum() < FEWEST:
         raise DataError("is blank")
     ink = ink[_find_box(ink > FAINT)]
     _check_single(ink)

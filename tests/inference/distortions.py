@@ -72,6 +72,13 @@ def anywhere_on_paper(digit: Grey, random: np.random.Generator) -> Grey:
     return paper(anywhere(digit, random), random)
 
 
+def faint_patch() -> Grey:
+    """No digit: a patch as good as the background, and one bright pixel by which its contrast is measured."""
+    picture = np.full((100, 100), 100, np.uint8)
+    picture[20:70, 20:70], picture[5, 5] = 86, 255
+    return picture
+
+
 def _disc(radius: int) -> NDArray[np.bool_]:
     y, x = np.ogrid[-radius : radius + 1, -radius : radius + 1]
     return np.asarray(x * x + y * y <= radius * radius)

@@ -187,6 +187,11 @@ def test_blank_pictures_are_refused(strength: float, seed: int) -> None:
         to_digit(noisy(strength, seed))
 
 
+def test_a_faint_patch_beside_a_spark_is_refused() -> None:
+    with pytest.raises(DataError, match="is blank"):
+        to_digit(distortions.faint_patch())
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_blank_paper_is_refused(seed: int) -> None:
     with pytest.raises(DataError, match="is blank"):
