@@ -53,6 +53,23 @@ for (const [width, colorScheme] of [[360, "light"], [360, "dark"], [1440, "light
   view.keys = await answers();
   await page.keyboard.press("Escape");
   view.escaped = await answers();
+  const finger = await context.newCDPSession(page), box = await page.locator("#pad").boundingBox();
+  const touch = (type, ...points) => finger.send("Input.dispatchTouchEvent", { type,
+    touchPoints: points.map(([x, y]) => ({ x: box.x + x * box.width, y: box.y + y * box.height })) });
+  await touch("touchStart", [0.5, 0.2]);
+  for (let y = 0.25; y < 0.8; y += 0.05) await touch("touchMove", [0.5, y]);
+  await touch("touchEnd");
+  view.finger = await answers();
+  for (const [type, event, holder] of [["paste", "ClipboardEvent", "clipboardData"], ["drop", "DragEvent", "dataTransfer"]]) {
+    await page.keyboard.press("Escape");
+    await page.evaluate(async ([type, event, holder, address]) => {
+      const data = new DataTransfer();
+      data.items.add(new File([Uint8Array.from(atob(address), each => each.charCodeAt(0))], "x.png", { type: "image/png" }));
+      document.querySelector("#pad").dispatchEvent(new window[event](type, { [holder]: data, bubbles: true, cancelable: true }));
+    }, [type, event, holder, fs.readFileSync(`${folder}/one.png`).toString("base64")]);
+    await page.waitForFunction(() => document.querySelector("#status").textContent.includes("LeNet5: 1"));
+    view[type] = await answers();
+  }
   await page.setInputFiles("#file", `${folder}/two.jpg`);
   await page.waitForFunction(() => document.querySelector("#status").textContent.includes(":"));
   view.photograph = await answers();

@@ -130,7 +130,8 @@ def test_it_is_drawn_on_and_read(view: str, browser: dict[str, Any]) -> None:
     assert seen["empty"] == seen["cleared"] == seen["escaped"] == nothing
     assert seen["seven"][1:] == seen["undone"][1:] == seven
     assert seen["two"] == ["It has more than one digit; keep one.", "–", "–", "–"]
-    assert seen["keys"][1:] == ["1"] * 3
+    for how in ("keys", "finger", "paste", "drop"):
+        assert seen[how][1:] == ["1"] * 3
     assert seen["photograph"][1:] == ["2"] * 3
     assert seen["overflow"] == 0
     assert seen["violations"] == []
