@@ -42,6 +42,17 @@ def test_an_untouched_run_is_equal(run: Path) -> None:
     assert verify(run, ROOT).verdict == EQUAL
 
 
+def test_a_run_that_is_not_finished_or_of_another_version_is_not_trained_again(run: Path) -> None:
+    record = json.loads((run / "run.json").read_text())
+    for change, words in (
+        ({"status": "interrupted"}, "it is not finished (interrupted)"),
+        ({"identity": record["identity"] | {"version": 2}}, "made by another version of mnist_exp"),
+    ):
+        (run / "run.json").write_text(json.dumps(record | change))
+        finding = verify(run, ROOT)
+        assert finding.verdict == UNVERIFIED and finding.details[0].startswith(words)
+
+
 def test_a_run_with_a_validation_split_is_equal(execute: Execute) -> None:
     assert verify(Path(execute("model=mlp", "data.validation_size=50").folder), ROOT).verdict == EQUAL
 

@@ -356,11 +356,15 @@ def test_less_common_edits(file: str, old: str, new: str, stale: bool, package: 
 
 
 def test_damaged_declarations_are_named(package: Path, execute: Execute) -> None:
-    execute("model=mlp", "epochs=1")
+    from mnist_exp.cli.status import read_run
+
+    run = Path(execute("model=mlp", "epochs=1").folder)
     fingerprint.EQUIVALENT.write_text("<<<<<<< HEAD")
     forget()
     with pytest.raises(ConfigError, match=r"equivalent_code.toml cannot be read: "):
         execute("model=mlp", "epochs=1")
+    with pytest.raises(ConfigError, match=r"equivalent_code.toml cannot be read: "):
+        read_run(run)  # it is not the run that is damaged
 
 
 def test_a_declared_change_makes_nothing_stale(package: Path, execute: Execute) -> None:
