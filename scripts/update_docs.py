@@ -13,11 +13,11 @@ from pathlib import Path
 import pandas as pd
 
 from mnist_exp.report import formats, published, tables
-from mnist_exp.report.collect import Collection, collect
+from mnist_exp.report.collect import Collection, Group, collect
 from mnist_exp.report.estimates import Estimates, make_estimates
+from mnist_exp.report.formats import interval, mean_std, number, text
 from mnist_exp.report.misclassified import load_misclassified
 from mnist_exp.report.published import MODELS
-from mnist_exp.report.statistics import Estimate
 from mnist_exp.settings.schema import ARITHMETICS
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -25,25 +25,35 @@ REFERENCE = PROJECT / "outputs" / "reference"
 DOCUMENTS = ("README.md", "docs/reproduction.md", "docs/performance.md", "docs/usage.md")
 VARIANTS = {"native": "native (AVX-512)", "threads2": "two threads instead of one"}
 QUICK_EPOCHS = 3  # conf/experiment/quick.yaml
+ACCURACY = {
+    "Test accuracy": mean_std("test_accuracy"),
+    "95 % interval of the mean accuracy": interval("test_accuracy"),
+    "n": text("n"),
+}
+"""Cells of the comparison's rows."""
 MARKER = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def side_by_side(collection: Collection, estimates: Estimates) -> str:
     """What was published, beside what both protocols give."""
-    rows = []
+    rows = {(published.published_model(g.record.identity), g.protocol): row for g, row in _rows(collection, estimates)}
+    lines = []
     for model, values in published.table().items():
-        groups = {
-            group.protocol: group
-            for group in collection.groups
-            if published.published_model(group.record.identity) == model
-        }
-        row = {"Model": groups["standard"].label}
+        line = {"Model": rows[model, "standard"]["model"]}
         for metric, name in (("test_loss", "loss"), ("test_accuracy", "accuracy")):
-            row[f"Published {name}"] = f"{values[metric]:.3f}"
+            line[f"Published {name}"] = f"{values[metric]:.3f}"
             for protocol in ("published", "standard"):
-                row[f"Ours, {protocol} protocol: {name}"] = formats.mean_std(estimates.means[groups[protocol]][metric])
-        rows.append(row)
-    return formats.markdown(pd.DataFrame(rows))
+                line[f"Ours, {protocol} protocol: {name}"] = formats.mean_std(metric)(rows[model, protocol])
+        lines.append(line)
+    return formats.markdown(pd.DataFrame(lines))
+
+
+def _rows(collection: Collection, estimates: Estimates) -> list[tuple[Group, formats.Row]]:
+    """Each group with its row of the comparison."""
+    rows = tables.comparison(collection, estimates).data.to_dict("records")
+    return [
+        (group, {str(key): x for key, x in row.items()}) for group, row in zip(collection.groups, rows, strict=True)
+    ]
 
 
 def elsewhere(reference: Path) -> str:
@@ -97,33 +107,28 @@ def coverage(path: Path) -> str:
 
 def quick(collection: Collection, estimates: Estimates) -> str:
     """The models in the few epochs of `experiment=quick`."""
-    lines = []
-    for group in collection.groups:
-        known, accuracy = group.record.identity, estimates.means[group]["test_accuracy"]
+    rows = []
+    for group, row in _rows(collection, estimates):
+        known = group.record.identity
         if known["epochs"] == QUICK_EPOCHS and known["device"]["arithmetic"] == "portable":
-            line = {"Model": group.record.title, "Epochs": str(QUICK_EPOCHS)}
-            line |= {"Test loss": formats.mean_std(estimates.means[group]["test_loss"])}
-            lines.append(line | _accuracy_columns(accuracy))
-    return formats.markdown(pd.DataFrame(lines))
+            rows.append(row | {"model": group.record.title, "epochs": QUICK_EPOCHS})
+    cells = {"Model": text("model"), "Epochs": text("epochs"), "Test loss": mean_std("test_loss")}
+    return formats.markdown(formats.write_cells(rows, cells | ACCURACY))
 
 
 def time_to_accuracy(collection: Collection, estimates: Estimates) -> str:
     """LeNet5's test accuracy, and how long its training took, for each arithmetic and number of epochs."""
-    lines = []
-    for group in collection.groups:
-        known, accuracy = group.record.identity, estimates.means[group]["test_accuracy"]
+    rows = []
+    for group, row in _rows(collection, estimates):
+        known = group.record.identity
         if known["model"]["target"].endswith(".LeNet5"):
             times = [float(run.timing["train_seconds"].sum()) for run in group.runs if run.timing is not None]
-            line = {"Arithmetic": known["device"]["arithmetic"], "Epochs": str(known["epochs"])}
-            line |= {"Training (s)": f"{pd.Series(times).median():.1f}"} | _accuracy_columns(accuracy)
-            lines.append(line | {"Mean ≥ 0.990": "yes" if accuracy.mean >= 0.99 else "no"})
-    lines.sort(key=lambda line: (line["Arithmetic"] != "portable", int(line["Epochs"])))
-    return formats.markdown(pd.DataFrame(lines))
-
-
-def _accuracy_columns(accuracy: Estimate) -> dict[str, str]:
-    interval = {"95 % interval of the mean accuracy": formats.interval(accuracy), "n": str(accuracy.n)}
-    return {"Test accuracy": formats.mean_std(accuracy)} | interval
+            row |= {"arithmetic": known["device"]["arithmetic"], "epochs": known["epochs"]}
+            row["enough"] = "yes" if row["test_accuracy"] >= 0.99 else "no"
+            rows.append(row | {"seconds": pd.Series(times).median()})
+    rows.sort(key=lambda row: (row["arithmetic"] != "portable", row["epochs"]))
+    cells = {"Arithmetic": text("arithmetic"), "Epochs": text("epochs"), "Training (s)": number("seconds", ".1f")}
+    return formats.markdown(formats.write_cells(rows, cells | ACCURACY | {"Mean ≥ 0.990": text("enough")}))
 
 
 def render_tables(collection: Collection) -> dict[str, str]:

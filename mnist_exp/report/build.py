@@ -5,7 +5,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from mnist_exp.report import cost, error_tables, figure_files, figures, formats, misclassified, page, tables
+from mnist_exp.report import figure_files, figures, formats, misclassified, page, tables
 from mnist_exp.report.collect import Collection, collect
 from mnist_exp.report.estimates import make_estimates
 from mnist_exp.report.formats import Table
@@ -39,18 +39,17 @@ def build(runs: Path, out: Path, data: Path) -> Report:
     collection = dataclasses.replace(collection, problems=(*collection.problems, *damaged))
     if not collection.groups:
         return Report(collection, [], 0)
-    measured = cost.measure(collection)
     estimates = make_estimates(collection, wrong)
-    made: list[Table | None] = [tables.comparison(collection, estimates), cost.table(measured)]
+    made: list[Table | None] = [tables.comparison(collection, estimates), tables.cost(estimates)]
     made += [tables.verdict(collection, estimates), tables.forensics(collection, estimates)]
     made.append(tables.differences(collection, estimates))
     if wrong:
-        made += [error_tables.confused(wrong), *error_tables.classes(wrong), error_tables.calibration(wrong)]
+        made += [tables.confused(wrong), *tables.classes(wrong), tables.calibration(wrong)]
     shown = [table for table in made if table]
     plots = []
     for section in collection.sections:
         mine = [m for m in wrong if m.group.section == section]
-        plots += figures.of_section(collection, estimates, section, mine, measured)
+        plots += figures.of_section(collection, estimates, section, mine)
     new = out / ".new"
     try:
         new.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,17 @@
-"""Every group's and every pair's estimates, from the metrics of their runs and from what these get wrong."""
+"""Every group's and every pair's estimates, from the metrics of their runs and from what these get wrong; and costs."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pandas as pd
+
 from mnist_exp.report.collect import Collection, Group
+from mnist_exp.report.formats import Row
 from mnist_exp.report.misclassified import Misclassified, same_images
+from mnist_exp.report.runs import TIMES
 from mnist_exp.report.statistics import FRACTION, LOSS, Comparison, Estimate, Measured, compare
+from mnist_exp.report.text import printable
 
 BOUNDS = {"validation_accuracy": FRACTION, "test_accuracy": FRACTION, "test_loss": LOSS}
 """The metrics that are estimated, with their bounds."""
@@ -13,12 +19,14 @@ BOUNDS = {"validation_accuracy": FRACTION, "test_accuracy": FRACTION, "test_loss
 
 @dataclass(frozen=True)
 class Estimates:
-    """All that the report says of means and of differences."""
+    """All that the report says of means, of differences and of costs."""
 
     means: dict[Group, dict[str, Estimate]]
     """Group → metric → estimate."""
     comparisons: dict[str, list[Comparison]]
     """Of every pair of groups of a section, by their score."""
+    costs: dict[Group, Row]
+    """Each group's size, its times in seconds, and what they were measured on."""
 
 
 def make_estimates(collection: Collection, misclassified: Sequence[Misclassified]) -> Estimates:
@@ -32,7 +40,7 @@ def make_estimates(collection: Collection, misclassified: Sequence[Misclassified
         for group in groups:
             means[group] = {metric: each.mean(group.label) for metric, each in measured.items()}
         comparisons[section] = compare(measured[groups[0].selection_metric], measured["test_loss"])
-    return Estimates(means, comparisons)
+    return Estimates(means, comparisons, {group: _cost(group) for group in collection.groups})
 
 
 def _measure(metric: str, groups: Sequence[Group], misclassified: Sequence[Misclassified]) -> Measured:
@@ -43,3 +51,28 @@ def _measure(metric: str, groups: Sequence[Group], misclassified: Sequence[Miscl
         if values is not None and len(m.labels) > 1 and same_images(m.labels, misclassified[0].labels):
             by_image[m.group.label] = dict(zip(m.answers, values, strict=True))
     return Measured({group.label: group.final_values(metric) for group in groups}, by_image, BOUNDS[metric])
+
+
+def _cost(group: Group) -> Row:
+    """Times are medians over the runs, with the lowest and the highest, of each run's median epoch; NaN is unknown."""
+    row: Row = {"section": group.section, "model": group.label, "parameters": group.record.parameters}
+    row["multiply_accumulates"] = group.record.multiply_accumulates or math.nan
+    medians = [run.timing[[*TIMES]].median() for run in group.runs if run.timing is not None]
+    row |= _spread("epoch_seconds", [float(m["train_seconds"] + m["eval_seconds"]) for m in medians])
+    row |= _spread("images_per_second", [float(m["train_images_per_second"]) for m in medians])
+    return row | {"timed_runs": len(medians), "machine": _machines(group)}
+
+
+def _spread(name: str, values: list[float]) -> Row:
+    found = pd.Series(values, dtype=float)
+    return {name: found.median(), f"{name}_low": found.min(), f"{name}_high": found.max()}
+
+
+def _machines(group: Group) -> str:
+    found = set()
+    for run in group.runs:
+        if provenance := run.record.provenance:
+            device, threads = provenance.get("device"), provenance.get("threads")
+            chip = provenance.get("cpu") if device == "cpu" else device
+            found.add(printable(f"{chip}, {threads} thread{'' if threads == 1 else 's'}"))
+    return "; ".join(sorted(found)) or "not recorded"

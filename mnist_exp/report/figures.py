@@ -16,6 +16,7 @@ from mnist_exp.report.answers import BINS
 from mnist_exp.report.collect import Collection, Group
 from mnist_exp.report.estimates import Estimates
 from mnist_exp.report.figure_files import Plot
+from mnist_exp.report.formats import Row
 from mnist_exp.report.labels import is_determined_by, short_name, shown_value
 from mnist_exp.report.misclassified import Misclassified
 from mnist_exp.report.runs import DIGITS, METRIC_NAMES, VALIDATION_NAMES
@@ -45,13 +46,9 @@ Styles = dict[str, dict[str, Any]]
 
 
 def of_section(
-    collection: Collection,
-    estimates: Estimates,
-    section: str,
-    misclassified: Sequence[Misclassified],
-    measured: list[dict[str, Any]],
+    collection: Collection, estimates: Estimates, section: str, misclassified: Sequence[Misclassified]
 ) -> list[Plot]:
-    """All figures of a section; ``misclassified`` are its groups', ``measured`` is of `mnist_exp.report.cost`."""
+    """All figures of a section; ``misclassified`` are its groups'."""
     groups = collection.in_section(section, most=MAX_TOGETHER)
     palette = zip(sns.color_palette("colorblind"), MARKERS, DASHES, strict=False)
     styles = {g.label: {"color": c, "marker": m, "ls": d} for g, (c, m, d) in zip(groups, palette, strict=False)}
@@ -65,8 +62,7 @@ def of_section(
     plots += [confusion(section, m) for m in misclassified if m.group in best]
     calibrated = [m for m in misclassified if m.group in groups and len(m.bins)]
     plots += [reliability(section, calibrated, styles)] if calibrated else []
-    costs = {row["model"]: row for row in measured if row["section"] == section}
-    return [*plots, cost(section, bars, costs, styles)]
+    return [*plots, cost(section, bars, estimates.costs, styles)]
 
 
 def overview(section: str, bars: dict[Group, Estimate], styles: Styles) -> Plot:
@@ -246,7 +242,7 @@ def reliability(section: str, misclassified: Sequence[Misclassified], styles: St
     return Plot("errors", section, "reliability", "Reliability diagram", f"{text}.", data, draw)
 
 
-def cost(section: str, bars: dict[Group, Estimate], measured: dict[str, dict[str, Any]], styles: Styles) -> Plot:
+def cost(section: str, bars: dict[Group, Estimate], costs: dict[Group, Row], styles: Styles) -> Plot:
     """Accuracy against arithmetic and against time."""
     groups = [*bars]
     sides = {"multiply_accumulates": "multiply-accumulates per image", "epoch_seconds": "seconds per epoch"}
@@ -254,7 +250,7 @@ def cost(section: str, bars: dict[Group, Estimate], measured: dict[str, dict[str
     def draw() -> Figure:
         figure = Figure(figsize=(6.8, 3.2))
         for axes, (key, label) in zip(figure.subplots(1, 2, sharey=True), sides.items(), strict=True):
-            xs = [measured[group.label][key] for group in groups]
+            xs = [costs[group][key] for group in groups]
             for x, group in zip(xs, groups, strict=True):
                 axes.errorbar(x, group.mean_score, _bar(bars[group]), label=group.label, **_marker(styles, group))
             wide = max(xs) > 3 * min(xs)  # false for NaN
@@ -267,7 +263,7 @@ def cost(section: str, bars: dict[Group, Estimate], measured: dict[str, dict[str
         figure.suptitle(f"Accuracy against cost ({section})", size=10)
         return figure
 
-    data = pd.DataFrame([{g.selection_metric: g.mean_score} | measured[g.label] for g in groups])
+    data = pd.DataFrame([{g.selection_metric: g.mean_score} | costs[g] for g in groups])
     text = f"Bars are 95 % intervals of the mean. {_means(bars)}."
     return Plot("cost", section, "cost", "Accuracy against cost", text, data, draw)
 

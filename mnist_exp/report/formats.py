@@ -1,6 +1,6 @@
 """One table, how its cells are written, and its files: CSV, Markdown and LaTeX."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,8 @@ import pandas as pd
 from mnist_exp.report.statistics import IMAGES, SEEDS, Estimate
 
 Row = dict[str, Any]
+Cell = Callable[[Row], str]
+"""Writes a cell from a table's row."""
 MISSING = "–"
 SECTION = "Data and protocol"
 ESCAPES = str.maketrans({"\\": r"\\", "|": r"\|", "<": "&lt;"})
@@ -28,32 +30,50 @@ class Table:
     cells: pd.DataFrame
 
 
-def make_table(name: str, title: str, note: str, rows: list[Row], cells: list[dict[str, str]]) -> Table:
-    """A table of these rows; a section that all of them share needs no column."""
-    text = pd.DataFrame(cells, dtype=object)
-    if SECTION in text and text[SECTION].nunique() == 1:
-        del text[SECTION]
-    return Table(name, title, note, pd.DataFrame(rows), text)
+def make_table(name: str, title: str, note: str, rows: list[Row], cells: Mapping[str, Cell]) -> Table:
+    """A table of these rows, and of a cell for each head; a section that all of them share needs no column."""
+    written = write_cells(rows, cells)
+    if SECTION in written and written[SECTION].nunique() == 1:
+        del written[SECTION]
+    return Table(name, title, note, pd.DataFrame(rows), written)
 
 
-def number(value: float | None, spec: str, unit: str = "") -> str:
+def write_cells(rows: list[Row], cells: Mapping[str, Cell]) -> pd.DataFrame:
+    """Each row's cells, by their heads."""
+    return pd.DataFrame({head: [cell(row) for row in rows] for head, cell in cells.items()}, dtype=object)
+
+
+def text(key: str) -> Cell:
+    """What the row says, if it is known."""
+    return lambda row: MISSING if pd.isna(row[key]) else str(row[key])
+
+
+def number(key: str, spec: str, unit: str = "") -> Cell:
     """A number in this format, if it is known."""
-    return MISSING if pd.isna(value) else f"{value:{spec}}{unit}"
+    return lambda row: MISSING if pd.isna(row[key]) else f"{row[key]:{spec}}{unit}"
 
 
-def mean_std(e: Estimate) -> str:
-    """A mean ± its standard deviation; of a single seed, the value."""
-    return number(e.mean, ".4f") + ("" if pd.isna(e.std) else f" ± {e.std:.4f}")
+def mean_std(mean: str, std: str = "") -> Cell:
+    """A mean ± its standard deviation, MEAN_std unless named; of a single seed, the value."""
+    spread = std or f"{mean}_std"
+    return lambda row: number(mean, ".4f")(row) + ("" if pd.isna(row[spread]) else f" ± {row[spread]:.4f}")
 
 
-def span(low: float, high: float, spec: str = ".4f") -> str:
-    """An interval, if it is known."""
-    return MISSING if pd.isna(low) else f"{low:{spec}} to {high:{spec}}"
+def span(name: str, spec: str = ".4f") -> Cell:
+    """An interval, NAME_low to NAME_high, if it is known."""
+    low, high = f"{name}_low", f"{name}_high"
+    return lambda row: MISSING if pd.isna(row[low]) else f"{row[low]:{spec}} to {row[high]:{spec}}"
 
 
-def interval(e: Estimate, spec: str = ".4f") -> str:
+def median_span(name: str, spec: str) -> Cell:
+    """A median, and the lowest and highest value, if they are known."""
+    return lambda row: MISSING if pd.isna(row[name]) else f"{row[name]:{spec}} ({span(name, spec)(row)})"
+
+
+def interval(name: str, spec: str = ".4f") -> Cell:
     """An interval, and what it is for where that is less than new seeds and new images together."""
-    return span(e.low, e.high, spec) + (f" ({e.basis} only)" if e.basis in (SEEDS, IMAGES) else "")
+    basis = f"{name}_interval_for"
+    return lambda row: span(name, spec)(row) + (f" ({row[basis]} only)" if row[basis] in (SEEDS, IMAGES) else "")
 
 
 def estimate_columns(name: str, e: Estimate) -> Row:

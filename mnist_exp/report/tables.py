@@ -1,17 +1,17 @@
-"""The tables of results: the comparison, the verdict on the published numbers, and the differences of models.
-
-Each function makes a table's rows (numbers) beside its cells (text). What the runs get wrong is in
-`mnist_exp.report.error_tables`, what they cost in `mnist_exp.report.cost`.
-"""
+"""The tables: each function makes a table's rows (numbers), and says how cells (text) are written from them."""
 
 import json
+import math
 from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
 
 from mnist_exp.report import published
 from mnist_exp.report.collect import Collection, Group
+from mnist_exp.report.crossed import Crossed
 from mnist_exp.report.estimates import Estimates
 from mnist_exp.report.formats import (
-    MISSING,
     SECTION,
     Row,
     Table,
@@ -19,14 +19,31 @@ from mnist_exp.report.formats import (
     interval,
     make_table,
     mean_std,
+    median_span,
     number,
     seeds_columns,
     span,
+    text,
 )
-from mnist_exp.report.statistics import FRACTION, PER, UNBOUNDED, holds_rounded, prediction_interval, sentence, z_score
+from mnist_exp.report.misclassified import Misclassified
+from mnist_exp.report.runs import DIGITS
+from mnist_exp.report.statistics import (
+    FRACTION,
+    PER,
+    UNBOUNDED,
+    Estimate,
+    estimate,
+    holds_rounded,
+    prediction_interval,
+    sentence,
+    z_score,
+)
+from mnist_exp.report.text import printable
 
 FINAL = {"test_loss": "test loss", "test_accuracy": "test accuracy"}
 FORENSIC_ORDER = ("published", "swapped splits only", "evaluation mode after epoch 1 only", "standard")
+MAX_CONFUSED = 5
+"""Pairs of classes listed for each model."""
 PAIRS_IN_WORDS = 66
 """More pairs than those of 12 groups are not all put into words."""
 NOT_CHOSEN = ("version", "device", "data", "protocol", "seed")
@@ -35,25 +52,25 @@ NOT_CHOSEN = ("version", "device", "data", "protocol", "seed")
 
 def comparison(collection: Collection, estimates: Estimates) -> Table:
     """The comparison table: a row for each group of runs."""
-    rows, cells = [], []
+    rows = []
     by_test = _chosen_by_test_digits(collection)
     validated = any(group.selection_metric == "validation_accuracy" for group in collection.groups)
     for group in collection.groups:
-        loss, accuracy, validation = (estimates.means[group][m] for m in (*FINAL, "validation_accuracy"))
+        means = estimates.means[group]
         row: Row = {"model": group.label, "section": group.section, "protocol": group.protocol, "n": len(group.runs)}
         row |= {"parameters": group.record.parameters}
-        row |= estimate_columns("test_loss", loss) | estimate_columns("test_accuracy", accuracy)
-        cell = {"Model": group.label, SECTION: group.section, "Parameters": number(group.record.parameters, ",")}
+        for metric in FINAL:
+            row |= estimate_columns(metric, means[metric])
         if validated:
-            row |= seeds_columns("validation_accuracy", validation)
-            cell["Validation accuracy"] = mean_std(validation)
-        cell |= {"Test loss": mean_std(loss), "Test accuracy": mean_std(accuracy)}
-        cell |= {"95 % interval of the mean accuracy": interval(accuracy), "n": str(len(group.runs))}
+            row |= seeds_columns("validation_accuracy", means["validation_accuracy"])
         if by_test:
             row["chosen_by"] = "test digits" if group in by_test else None
-            cell["Settings chosen by"] = row["chosen_by"] or MISSING
         rows.append(row)
-        cells.append(cell)
+    cells = {"Model": text("model"), SECTION: text("section"), "Parameters": number("parameters", ",")}
+    cells |= {"Validation accuracy": mean_std("validation_accuracy")} if validated else {}
+    cells |= {name.capitalize(): mean_std(metric) for metric, name in FINAL.items()}
+    cells |= {"95 % interval of the mean accuracy": interval("test_accuracy"), "n": text("n")}
+    cells |= {"Settings chosen by": text("chosen_by")} if by_test else {}
     note = (
         "The last epoch's result: mean ± standard deviation over n seeds. No epoch was chosen by its accuracy. The "
         "interval is for new seeds and new images together (crossed analysis of variance, Satterthwaite's degrees of "
@@ -72,7 +89,7 @@ def comparison(collection: Collection, estimates: Estimates) -> Table:
 
 def verdict(collection: Collection, estimates: Estimates) -> Table | None:
     """Is what was published reproduced? None where no run repeats it."""
-    rows, cells = [], []
+    rows = []
     for group, model in _counterparts(collection, ("standard", "published")):
         for metric, name in FINAL.items():
             e, value = estimates.means[group][metric], published.table()[model][metric]
@@ -82,9 +99,9 @@ def verdict(collection: Collection, estimates: Estimates) -> Table | None:
             row: Row = {"protocol": group.protocol, "model": group.label, "metric": name}
             row |= {"mean": e.mean, "std": e.std, "n": e.n, "interval_low": low, "interval_high": high}
             rows.append(row | {"published": value, "verdict": answer})
-            cell = {"Protocol": group.protocol, "Model": group.label, "Metric": name, "Ours": mean_std(e)}
-            cell |= {"n": str(e.n), "95 % prediction interval": span(low, high)}
-            cells.append(cell | {"Published": f"{value:.3f}", "Verdict": answer})
+    cells = {"Protocol": text("protocol"), "Model": text("model"), "Metric": text("metric")}
+    cells |= {"Ours": mean_std("mean", "std"), "n": text("n"), "95 % prediction interval": span("interval")}
+    cells |= {"Published": number("published", ".3f"), "Verdict": text("verdict")}
     note = (
         "The published run is one run, so the question is where one more run of ours would fall: the prediction "
         "interval of one new run (Student's t, n - 1 degrees of freedom), not the narrower interval of the mean. The "
@@ -95,37 +112,35 @@ def verdict(collection: Collection, estimates: Estimates) -> Table | None:
 
 def forensics(collection: Collection, estimates: Estimates) -> Table | None:
     """How far the published values lie from each combination of the two slips; None without the half-ways."""
-    rows, cells = [], []
+    rows = []
     for group, model in _counterparts(collection, FORENSIC_ORDER):
         slips = group.record.identity["protocol"]
-        swapped = "yes" if slips["train_split"] == "test" else "no"
-        evaluation = "yes" if slips["training_mode"] == "first_epoch" else "no"
         row: Row = {"protocol": group.protocol, "model": group.label, "n": len(group.runs)}
-        row |= {"splits_swapped": swapped, "evaluation_mode": evaluation}
-        cell = {"Splits swapped": swapped, "Evaluation mode after epoch 1": evaluation, "Model": group.label}
-        cell["n"] = str(len(group.runs))
-        for metric, name in FINAL.items():
+        row["splits_swapped"] = "yes" if slips["train_split"] == "test" else "no"
+        row["evaluation_mode"] = "yes" if slips["training_mode"] == "first_epoch" else "no"
+        for metric in FINAL:
             e, value = estimates.means[group][metric], published.table()[model][metric]
             row |= {metric: e.mean, f"{metric}_std": e.std, f"{metric}_published": value}
             row[f"{metric}_deviations"] = z_score(e, value)
-            cell |= {name.capitalize(): mean_std(e), f"Published {name}": f"{value:.3f}"}
-            cell[f"Difference in {name}"] = number(z_score(e, value), "+.1f", " SD")
         rows.append(row)
-        cells.append(cell)
+    cells = {"Splits swapped": text("splits_swapped"), "Evaluation mode after epoch 1": text("evaluation_mode")}
+    cells |= {"Model": text("model"), "n": text("n")}
+    for metric, name in FINAL.items():
+        cells |= {name.capitalize(): mean_std(metric), f"Published {name}": number(f"{metric}_published", ".3f")}
+        cells[f"Difference in {name}"] = number(f"{metric}_deviations", "+.1f", " SD")
     note = (
         "The difference is from the mean of our runs to the published value, in their standard deviations (SD), for "
         "each combination of the two slips. LeNet5 and the MLP have neither dropout nor batch normalisation, so the "
         "second slip cannot change them."
     )
     half_way = set(FORENSIC_ORDER[1:3]) & {row["protocol"] for row in rows}
-    return (
-        make_table("forensics", "Which slip explains the published numbers?", note, rows, cells) if half_way else None
-    )
+    title = "Which slip explains the published numbers?"
+    return make_table("forensics", title, note, rows, cells) if half_way else None
 
 
 def differences(collection: Collection, estimates: Estimates) -> Table | None:
     """Every pair of groups within a section, compared by their score; None where there is no pair."""
-    rows, cells = [], []
+    rows = []
     validated = any(group.selection_metric == "validation_accuracy" for group in collection.groups)
     for section in collection.sections:
         pairs = estimates.comparisons[section]
@@ -139,8 +154,6 @@ def differences(collection: Collection, estimates: Estimates) -> Table | None:
             row |= {"probability_of_winning": c.wins, **estimate_columns("loss_difference", c.loss)}
             row["words"] = sentence(c) if in_words else ""
             rows.append(row | ({"score": best.selection_metric} if validated else {}))
-            if in_words:
-                cells.append({SECTION: section, "Result": row["words"]})
     note = (
         "Test accuracy, paired by seed: two runs of one seed see the images in the same order. 95 % intervals for new "
         "seeds and new images together, unless a sentence says otherwise; p-values of the same analysis, or for one "
@@ -150,7 +163,96 @@ def differences(collection: Collection, estimates: Estimates) -> Table | None:
     )
     if validated:
         note += " Where images were held out of training, validation accuracy is compared instead."
-    return make_table("differences", "Differences between models", note, rows, cells) if rows else None
+    if not rows:
+        return None
+    cells = {SECTION: text("section"), "Result": text("words")}
+    table = make_table("differences", "Differences between models", note, rows, cells)
+    return replace(table, cells=table.cells[table.data["words"] != ""])
+
+
+def cost(estimates: Estimates) -> Table:
+    """What each group costs: size, arithmetic and time."""
+    cells = {SECTION: text("section"), "Model": text("model"), "Parameters": number("parameters", ",")}
+    cells["Multiply-accumulates per image"] = number("multiply_accumulates", ",")
+    cells |= {"Seconds per epoch": median_span("epoch_seconds", ".2f")}
+    cells |= {"Images per second": median_span("images_per_second", ",.0f"), "Measured on": text("machine")}
+    note = (
+        "Multiply-accumulates of one forward pass per image. Seconds per epoch are training and evaluation "
+        "together, images per second training alone: the median epoch of each run, and of these the median (lowest to "
+        "highest run). Runs that shared a machine with other work are slower."
+    )
+    return make_table("cost", "Cost", note, [*estimates.costs.values()], cells)
+
+
+def confused(misclassified: Sequence[Misclassified]) -> Table | None:
+    """The pairs of classes that each group confuses most often; None where nothing is wrong."""
+    rows = []
+    for m in misclassified:
+        group, wrong = m.group, m.confusion * (1 - np.eye(10))
+        for place in np.argsort(-wrong, axis=None, kind="stable")[:MAX_CONFUSED]:
+            label, answer = divmod(int(place), 10)
+            if not wrong[label, answer]:
+                break
+            share = _share_of_class(m, label, answer)
+            row: Row = {"section": group.section, "model": group.label}
+            row |= {"label": group.classes[label], "predicted": group.classes[answer]}
+            row |= estimate_columns("digits", share.times(float(m.confusion[label].sum())))
+            rows.append(row | {"share": share.mean})
+    cells = {SECTION: text("section"), "Model": text("model"), "Label": text("label"), "Predicted": text("predicted")}
+    cells |= {"Images per run": number("digits", ".1f"), "95 % interval": interval("digits", ".1f")}
+    cells["Share of the label"] = number("share", ".2%")
+    note = (
+        "The five most frequent of each model: images per run, as mean and 95 % interval for new seeds and new images, "
+        "and their share of all images with that label. Intervals of fewer than ten images are rough."
+    )
+    return make_table("confused", "Pairs most often confused", note, rows, cells) if rows else None
+
+
+def classes(misclassified: Sequence[Misclassified]) -> list[Table]:
+    """The accuracy of each class: a table for all groups whose classes have the same names."""
+    rows = []
+    for m in misclassified:
+        row: Row = {"section": m.group.section, "model": m.group.label}
+        for label in DIGITS:
+            row |= estimate_columns(f"class_{label}", _share_of_class(m, int(label)))
+        rows.append(row)
+    cells = {SECTION: text("section"), "Model": text("model")}
+    cells |= {label: mean_std(f"class_{label}") for label in DIGITS}
+    note = (
+        "The share of each class's images that are recognised: mean ± standard deviation over the seeds. The CSV file "
+        "has both 95 % intervals."
+    )
+    whole = make_table("classes", "Accuracy of each class", note, rows, cells)
+    all_names = [m.group.classes for m in misclassified]
+    parts: list[Table] = []
+    for names in dict.fromkeys(all_names):
+        heads = dict(zip(DIGITS, names, strict=True))
+        heads |= {key: f"class_{heads[key[6]]}{key[7:]}" for key in whole.data.columns if key.startswith("class_")}
+        file, title = whole.name, whole.title
+        if len({*all_names}) > 1:
+            of = [m.group.record.identity["data"]["name"] for m in misclassified if m.group.classes == names]
+            file += f"-{len(parts) + 1}" if parts else ""
+            title += f" ({printable(', '.join(dict.fromkeys(of)))})"
+        here = [other == names for other in all_names]
+        data, shown = (frame[here].rename(columns=heads) for frame in (whole.data, whole.cells))
+        parts.append(Table(file, title, note, data, shown))
+    return parts
+
+
+def calibration(misclassified: Sequence[Misclassified]) -> Table | None:
+    """The expected calibration error of each group; None where no run has its predictions.npz."""
+    rows: list[Row] = []
+    for m in (m for m in misclassified if len(m.bins)):
+        e = estimate(m.calibration_errors, None, FRACTION)
+        rows.append({"section": m.group.section, "model": m.group.label, "n": e.n} | seeds_columns("ece", e))
+    cells = {SECTION: text("section"), "Model": text("model"), "Calibration error": mean_std("ece")}
+    cells |= {"95 % interval of the mean": span("ece"), "n": text("n")}
+    note = (
+        "Expected calibration error over 15 equal bins of confidence (Guo et al. 2017): how far, on average, the "
+        "probability of an answer is from the share of right answers. Mean ± standard deviation and interval over the "
+        "seeds."
+    )
+    return make_table("calibration", "Calibration", note, rows, cells) if rows else None
 
 
 def _chosen_by_test_digits(collection: Collection) -> list[Group]:
@@ -178,3 +280,16 @@ def _counterparts(collection: Collection, protocols: Sequence[str]) -> list[tupl
     """The groups that repeat a published model, by protocol, each with that model's name."""
     pairs = [(g, name) for g in collection.groups if (name := published.published_model(g.record.identity))]
     return [pair for protocol in protocols for pair in pairs if pair[0].protocol == protocol]
+
+
+def _share_of_class(m: Misclassified, label: int, answer: int | None = None) -> Estimate:
+    """The share of a class's images that get this wrong answer, or the right one."""
+    images = int(next(iter(m.answers.values())).counts[label])
+    chosen = [
+        (a.wrong_label == label) & (a.wrong_answer == answer if answer is not None else True)
+        for a in m.answers.values()
+    ]
+    values = [float(mine.sum()) / images if images else math.nan for mine in chosen]
+    marks = m.marks([a.wrong_index[mine] for a, mine in zip(m.answers.values(), chosen, strict=True)])
+    crossed = Crossed.of(marks[:, marks.any(axis=0)], images) if images > 1 else None
+    return estimate([1 - value if answer is None else value for value in values], crossed, FRACTION)

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from mnist_exp.data import folders
-from mnist_exp.report import error_tables, figure_files, figures, formats, tables
+from mnist_exp.report import figure_files, figures, formats, tables
 from mnist_exp.report.collect import collect
 from mnist_exp.report.misclassified import Misclassified, gallery, load_images, load_misclassified
 from mnist_exp.runs.results import mistakes
@@ -57,7 +57,7 @@ def test_a_bin_weighs_right_and_wrong_together(tmp_path: Path) -> None:
 
 
 def confused_pairs(found: Sequence[Misclassified]) -> formats.Table:
-    table = error_tables.confused(found)
+    table = tables.confused(found)
     assert table is not None
     return table
 
@@ -67,11 +67,11 @@ def test_error_tables_by_hand(by_hand: Path) -> None:
     confused = confused_pairs(found_wrong).data
     lenet5 = confused[confused["model"] == "LeNet5"][["label", "predicted", "digits", "share"]]
     assert lenet5.to_numpy().tolist() == [["3", "8", 1, 0.5], ["5", "6", 0.5, 0.25]]
-    (classes,) = error_tables.classes(found_wrong)
+    (classes,) = tables.classes(found_wrong)
     assert classes.data["class_3"].tolist() == [0.5, 0.5]
     assert classes.data["class_5"].tolist() == [0.75, 0.5]
     assert classes.cells["0"].tolist() == ["–", "–"]
-    calibration = error_tables.calibration(found_wrong)
+    calibration = tables.calibration(found_wrong)
     assert calibration is not None
     assert calibration.data["n"].tolist() == [2, 2]
 
@@ -82,7 +82,7 @@ def test_error_tables_tell_classes_by_their_names(tmp_path: Path) -> None:
     write_other(tmp_path, archive=archive)
     found_wrong, _ = load_misclassified(collect(tmp_path))
     long = ("Ankle boot " * 9).strip()
-    other, digits = error_tables.classes(found_wrong)
+    other, digits = tables.classes(found_wrong)
     assert (other.name, other.title) == ("classes", "Accuracy of each class (fashion_mnist)")
     assert (digits.name, digits.title) == ("classes-2", "Accuracy of each class (mnist)")
     assert other.cells[["Data and protocol", "Ankle boot", long, "3"]].to_numpy().tolist() == [
@@ -168,9 +168,9 @@ def test_mistakes_are_enough_for_every_table_matrix_and_gallery(tmp_path: Path) 
         assert new.losses is None and not len(new.bins)
     told = [[(m.index, m.label, m.by_all, [a[1:] for a in m.answers]) for m in gallery(x, 9)] for x in (before, after)]
     assert told[0] == told[1] and len(told[0]) == 9
-    for f in (confused_pairs, lambda m: error_tables.classes(m)[0]):
+    for f in (confused_pairs, lambda m: tables.classes(m)[0]):
         pd.testing.assert_frame_equal(f(before).data, f(after).data)
-    assert error_tables.calibration(after) is None
+    assert tables.calibration(after) is None
     estimates = read(tmp_path)
     tables_after = [tables.comparison(*estimates), tables.differences(*estimates)]
     for one, other in zip(tables_before, tables_after, strict=True):

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from mnist_exp.report import cost, figure_files, figures, tables
+from mnist_exp.report import figure_files, figures, tables
 from mnist_exp.report.collect import collect
 from tests.conftest import MINUTES, started, wait_until
 from tests.report.conftest import EVIL, ROOT, answers, load_script, read, write_other, write_run
@@ -140,9 +140,7 @@ def test_the_same_runs_give_the_same_bytes_whatever_the_surroundings(tmp_path: P
 def test_one_processor_draws_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small(tmp_path / "runs")
     collection, estimates = read(tmp_path / "runs")
-    drawings = figures.of_section(collection, estimates, collection.sections[0], [], [
-        {"section": collection.sections[0], "model": EVIL, "multiply_accumulates": None, "epoch_seconds": None}
-    ])[:2]  # fmt: skip
+    drawings = figures.of_section(collection, estimates, collection.sections[0], [])[:2]
     figure_files.write(drawings, tmp_path / "many")
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
     figure_files.write(drawings, tmp_path / "one")
@@ -211,7 +209,7 @@ def test_a_validated_sweep_is_ranked_by_validation_accuracy_everywhere(tmp_path:
     folder = tmp_path / "out" / "mnist-standard-protocol-validation-size-5000"
     assert {"all-validation-accuracy.svg", "lenet5-lr-2-validation-loss.svg"} <= {p.name for p in folder.iterdir()}
     collection, estimates = read(tmp_path / "runs")
-    drawings = figures.of_section(collection, estimates, collection.sections[0], [], cost.measure(collection))
+    drawings = figures.of_section(collection, estimates, collection.sections[0], [])
     for drawing in drawings[0], drawings[-1]:  # the overview and the cost
         assert drawing.data["validation_accuracy"].unique().tolist() == pytest.approx([0.972, 0.961])
 
@@ -227,7 +225,7 @@ def test_other_images_have_names_and_are_never_held_against_the_published_digits
     assert not list((tmp_path / "out").glob("verdict*")) and not list((tmp_path / "out").glob("forensics*"))
     collection, estimates = read(tmp_path / "runs")
     for section in collection.sections:
-        for drawing in figures.of_section(collection, estimates, section, [], cost.measure(collection)):
+        for drawing in figures.of_section(collection, estimates, section, []):
             assert "published" not in drawing.data.get("label", pd.Series()).tolist()
     # The first two images are always wrong, as the next class.
     assert "<b>Label T-shirt/top</b> <small>#1</small>" in text
@@ -327,7 +325,7 @@ def test_labels_of_a_sweep_over_optimizers_are_whole_and_do_not_repeat_what_the_
     collection, estimates = read(tmp_path / "runs")
     assert "LeNet5, epochs=1, lr=0.001, optimizer=Adam" in [group.label for group in collection.groups]
     assert not any("fused" in group.label or "momentum" in group.label for group in collection.groups)
-    drawings = figures.of_section(collection, estimates, collection.sections[0], [], cost.measure(collection))
+    drawings = figures.of_section(collection, estimates, collection.sections[0], [])
     figure = drawings[0].draw()
     figure.draw_without_rendering()
     (axes,) = figure.axes
@@ -350,7 +348,7 @@ def test_no_interval_of_an_accuracy_leaves_0_to_1(tmp_path: Path) -> None:
     assert verdict is not None
     accuracy = verdict.data[verdict.data["metric"] == "test accuracy"].iloc[0]
     assert (accuracy["interval_low"], accuracy["interval_high"]) == (0, 1)
-    drawings = figures.of_section(collection, estimates, collection.sections[0], [], cost.measure(collection))
+    drawings = figures.of_section(collection, estimates, collection.sections[0], [])
     assert "(0.0000 to 1.0000, for new seeds and new images)" in drawings[0].description
 
 

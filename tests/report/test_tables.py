@@ -4,8 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mnist_exp.report import cost, formats, tables
-from mnist_exp.report.collect import collect
+from mnist_exp.report import formats, tables
 from tests.report.conftest import EVIL, answers, read, write_run
 
 
@@ -173,7 +172,7 @@ def test_cost_is_the_median_of_the_runs_medians(tmp_path: Path) -> None:
         write_run(tmp_path, seed=seed)
     (tmp_path / "untimed").mkdir()
     (write_run(tmp_path, seed=3) / "timing.csv").unlink()
-    (row,) = cost.measure(collect(tmp_path))
+    (row,) = read(tmp_path)[1].costs.values()
     assert (row["epoch_seconds"], row["epoch_seconds_low"], row["epoch_seconds_high"]) == pytest.approx((6.1, 6, 6.2))
     assert row["images_per_second"] == pytest.approx(60000 / 5.1)
     assert (row["parameters"], row["multiply_accumulates"], row["timed_runs"]) == (61_706, 416_520, 3)
@@ -183,7 +182,7 @@ def test_cost_is_the_median_of_the_runs_medians(tmp_path: Path) -> None:
 def test_cost_of_runs_that_recorded_none(tmp_path: Path) -> None:
     folder = write_run(tmp_path, change=lambda r: r.update(multiply_accumulates=None, provenance=None))
     (folder / "timing.csv").unlink()
-    cells = cost.table(cost.measure(collect(tmp_path))).cells.iloc[0]
+    cells = tables.cost(read(tmp_path)[1]).cells.iloc[0]
     assert cells.tolist()[2:] == ["–", "–", "–", "not recorded"]
 
 
