@@ -65,7 +65,7 @@ def _shift(probabilities: Array, effect: float | Array) -> Array:
 def read_errors() -> dict[str, NDArray[np.float32]]:
     """Model → 1 where a tracked run of ``protocol=published`` is wrong, else 0, ``[S, N]``."""
     found, _ = load_misclassified(collect(REFERENCE / "runs"))
-    whole = [m for m in found if m.group.protocol == "published" and len(m.answers) == ALL_SEEDS]
+    whole = [m for m in found if m.group.protocol == "published" and len(m.predictions) == ALL_SEEDS]
     return {m.group.label: m.errors for m in whole}
 
 

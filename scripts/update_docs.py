@@ -112,8 +112,8 @@ def quick(collection: Collection, estimates: Estimates) -> str:
         known = group.record.identity
         if known["epochs"] == QUICK_EPOCHS and known["device"]["arithmetic"] == "portable":
             rows.append(row | {"model": group.record.title, "epochs": QUICK_EPOCHS})
-    cells = {"Model": text("model"), "Epochs": text("epochs"), "Test loss": mean_std("test_loss")}
-    return formats.markdown(formats.write_cells(rows, cells | ACCURACY))
+    columns = {"Model": text("model"), "Epochs": text("epochs"), "Test loss": mean_std("test_loss")}
+    return formats.markdown(formats.write_cells(rows, columns | ACCURACY))
 
 
 def time_to_accuracy(collection: Collection, estimates: Estimates) -> str:
@@ -127,8 +127,8 @@ def time_to_accuracy(collection: Collection, estimates: Estimates) -> str:
             row["enough"] = "yes" if row["test_accuracy"] >= 0.99 else "no"
             rows.append(row | {"seconds": pd.Series(times).median()})
     rows.sort(key=lambda row: (row["arithmetic"] != "portable", row["epochs"]))
-    cells = {"Arithmetic": text("arithmetic"), "Epochs": text("epochs"), "Training (s)": number("seconds", ".1f")}
-    return formats.markdown(formats.write_cells(rows, cells | ACCURACY | {"Mean ≥ 0.990": text("enough")}))
+    columns = {"Arithmetic": text("arithmetic"), "Epochs": text("epochs"), "Training (s)": number("seconds", ".1f")}
+    return formats.markdown(formats.write_cells(rows, columns | ACCURACY | {"Mean ≥ 0.990": text("enough")}))
 
 
 def render_tables(collection: Collection) -> dict[str, str]:

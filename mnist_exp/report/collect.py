@@ -113,7 +113,7 @@ def _group(runs: list[Run]) -> list[Group]:
         for group in _name_groups(name, [*members.values()])
     ]
     known = [*PROTOCOLS.values()]
-    return sorted(groups, key=lambda g: (known.index(g.protocol) if g.protocol in known else 9, g.section))
+    return sorted(groups, key=lambda g: (known.index(g.protocol) if g.protocol in known else len(known), g.section))
 
 
 def _name_groups(section: str, members: list[list[Run]]) -> list[Group]:
@@ -191,5 +191,6 @@ def _complete_settings(runs: list[Run]) -> list[dict[str, Any]]:
 def _order(run: Run, settings: dict[str, Any]) -> tuple[Any, ...]:
     """The three models in the published order and then any others; within a model, by its settings."""
     known, name = [*published.MODELS], run.record.identity["model"]["target"].rpartition(".")[2]
+    # Comparable whatever their types: numbers first, by value; then texts; then None.
     values = [(0, v, "") if isinstance(v, int | float) else (1 + (v is None), 0, str(v)) for v in settings.values()]
     return known.index(name) if name in known else len(known), run.record.title, values

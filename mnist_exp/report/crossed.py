@@ -1,4 +1,4 @@
-"""Runs × images: what can be said of a mean over both, when other seeds and other images were possible.
+"""Two-way random-effects analysis of variance (runs × images): the interval and the test of a mean over both.
 
 Seeds and images are crossed and both random: ``x[s, i] = mean + seed[s] + image[i] + rest[s, i]``. Their
 variances are estimated by the method of moments, and combined with the degrees of freedom of Satterthwaite
@@ -70,7 +70,7 @@ class Crossed:
 
 
 def half_width(crossed: Crossed) -> float:
-    """Half the 95 % interval of the grand mean: for new seeds and images, or for new images of one run."""
+    """Half the width of the 95 % interval of the grand mean: for new seeds and images; of one run, for new images."""
     return max(math.sqrt(variance) * t_factor(degrees) for variance, degrees in _variances(crossed))
 
 
@@ -80,11 +80,12 @@ def t_test(crossed: Crossed, mean: float) -> float:
 
 
 def _variances(crossed: Crossed) -> list[tuple[float, float]]:
-    """The variance of the mean and its degrees of freedom; of several seeds, also the least that they allow for.
+    """The variances to allow for, each with its degrees of freedom; whichever gives the wider interval counts.
 
-    Where two or three seeds happen to agree, Satterthwaite's formula takes that for granted: intervals of two
-    hold in 87 % of the cases. With the seeds' whole part as the least, they hold in 98 %; less a sixteenth of
-    the images' part, in 94 to 96 %, whichever of the two is larger.
+    The first is the mean's, with Satterthwaite's degrees of freedom. It is too small where two or three seeds happen
+    to agree: intervals of two seeds then hold in only 87 % of cases. So several seeds have a second one, a floor: the
+    seeds' part alone, with their own degrees of freedom. In full it is too wide (98 %); less a sixteenth of the images'
+    part, intervals hold in 94 to 96 % of cases, whether seeds or images vary more.
     """
     seeds, images = crossed.variance_parts
     whole, few = (seeds + images, crossed.degrees), len(crossed.sums) - 1
@@ -94,7 +95,7 @@ def _variances(crossed: Crossed) -> list[tuple[float, float]]:
 def mcnemar_test(crossed: Crossed) -> float:
     """The exact p-value that two trained networks err equally often (McNemar 1947), from their differences.
 
-    Of the images that only one of the two gets wrong, as many would be the one's as the other's.
+    If they do, an image that only one of them gets wrong is equally likely to be either one's error.
     """
     differ = round(float(crossed.products[0, 0]))
     fewer = (differ - abs(round(float(crossed.sums[0])))) // 2

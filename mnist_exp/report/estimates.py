@@ -1,4 +1,4 @@
-"""Every group's and every pair's estimates, from the metrics of their runs and from what these get wrong; and costs."""
+"""What the report estimates: each group's means, the difference of each pair of groups, and each group's cost."""
 
 import math
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ class Estimates:
     means: dict[Group, dict[str, Estimate]]
     """Group → metric → estimate."""
     comparisons: dict[str, list[Comparison]]
-    """Of every pair of groups of a section, by their score."""
+    """Section → all pairs of its groups, compared by their selection metric."""
     costs: dict[Group, Row]
     """Each group's size, its times in seconds, and what they were measured on."""
 
@@ -49,7 +49,7 @@ def _measure(metric: str, groups: Sequence[Group], misclassified: Sequence[Miscl
     for m in misclassified:
         values = {"test_accuracy": -m.errors, "test_loss": m.losses}.get(metric)
         if values is not None and len(m.labels) > 1 and same_images(m.labels, misclassified[0].labels):
-            by_image[m.group.label] = dict(zip(m.answers, values, strict=True))
+            by_image[m.group.label] = dict(zip(m.predictions, values, strict=True))
     return Measured({group.label: group.final_values(metric) for group in groups}, by_image, BOUNDS[metric])
 
 

@@ -16,7 +16,6 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from mnist_exp.machine.parent import exit_when_parent_dies
-from mnist_exp.report import published
 from mnist_exp.report.formats import csv
 from mnist_exp.report.text import slug
 
@@ -26,7 +25,7 @@ METADATA: dict[str, dict[str, Any]] = {
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
     "png": {"Software": None},
 }
-STYLE = mpl.rc_params_from_file(str(published.resource("report.mplstyle")), use_default_template=False)
+STYLE = mpl.rc_params_from_file(Path(__file__).with_name("report.mplstyle"), use_default_template=False)
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
 from mnist_exp.report import published
-from mnist_exp.report.answers import BINS
 from mnist_exp.report.collect import Collection, Group
 from mnist_exp.report.estimates import Estimates
 from mnist_exp.report.figure_files import Plot
 from mnist_exp.report.formats import Row
 from mnist_exp.report.labels import is_determined_by, short_name, shown_value
 from mnist_exp.report.misclassified import Misclassified
+from mnist_exp.report.predictions import BINS
 from mnist_exp.report.runs import DIGITS, METRIC_NAMES, VALIDATION_NAMES
 from mnist_exp.report.statistics import FRACTION, Estimate, estimate
 from mnist_exp.report.text import slug
@@ -54,20 +54,20 @@ def of_section(
     styles = {g.label: {"color": c, "marker": m, "ls": d} for g, (c, m, d) in zip(groups, palette, strict=False)}
     few = groups if len(collection.in_section(section)) <= MAX_ALONE else []
     metrics = [metric for metric in (*METRIC_NAMES, *VALIDATION_NAMES) if groups[0].final_values(metric)]
-    bars = {group: estimates.means[group][group.selection_metric] for group in groups}
-    plots = [overview(section, bars, styles), *(curves(section, groups, metric, styles) for metric in metrics)]
+    scores = {group: estimates.means[group][group.selection_metric] for group in groups}
+    plots = [overview(section, scores, styles), *(curves(section, groups, metric, styles) for metric in metrics)]
     plots += slices(section, collection.in_section(section))
     plots += [curves(section, [group], metric, styles, alone=True) for metric in metrics for group in few]
     best = collection.in_section(section, most=MAX_ALONE)
     plots += [confusion(section, m) for m in misclassified if m.group in best]
     calibrated = [m for m in misclassified if m.group in groups and len(m.bins)]
     plots += [reliability(section, calibrated, styles)] if calibrated else []
-    return [*plots, cost(section, bars, estimates.costs, styles)]
+    return [*plots, cost(section, scores, estimates.costs, styles)]
 
 
-def overview(section: str, bars: dict[Group, Estimate], styles: Styles) -> Plot:
+def overview(section: str, scores: dict[Group, Estimate], styles: Styles) -> Plot:
     """The final score of every seed, with each group's mean and its interval."""
-    groups = [*bars]
+    groups = [*scores]
     score, name = groups[0].selection_metric, groups[0].selection_metric.replace("_", " ")
     ends = {group: group.final_values(score) for group in groups}
     data = [(group.label, seed, value) for group in groups for seed, value in ends[group].items()]
@@ -82,7 +82,7 @@ def overview(section: str, bars: dict[Group, Estimate], styles: Styles) -> Plot:
         axes = figure.subplots()
         for place, group in enumerate(groups):
             axes.plot([*ends[group].values()], [place + 0.22] * len(ends[group]), "|", color="0.55", ms=6, mew=0.8)
-            axes.errorbar(xerr=_bar(bars[group]), y=place, x=bars[group].mean, **_marker(styles, group))
+            axes.errorbar(xerr=_error_bar(scores[group]), y=place, x=scores[group].mean, **_marker(styles, group))
             axes.plot(values.get(group, np.nan), place, "x", color="black", ms=6, mew=1.2)
         axes.set(xlabel=f"{name} (fraction)", ylim=(len(groups) - 0.5, -0.5))
         axes.set_title(section, wrap=True)
@@ -90,7 +90,7 @@ def overview(section: str, bars: dict[Group, Estimate], styles: Styles) -> Plot:
         return figure
 
     text = "Points are means with their 95 % interval, ticks are seeds"
-    text += f"{'; crosses are the published values' if values else ''}. {_means(bars)}."
+    text += f"{'; crosses are the published values' if values else ''}. {_means(scores)}."
     frame = pd.DataFrame(data, columns=["label", "seed", score])
     title = f"{name.capitalize()} after the last epoch"
     return Plot("overview", section, "overview", title, text, frame, draw)
@@ -201,7 +201,7 @@ def confusion(section: str, m: Misclassified) -> Plot:
         axes.tick_params("x", rotation=90 if max(map(len, ticks)) > 3 else 0)
         return figure
 
-    text = f"Images by label and prediction, mean of {len(m.answers)} runs; colour shows the errors."
+    text = f"Images by label and prediction, mean of {len(m.predictions)} runs; colour shows the errors."
     if wrong.any():
         text += f" Most frequent: {names[label]} read as {names[answer]}, {wrong[label, answer]:.1f} images per run."
     data = pd.DataFrame(m.confusion, columns=[f"predicted_{name}" for name in names]).assign(label=names)
@@ -213,11 +213,11 @@ def reliability(section: str, misclassified: Sequence[Misclassified], styles: St
     """Accuracy against confidence, over the runs of each group together."""
     rows = []
     for m in misclassified:
-        digits, confidence, right = m.bins.sum(axis=0)
-        for i in np.flatnonzero(digits >= MIN_PER_BIN * len(m.bins)):
+        images, confidence, right = m.bins.sum(axis=0)
+        for i in np.flatnonzero(images >= MIN_PER_BIN * len(m.bins)):
             e = estimate([run[2, i] / run[0, i] for run in m.bins if run[0, i]], None, FRACTION)
-            point = {"confidence": confidence[i] / digits[i], "accuracy": right[i] / digits[i]}
-            point |= {"low": e.low, "high": e.high, "images_per_run": digits[i] / len(m.bins)}
+            point = {"confidence": confidence[i] / images[i], "accuracy": right[i] / images[i]}
+            point |= {"low": e.low, "high": e.high, "images_per_run": images[i] / len(m.bins)}
             rows.append({"label": m.group.label, "bin": i + 1} | point)
     data = pd.DataFrame(rows)
 
@@ -242,9 +242,9 @@ def reliability(section: str, misclassified: Sequence[Misclassified], styles: St
     return Plot("errors", section, "reliability", "Reliability diagram", f"{text}.", data, draw)
 
 
-def cost(section: str, bars: dict[Group, Estimate], costs: dict[Group, Row], styles: Styles) -> Plot:
+def cost(section: str, scores: dict[Group, Estimate], costs: dict[Group, Row], styles: Styles) -> Plot:
     """Accuracy against arithmetic and against time."""
-    groups = [*bars]
+    groups = [*scores]
     sides = {"multiply_accumulates": "multiply-accumulates per image", "epoch_seconds": "seconds per epoch"}
 
     def draw() -> Figure:
@@ -252,7 +252,9 @@ def cost(section: str, bars: dict[Group, Estimate], costs: dict[Group, Row], sty
         for axes, (key, label) in zip(figure.subplots(1, 2, sharey=True), sides.items(), strict=True):
             xs = [costs[group][key] for group in groups]
             for x, group in zip(xs, groups, strict=True):
-                axes.errorbar(x, group.mean_score, _bar(bars[group]), label=group.label, **_marker(styles, group))
+                axes.errorbar(
+                    x, group.mean_score, _error_bar(scores[group]), label=group.label, **_marker(styles, group)
+                )
             wide = max(xs) > 3 * min(xs)  # false for NaN
             axes.set(xlabel=label, xscale="log" if wide else "linear")
             axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if wide else MaxNLocator(4))
@@ -264,7 +266,7 @@ def cost(section: str, bars: dict[Group, Estimate], costs: dict[Group, Row], sty
         return figure
 
     data = pd.DataFrame([{g.selection_metric: g.mean_score} | costs[g] for g in groups])
-    text = f"Bars are 95 % intervals of the mean. {_means(bars)}."
+    text = f"Bars are 95 % intervals of the mean. {_means(scores)}."
     return Plot("cost", section, "cost", "Accuracy against cost", text, data, draw)
 
 
@@ -274,6 +276,7 @@ def _searched(settings: list[Mapping[str, Any]]) -> list[str]:
     for key in (key for key in settings[0] if key.partition(".")[0] in SEARCHED):
         class_of = f"{key.partition('.')[0]}.target"
         implied = is_determined_by(key, [class_of, "epochs"] if key != class_of else [], settings)
+        # OneCycleLR's max_lr, for example, which conf/ sets to the learning rate.
         is_the_rate = key != "optimizer.lr" and all(each[key] in (None, each.get("optimizer.lr")) for each in settings)
         found += [] if implied or is_the_rate else [key]
     return found
@@ -283,14 +286,14 @@ def _marker(styles: Styles, group: Group) -> dict[str, Any]:
     return styles[group.label] | {"ls": "none", "ms": 6}
 
 
-def _bar(e: Estimate) -> list[list[float]] | None:
+def _error_bar(e: Estimate) -> list[list[float]] | None:
     """The distances from the mean score to the ends of its interval."""
     return None if np.isnan(e.low) else [[e.mean - e.low], [e.high - e.mean]]
 
 
-def _means(bars: dict[Group, Estimate]) -> str:
-    spans = ["" if np.isnan(e.low) else f" ({e.low:.4f} to {e.high:.4f}, for {e.basis})" for e in bars.values()]
-    return "; ".join(f"{g.label} {e.mean:.4f}{i}" for (g, e), i in zip(bars.items(), spans, strict=True))
+def _means(scores: dict[Group, Estimate]) -> str:
+    spans = ["" if np.isnan(e.low) else f" ({e.low:.4f} to {e.high:.4f}, for {e.basis})" for e in scores.values()]
+    return "; ".join(f"{g.label} {e.mean:.4f}{i}" for (g, e), i in zip(scores.items(), spans, strict=True))
 
 
 def _published(group: Group) -> str | None:

@@ -10,7 +10,7 @@ import pandas as pd
 from mnist_exp.report.statistics import IMAGES, SEEDS, Estimate
 
 Row = dict[str, Any]
-Cell = Callable[[Row], str]
+CellWriter = Callable[[Row], str]
 """Writes a cell from a table's row."""
 MISSING = "–"
 SECTION = "Data and protocol"
@@ -30,47 +30,47 @@ class Table:
     cells: pd.DataFrame
 
 
-def make_table(name: str, title: str, note: str, rows: list[Row], cells: Mapping[str, Cell]) -> Table:
-    """A table of these rows, and of a cell for each head; a section that all of them share needs no column."""
-    written = write_cells(rows, cells)
-    if SECTION in written and written[SECTION].nunique() == 1:
-        del written[SECTION]
-    return Table(name, title, note, pd.DataFrame(rows), written)
+def make_table(name: str, title: str, note: str, rows: list[Row], columns: Mapping[str, CellWriter]) -> Table:
+    """A table with a column for each head; the section's is left out where all rows share one section."""
+    cells = write_cells(rows, columns)
+    if SECTION in cells and cells[SECTION].nunique() == 1:
+        del cells[SECTION]
+    return Table(name, title, note, pd.DataFrame(rows), cells)
 
 
-def write_cells(rows: list[Row], cells: Mapping[str, Cell]) -> pd.DataFrame:
-    """Each row's cells, by their heads."""
-    return pd.DataFrame({head: [cell(row) for row in rows] for head, cell in cells.items()}, dtype=object)
+def write_cells(rows: list[Row], columns: Mapping[str, CellWriter]) -> pd.DataFrame:
+    """Each row's cells, in a column for each head."""
+    return pd.DataFrame({head: [write_cell(row) for row in rows] for head, write_cell in columns.items()}, dtype=object)
 
 
-def text(key: str) -> Cell:
+def text(key: str) -> CellWriter:
     """What the row says, if it is known."""
     return lambda row: MISSING if pd.isna(row[key]) else str(row[key])
 
 
-def number(key: str, spec: str, unit: str = "") -> Cell:
+def number(key: str, spec: str, unit: str = "") -> CellWriter:
     """A number in this format, if it is known."""
     return lambda row: MISSING if pd.isna(row[key]) else f"{row[key]:{spec}}{unit}"
 
 
-def mean_std(mean: str, std: str = "") -> Cell:
+def mean_std(mean: str, std: str = "") -> CellWriter:
     """A mean ± its standard deviation, MEAN_std unless named; of a single seed, the value."""
     spread = std or f"{mean}_std"
     return lambda row: number(mean, ".4f")(row) + ("" if pd.isna(row[spread]) else f" ± {row[spread]:.4f}")
 
 
-def span(name: str, spec: str = ".4f") -> Cell:
+def span(name: str, spec: str = ".4f") -> CellWriter:
     """An interval, NAME_low to NAME_high, if it is known."""
     low, high = f"{name}_low", f"{name}_high"
     return lambda row: MISSING if pd.isna(row[low]) else f"{row[low]:{spec}} to {row[high]:{spec}}"
 
 
-def median_span(name: str, spec: str) -> Cell:
+def median_span(name: str, spec: str) -> CellWriter:
     """A median, and the lowest and highest value, if they are known."""
     return lambda row: MISSING if pd.isna(row[name]) else f"{row[name]:{spec}} ({span(name, spec)(row)})"
 
 
-def interval(name: str, spec: str = ".4f") -> Cell:
+def interval(name: str, spec: str = ".4f") -> CellWriter:
     """An interval, and what it is for where that is less than new seeds and new images together."""
     basis = f"{name}_interval_for"
     return lambda row: span(name, spec)(row) + (f" ({row[basis]} only)" if row[basis] in (SEEDS, IMAGES) else "")
@@ -91,12 +91,12 @@ def seeds_columns(name: str, e: Estimate) -> Row:
 def write(tables: Sequence[Table], folder: Path) -> list[str]:
     """Write each table as CSV (numbers in full), Markdown and LaTeX (booktabs); return the files' names."""
     files = {
-        f"{table.name}.{kind}": text
+        f"{table.name}.{kind}": content
         for table in tables
-        for kind, text in (("csv", csv(table.data)), ("md", markdown(table.cells)), ("tex", latex(table)))
+        for kind, content in (("csv", csv(table.data)), ("md", markdown(table.cells)), ("tex", latex(table)))
     }
-    for name, text in files.items():
-        (folder / name).write_text(text, encoding="utf-8", newline="\n")
+    for name, content in files.items():
+        (folder / name).write_text(content, encoding="utf-8", newline="\n")
     return list(files)
 
 
@@ -116,8 +116,8 @@ def latex(table: Table) -> str:
     """A LaTeX table with booktabs' rules."""
     columns = "".join("r" if right else "l" for right in numeric(table.cells))
     caption = f"{table.title}. {table.note}".replace("%", r"\%")
-    text = table.cells.to_latex(index=False, escape=True, column_format=columns, caption=caption)
-    return f"% \\usepackage{{booktabs}}\n{text}"
+    body = table.cells.to_latex(index=False, escape=True, column_format=columns, caption=caption)
+    return f"% \\usepackage{{booktabs}}\n{body}"
 
 
 def numeric(cells: pd.DataFrame) -> list[bool]:

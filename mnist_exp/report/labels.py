@@ -26,7 +26,10 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def make_labels(titles: Sequence[str], settings: Sequence[Mapping[str, Any]], own: str = "") -> list[str]:
-    """Each title with the settings that differ; keys that start with ``own`` count only among equal titles."""
+    """Each title, with the settings that tell it from the others.
+
+    A key that starts with ``own`` is shown only where groups of the same title differ in it.
+    """
     keys = sorted({key for each in settings for key in each})
     keys = [key for key in keys if not is_determined_by(key, _deciding(key, keys), settings)]
     labels = []
@@ -51,7 +54,7 @@ def _deciding(key: str, keys: Sequence[str]) -> list[str]:
 
 
 def is_determined_by(key: str, deciding: Sequence[str], settings: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a setting has one value for each combination of the deciding ones; of none, one value at all."""
+    """Whether equal values of the deciding settings mean equal values of this one; without any, if all are equal."""
     found: dict[str, set[str]] = {}
     for each in settings:
         found.setdefault(repr([each.get(name) for name in deciding]), set()).add(repr(each.get(key)))

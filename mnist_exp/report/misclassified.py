@@ -1,4 +1,4 @@
-"""Which images the models get wrong, from the answers of their runs."""
+"""Which images the models get wrong, from the predictions of their runs."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from mnist_exp.data.catalog import CATALOG
 from mnist_exp.data.folders import CACHE, read_cache
 from mnist_exp.data.idx import read_raw
 from mnist_exp.errors import DataError
-from mnist_exp.report.answers import UNKNOWN_LABEL, Answers, read_answers
 from mnist_exp.report.collect import Collection, Group
+from mnist_exp.report.predictions import UNKNOWN_LABEL, Predictions, read_predictions
 from mnist_exp.report.runs import Problem, describe_error
 from mnist_exp.report.text import printable
 
@@ -24,7 +24,7 @@ class Misclassified:
     """What the runs of one group got wrong; S runs, N images."""
 
     group: Group
-    answers: dict[int, Answers]
+    predictions: dict[int, Predictions]
     """By seed, of the runs that have them."""
     labels: NDArray[np.int64]
     """``[N]``; `UNKNOWN_LABEL` where the files do not say."""
@@ -32,16 +32,16 @@ class Misclassified:
     @cached_property
     def confusion(self) -> NDArray[np.float64]:
         """Images by label and prediction, mean over the runs, ``[10, 10]``."""
-        return np.asarray(np.mean([answers.confusion for answers in self.answers.values()], axis=0))
+        return np.asarray(np.mean([p.confusion for p in self.predictions.values()], axis=0))
 
     @cached_property
     def errors(self) -> NDArray[np.float32]:
         """1 where a run is wrong, else 0; ``[S, N]``."""
-        return self.marks([answers.wrong_index for answers in self.answers.values()])
+        return self.marks([p.wrong_index for p in self.predictions.values()])
 
     def marks(self, places: Sequence[NDArray[np.int64]]) -> NDArray[np.float32]:
         """1 at these places of each run, else 0; ``[S, N]``."""
-        found = np.zeros((len(self.answers), len(self.labels)), np.float32)
+        found = np.zeros((len(self.predictions), len(self.labels)), np.float32)
         for row, mine in zip(found, places, strict=True):
             row[mine] = 1
         return found
@@ -49,8 +49,8 @@ class Misclassified:
     @property
     def losses(self) -> NDArray[np.float32] | None:
         """Of each run and image, ``[S, N]``; None where a run has no predictions.npz."""
-        found = [answers.losses for answers in self.answers.values() if answers.losses is not None]
-        return np.array(found) if len(found) == len(self.answers) else None
+        found = [p.losses for p in self.predictions.values() if p.losses is not None]
+        return np.array(found) if len(found) == len(self.predictions) else None
 
     @cached_property
     def missed(self) -> NDArray[np.int64]:
@@ -60,29 +60,29 @@ class Misclassified:
     @property
     def mostly_missed(self) -> NDArray[np.bool_]:
         """Whether more than half of the runs get an image wrong, ``[N]``."""
-        return self.missed > len(self.answers) / 2
+        return self.missed > len(self.predictions) / 2
 
     @property
     def bins(self) -> NDArray[np.float64]:
-        """By confidence, of the runs that have a predictions.npz: `Answers.bins`, ``[S, 3, BINS]``."""
-        return np.array([answers.bins for answers in self.answers.values() if answers.bins is not None])
+        """By confidence, of the runs that have a predictions.npz: `Predictions.bins`, ``[S, 3, BINS]``."""
+        return np.array([p.bins for p in self.predictions.values() if p.bins is not None])
 
     @property
     def calibration_errors(self) -> list[float]:
         """The expected calibration error of each run: ``Σ (images in bin / N) |accuracy - confidence|``."""
         return [float(np.abs(right - sure).sum() / len(self.labels)) for _, sure, right in self.bins]
 
-    def answer(self, index: int) -> tuple[int, float | None]:
-        """The answer of most runs to an image, and its mean probability where that answer is wrong."""
-        given: dict[int, list[float]] = {}
-        for answers in self.answers.values():
-            place = int(np.searchsorted(answers.wrong_index, index))
-            if place < len(answers.wrong_index) and answers.wrong_index[place] == index:
-                given.setdefault(int(answers.wrong_answer[place]), []).append(float(answers.wrong_probability[place]))
-        best = max(given, key=lambda answer: (len(given[answer]), sum(given[answer])), default=None)
-        if best is None or len(given[best]) < len(self.answers) - self.missed[index]:
+    def most_common(self, index: int) -> tuple[int, float | None]:
+        """The most common prediction for an image, and its mean probability if it is wrong."""
+        wrong: dict[int, list[float]] = {}
+        for p in self.predictions.values():
+            for place in np.flatnonzero(p.wrong_index == index):
+                wrong.setdefault(int(p.wrong_prediction[place]), []).append(float(p.wrong_probability[place]))
+        best = max(wrong, key=lambda predicted: (len(wrong[predicted]), sum(wrong[predicted])), default=None)
+        right = len(self.predictions) - self.missed[index]
+        if best is None or len(wrong[best]) < right:
             return int(self.labels[index]), None
-        return best, float(np.mean(given[best]))
+        return best, float(np.mean(wrong[best]))
 
 
 @dataclass(frozen=True)
@@ -94,25 +94,25 @@ class Miss:
     label: int
     by_all: bool
     """Whether most runs of every group get it wrong."""
-    answers: list[tuple[Misclassified, int, float | None]]
-    """For each group, the answer of most of its runs, and that answer's mean probability if it is wrong."""
+    predictions: list[tuple[Misclassified, int, float | None]]
+    """For each group, the most common prediction of its runs, and its mean probability if it is wrong."""
 
 
 def load_misclassified(collection: Collection) -> tuple[list[Misclassified], list[Problem]]:
-    """Read the answers of all groups; runs without such files are skipped."""
+    """Read the predictions of all groups; runs without such files are skipped."""
     found, problems = [], []
     for group in collection.groups:
-        answers: dict[int, Answers] = {}
+        predictions: dict[int, Predictions] = {}
         label = np.zeros(0, np.int64)
         for run in group.runs:
             try:
-                if mine := read_answers(run):
-                    label = _merge(label, mine.labels) if answers else mine.labels
-                    answers[run.record.seed] = mine
+                if mine := read_predictions(run):
+                    label = _merge(label, mine.labels) if predictions else mine.labels
+                    predictions[run.record.seed] = mine
             except (ValueError, OSError) as error:
                 problems.append(Problem(printable(run.folder.name), describe_error(error), left_out=False))
-        if answers:
-            found.append(Misclassified(group, answers, label))
+        if predictions:
+            found.append(Misclassified(group, predictions, label))
     return found, problems
 
 
@@ -136,16 +136,16 @@ def gallery(misclassified: Sequence[Misclassified], most: int) -> list[Miss]:
     """
     alike = [m for m in misclassified if same_images(m.labels, misclassified[0].labels)]
     label = np.max([m.labels for m in alike], axis=0)
-    shares = np.mean([m.missed / len(m.answers) for m in alike], axis=0).round(6)
+    shares = np.mean([m.missed / len(m.predictions) for m in alike], axis=0).round(6)
     by_all = np.all([m.mostly_missed for m in alike], axis=0)
     any_ = np.any([m.mostly_missed for m in alike], axis=0)
     sure = np.zeros(len(label))
     for m in alike:
-        for answers in m.answers.values():
-            sure[answers.wrong_index] += answers.wrong_probability / len(m.answers)
+        for p in m.predictions.values():
+            sure[p.wrong_index] += p.wrong_probability / len(m.predictions)
     order = np.lexsort((-sure.round(6), -shares, ~by_all, ~any_))
     return [
-        Miss(int(i), int(label[i]), bool(by_all[i]), [(m, *m.answer(int(i))) for m in alike])
+        Miss(int(i), int(label[i]), bool(by_all[i]), [(m, *m.most_common(int(i))) for m in alike])
         for i in order[: min(most, int(any_.sum()))]
     ]
 

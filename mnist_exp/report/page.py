@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from mnist_exp.report.estimates import Estimates
 from mnist_exp.report.figure_files import Plot
 from mnist_exp.report.labels import flatten
 from mnist_exp.report.misclassified import Misclassified, gallery, load_images
-from mnist_exp.report.statistics import winner_sentence
+from mnist_exp.report.wording import winner_sentence
 
 GALLERY = 24
 """Images shown of a section."""
@@ -38,7 +39,7 @@ def render(
         loader=jinja2.PackageLoader("mnist_exp.report", ""), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.globals |= {"formats": formats, "flatten": flatten, "uri": _uri}
-    script = published.resource("page.js").read_text(encoding="utf-8")
+    script = _read("page.js")
     return environment.get_template("page.html").render(
         collection=collection,
         tables={table.name: table for table in shown},
@@ -47,9 +48,9 @@ def render(
         galleries=[
             _gallery(section, misclassified, data) for section in dict.fromkeys(m.group.section for m in misclassified)
         ],
-        without=sum(len(group.runs) for group in collection.groups) - sum(len(m.answers) for m in misclassified),
+        without=sum(len(group.runs) for group in collection.groups) - sum(len(m.predictions) for m in misclassified),
         draw_page=(folder.parent / DRAW_PAGE).is_file() and DRAW_PAGE,
-        style=published.resource("page.css").read_text(encoding="utf-8"),
+        style=_read("page.css"),
         script=script,
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
@@ -97,6 +98,10 @@ def _picture(digit: Any) -> str:
     buffer = io.BytesIO()
     Image.fromarray(255 - digit).save(buffer, "PNG")  # dark on light, as people write
     return _uri("image/png", buffer.getvalue())
+
+
+def _read(name: str) -> str:
+    return files("mnist_exp.report").joinpath(name).read_text(encoding="utf-8")
 
 
 def _uri(kind: str, content: bytes) -> str:

@@ -1,7 +1,7 @@
 """The published experiment: its table, its curves, and which of our runs repeat it."""
 
 from collections.abc import Mapping
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -16,18 +16,19 @@ SETTINGS = {
     "scheduler": {"target": "torch.optim.lr_scheduler.ConstantLR", "factor": 1, "total_iters": 5, "interval": "epoch"},
 }
 """What the publication says about its training, and the defaults that it left as they are, as an identity has them."""
+_TABLE, _CURVES = (Path(__file__).with_name(f"published_{name}.csv") for name in ("table", "curves"))
 SPEED_ONLY = {"fused", "foreach"}
 
 
 def table() -> dict[str, dict[str, float]]:
     """The published comparison table: our name of the model → metric → value."""
-    rows = pd.read_csv(resource("published_table.csv")).set_index("model")
+    rows = pd.read_csv(_TABLE).set_index("model")
     return {str(model): {str(k): float(v) for k, v in row.items() if k != "title"} for model, row in rows.iterrows()}
 
 
 def curves() -> pd.DataFrame:
     """The published curves: one row per model and epoch."""
-    return pd.read_csv(resource("published_curves.csv"))
+    return pd.read_csv(_CURVES)
 
 
 def published_model(identity: Mapping[str, Any]) -> str | None:
@@ -41,8 +42,3 @@ def published_model(identity: Mapping[str, Any]) -> str | None:
     model = dict(identity["model"])
     name = MODELS.get(str(model.pop("target")).rpartition(".")[2])
     return name if model in ({}, {"dropout": 0.5}) else None
-
-
-def resource(name: str) -> Any:
-    """A data file of this package."""
-    return files("mnist_exp.report").joinpath(name)

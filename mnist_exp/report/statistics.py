@@ -22,12 +22,6 @@ from mnist_exp.report.crossed import (
 
 BOTH, IMAGES, SEEDS, NOTHING = "new seeds and new images", "new images", "new seeds", ""
 """What an interval takes to be drawn anew. Only images: it is of these trained networks."""
-CAVEATS = {
-    IMAGES: " That is about new images for these two trained networks; it says nothing about other seeds.",
-    SEEDS: " That is about new seeds on these very images; it says nothing about other images.",
-}
-PER = 10_000
-"""Images that errors are counted in."""
 FRACTION, LOSS, UNBOUNDED = (0.0, 1.0), (0.0, math.inf), (-math.inf, math.inf)
 """The bounds of accuracies, of losses, and of what has none."""
 PUBLISHED_DECIMALS = 3
@@ -63,11 +57,15 @@ class Estimate:
 
 
 def estimate(values: Sequence[float], crossed: Crossed | None, bounds: tuple[float, float]) -> Estimate:
-    """The mean of a value per seed, and its intervals.
+    """The mean over the seeds, with two 95 % intervals.
 
-    New seeds and images: `crossed.half_width`, of an accuracy on the scale of its log odds, which suits few
-    errors and ends at 0 and 1. One seed has an interval for new images alone, of an accuracy Wilson's, as
-    have seeds that are all perfect. New seeds alone: Student's t, ``mean ± t s / √n``.
+    ``low`` to ``high`` is for new seeds and new images together, from the analysis of variance in `crossed`. For an
+    accuracy it is computed on the log-odds scale (delta method), so that it stays between 0 and 1. A single seed says
+    nothing about other seeds: its interval is for new images only. The accuracy of a single seed, or of seeds that are
+    all perfect, has Wilson's interval.
+
+    ``seeds_low`` to ``seeds_high`` is for new seeds on the same images: Student's t, ``mean ± t s / √n``. Without
+    ``crossed``, it is also ``low`` to ``high``.
 
     Args:
         values: one per seed.
@@ -85,6 +83,7 @@ def estimate(values: Sequence[float], crossed: Crossed | None, bounds: tuple[flo
     if bounds == FRACTION and (n == 1 or not sum(crossed.variance_parts)):
         low, high = wilson_interval(mean, crossed.images)
     elif bounds == FRACTION:
+        # d logit(p) / dp = 1 / (p (1 - p))
         low, high = (float(expit(logit(mean) + side * half / (mean * (1 - mean)))) for side in (-1, 1))
     variances = (crossed.variance_parts[0] if n > 1 else UNKNOWN, crossed.variance_parts[1])
     return Estimate(n, mean, std, *_clip(low, high, bounds), BOTH if n > 1 else IMAGES, *of_seeds, *variances)
@@ -118,7 +117,7 @@ class Measured:
     values: dict[str, dict[int, float]]
     """Label of a group → seed → value."""
     by_image: dict[str, dict[int, NDArray[np.float32]]]
-    """The same for each image, ``[N]``, of the runs of which it is known: its loss, or 0 where it is right, else -1."""
+    """Label → seed → one value per image, ``[N]``, where known: its loss; for accuracy, 0 if right and -1 if wrong."""
     bounds: tuple[float, float]
 
     def mean(self, label: str) -> Estimate:
@@ -170,7 +169,7 @@ class Comparison:
 
 
 def compare(score: Measured, losses: Measured) -> list[Comparison]:
-    """Compare every pair of groups by their score, an accuracy, in the order of their labels."""
+    """Compare every pair of groups, in the order of ``score.values``, by their score (an accuracy) and their loss."""
     found = []
     for first, second in itertools.combinations(score.values, 2):
         difference, p_value = _test(*score.difference(first, second))
@@ -181,7 +180,7 @@ def compare(score: Measured, losses: Measured) -> list[Comparison]:
 
 
 def _test(d: Estimate, crossed: Crossed | None) -> tuple[Estimate, float]:
-    """A difference, and the p-value that it is none."""
+    """The difference and its two-sided p-value; without a usable test, p is NaN and the interval is removed."""
     if crossed is not None:
         return d, mcnemar_test(crossed) if d.n == 1 else t_test(crossed, d.mean)
     if not d.std > 0:  # one seed, or seeds that agree by chance: accuracies are multiples of one image
@@ -213,59 +212,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
     corrected = np.empty(len(p))
     corrected[order] = np.maximum.accumulate(np.minimum(1, p[order] * (tests - np.arange(len(p)))))
     return [float(each) for each in corrected]
-
-
-def sentence(c: Comparison) -> str:
-    """A comparison of accuracies in a sentence that a student understands."""
-    d = c.difference
-    if math.isnan(c.p_value):
-        few = "they share no seed" if not d.n else f"{_seeds(d.n)}, and no file says which images they get wrong"
-        return f"{c.first} and {c.second}: nothing can be said ({few})."
-    if d.mean < 0:
-        return sentence(c.reversed())
-    test = "McNemar's test, " if d.basis == IMAGES else ""
-    p = f"p = {c.p_value:.2g}" if c.p_value >= 0.001 else "p < 0.001"
-    words = f"{c.first} is more accurate than {c.second}: "
-    if not c.significant:
-        words = f"{c.first} and {c.second} cannot be told apart: {c.first} makes "
-        p += " after Holm's correction" if d.low > 0 else ""  # else the interval would seem to contradict it
-    words += f"{_span(d)}; {_seeds(d.n)}, {test}{p}.{CAVEATS.get(d.basis, '')}"
-    if math.isnan(c.wins):
-        return words
-    return f"{words} A new run of {c.first} beats a new run of {c.second} with a probability of {_percent(c.wins)}."
-
-
-def winner_sentence(means: dict[str, float], comparisons: list[Comparison]) -> str:
-    """Which group is the most accurate, and by how much, in a sentence.
-
-    ``means`` is label → mean accuracy, ``comparisons`` are of all pairs of the labels.
-    """
-    first, *others = sorted(means, key=lambda label: -means[label])
-    of = f"{first} ({100 * means[first]:.2f} %)"
-    if not others:
-        return f"{of} is the only one here."
-    against = {c.second: c for c in [*comparisons, *(c.reversed() for c in comparisons)] if c.first == first}
-    second = against[others[0]].difference
-    if math.isnan(second.low):
-        return f"{of} comes first, but nothing says whether that is more than chance."
-    span = f"{_span(second)} than {others[0]}"
-    only = "; this says nothing about other seeds" if second.basis == IMAGES else ""
-    alike = [label for label in others if not against[label].significant]
-    if not alike:
-        return f"{of} wins, with {span}{only}."
-    named = alike[0] if len(alike) == 1 else f"{alike[0]} and {len(alike) - 1} more"
-    return f"{of} comes first, with {span}, but cannot be told apart from {named}{only}."
-
-
-def _span(d: Estimate) -> str:
-    """The interval of a difference of accuracies, in errors."""
-    low = f"{PER * d.low:.1f}" if d.low >= 0 else f"{-PER * d.low:.1f} more"
-    return f"{low} to {PER * d.high:.1f} fewer errors per {PER:,} images"
-
-
-def _seeds(n: int) -> str:
-    return f"n = {n} seed{'' if n == 1 else 's'}"
-
-
-def _percent(share: float) -> str:
-    return "more than 99 %" if share > 0.99 else "less than 1 %" if share < 0.01 else f"{share:.0%}".replace("%", " %")

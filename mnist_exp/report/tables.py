@@ -29,16 +29,15 @@ from mnist_exp.report.misclassified import Misclassified
 from mnist_exp.report.runs import DIGITS
 from mnist_exp.report.statistics import (
     FRACTION,
-    PER,
     UNBOUNDED,
     Estimate,
     estimate,
     holds_rounded,
     prediction_interval,
-    sentence,
     z_score,
 )
 from mnist_exp.report.text import printable
+from mnist_exp.report.wording import PER, sentence
 
 FINAL = {"test_loss": "test loss", "test_accuracy": "test accuracy"}
 FORENSIC_ORDER = ("published", "swapped splits only", "evaluation mode after epoch 1 only", "standard")
@@ -66,11 +65,11 @@ def comparison(collection: Collection, estimates: Estimates) -> Table:
         if by_test:
             row["chosen_by"] = "test digits" if group in by_test else None
         rows.append(row)
-    cells = {"Model": text("model"), SECTION: text("section"), "Parameters": number("parameters", ",")}
-    cells |= {"Validation accuracy": mean_std("validation_accuracy")} if validated else {}
-    cells |= {name.capitalize(): mean_std(metric) for metric, name in FINAL.items()}
-    cells |= {"95 % interval of the mean accuracy": interval("test_accuracy"), "n": text("n")}
-    cells |= {"Settings chosen by": text("chosen_by")} if by_test else {}
+    columns = {"Model": text("model"), SECTION: text("section"), "Parameters": number("parameters", ",")}
+    columns |= {"Validation accuracy": mean_std("validation_accuracy")} if validated else {}
+    columns |= {name.capitalize(): mean_std(metric) for metric, name in FINAL.items()}
+    columns |= {"95 % interval of the mean accuracy": interval("test_accuracy"), "n": text("n")}
+    columns |= {"Settings chosen by": text("chosen_by")} if by_test else {}
     note = (
         "The last epoch's result: mean ± standard deviation over n seeds. No epoch was chosen by its accuracy. The "
         "interval is for new seeds and new images together (crossed analysis of variance, Satterthwaite's degrees of "
@@ -84,7 +83,7 @@ def comparison(collection: Collection, estimates: Estimates) -> Table:
         note += " “Test digits”: several settings of this model were tried, and only their test accuracy says which is "
         note += "best, so the best looks better than it is; to choose fairly, run them all with "
         note += "data.validation_size=5000."
-    return make_table("comparison", "Comparison", note, rows, cells)
+    return make_table("comparison", "Comparison", note, rows, columns)
 
 
 def verdict(collection: Collection, estimates: Estimates) -> Table | None:
@@ -99,19 +98,19 @@ def verdict(collection: Collection, estimates: Estimates) -> Table | None:
             row: Row = {"protocol": group.protocol, "model": group.label, "metric": name}
             row |= {"mean": e.mean, "std": e.std, "n": e.n, "interval_low": low, "interval_high": high}
             rows.append(row | {"published": value, "verdict": answer})
-    cells = {"Protocol": text("protocol"), "Model": text("model"), "Metric": text("metric")}
-    cells |= {"Ours": mean_std("mean", "std"), "n": text("n"), "95 % prediction interval": span("interval")}
-    cells |= {"Published": number("published", ".3f"), "Verdict": text("verdict")}
+    columns = {"Protocol": text("protocol"), "Model": text("model"), "Metric": text("metric")}
+    columns |= {"Ours": mean_std("mean", "std"), "n": text("n"), "95 % prediction interval": span("interval")}
+    columns |= {"Published": number("published", ".3f"), "Verdict": text("verdict")}
     note = (
         "The published run is one run, so the question is where one more run of ours would fall: the prediction "
         "interval of one new run (Student's t, n - 1 degrees of freedom), not the narrower interval of the mean. The "
         "published value was rounded to three decimals; it counts as inside if any value that rounds to it is."
     )
-    return make_table("verdict", "Is the published result reproduced?", note, rows, cells) if rows else None
+    return make_table("verdict", "Is the published result reproduced?", note, rows, columns) if rows else None
 
 
 def forensics(collection: Collection, estimates: Estimates) -> Table | None:
-    """How far the published values lie from each combination of the two slips; None without the half-ways."""
+    """How far the published values lie from each combination of the two slips; None without runs of a single slip."""
     rows = []
     for group, model in _counterparts(collection, FORENSIC_ORDER):
         slips = group.record.identity["protocol"]
@@ -123,11 +122,11 @@ def forensics(collection: Collection, estimates: Estimates) -> Table | None:
             row |= {metric: e.mean, f"{metric}_std": e.std, f"{metric}_published": value}
             row[f"{metric}_deviations"] = z_score(e, value)
         rows.append(row)
-    cells = {"Splits swapped": text("splits_swapped"), "Evaluation mode after epoch 1": text("evaluation_mode")}
-    cells |= {"Model": text("model"), "n": text("n")}
+    columns = {"Splits swapped": text("splits_swapped"), "Evaluation mode after epoch 1": text("evaluation_mode")}
+    columns |= {"Model": text("model"), "n": text("n")}
     for metric, name in FINAL.items():
-        cells |= {name.capitalize(): mean_std(metric), f"Published {name}": number(f"{metric}_published", ".3f")}
-        cells[f"Difference in {name}"] = number(f"{metric}_deviations", "+.1f", " SD")
+        columns |= {name.capitalize(): mean_std(metric), f"Published {name}": number(f"{metric}_published", ".3f")}
+        columns[f"Difference in {name}"] = number(f"{metric}_deviations", "+.1f", " SD")
     note = (
         "The difference is from the mean of our runs to the published value, in their standard deviations (SD), for "
         "each combination of the two slips. LeNet5 and the MLP have neither dropout nor batch normalisation, so the "
@@ -135,7 +134,7 @@ def forensics(collection: Collection, estimates: Estimates) -> Table | None:
     )
     half_way = set(FORENSIC_ORDER[1:3]) & {row["protocol"] for row in rows}
     title = "Which slip explains the published numbers?"
-    return make_table("forensics", title, note, rows, cells) if half_way else None
+    return make_table("forensics", title, note, rows, columns) if half_way else None
 
 
 def differences(collection: Collection, estimates: Estimates) -> Table | None:
@@ -165,23 +164,23 @@ def differences(collection: Collection, estimates: Estimates) -> Table | None:
         note += " Where images were held out of training, validation accuracy is compared instead."
     if not rows:
         return None
-    cells = {SECTION: text("section"), "Result": text("words")}
-    table = make_table("differences", "Differences between models", note, rows, cells)
+    columns = {SECTION: text("section"), "Result": text("words")}
+    table = make_table("differences", "Differences between models", note, rows, columns)
     return replace(table, cells=table.cells[table.data["words"] != ""])
 
 
 def cost(estimates: Estimates) -> Table:
     """What each group costs: size, arithmetic and time."""
-    cells = {SECTION: text("section"), "Model": text("model"), "Parameters": number("parameters", ",")}
-    cells["Multiply-accumulates per image"] = number("multiply_accumulates", ",")
-    cells |= {"Seconds per epoch": median_span("epoch_seconds", ".2f")}
-    cells |= {"Images per second": median_span("images_per_second", ",.0f"), "Measured on": text("machine")}
+    columns = {SECTION: text("section"), "Model": text("model"), "Parameters": number("parameters", ",")}
+    columns["Multiply-accumulates per image"] = number("multiply_accumulates", ",")
+    columns |= {"Seconds per epoch": median_span("epoch_seconds", ".2f")}
+    columns |= {"Images per second": median_span("images_per_second", ",.0f"), "Measured on": text("machine")}
     note = (
         "Multiply-accumulates of one forward pass per image. Seconds per epoch are training and evaluation "
         "together, images per second training alone: the median epoch of each run, and of these the median (lowest to "
         "highest run). Runs that shared a machine with other work are slower."
     )
-    return make_table("cost", "Cost", note, [*estimates.costs.values()], cells)
+    return make_table("cost", "Cost", note, [*estimates.costs.values()], columns)
 
 
 def confused(misclassified: Sequence[Misclassified]) -> Table | None:
@@ -190,22 +189,22 @@ def confused(misclassified: Sequence[Misclassified]) -> Table | None:
     for m in misclassified:
         group, wrong = m.group, m.confusion * (1 - np.eye(10))
         for place in np.argsort(-wrong, axis=None, kind="stable")[:MAX_CONFUSED]:
-            label, answer = divmod(int(place), 10)
-            if not wrong[label, answer]:
+            label, predicted = divmod(int(place), 10)
+            if not wrong[label, predicted]:
                 break
-            share = _share_of_class(m, label, answer)
+            share = _share_of_class(m, label, predicted)
             row: Row = {"section": group.section, "model": group.label}
-            row |= {"label": group.classes[label], "predicted": group.classes[answer]}
+            row |= {"label": group.classes[label], "predicted": group.classes[predicted]}
             row |= estimate_columns("digits", share.times(float(m.confusion[label].sum())))
             rows.append(row | {"share": share.mean})
-    cells = {SECTION: text("section"), "Model": text("model"), "Label": text("label"), "Predicted": text("predicted")}
-    cells |= {"Images per run": number("digits", ".1f"), "95 % interval": interval("digits", ".1f")}
-    cells["Share of the label"] = number("share", ".2%")
+    columns = {SECTION: text("section"), "Model": text("model"), "Label": text("label"), "Predicted": text("predicted")}
+    columns |= {"Images per run": number("digits", ".1f"), "95 % interval": interval("digits", ".1f")}
+    columns["Share of the label"] = number("share", ".2%")
     note = (
         "The five most frequent of each model: images per run, as mean and 95 % interval for new seeds and new images, "
         "and their share of all images with that label. Intervals of fewer than ten images are rough."
     )
-    return make_table("confused", "Pairs most often confused", note, rows, cells) if rows else None
+    return make_table("confused", "Pairs most often confused", note, rows, columns) if rows else None
 
 
 def classes(misclassified: Sequence[Misclassified]) -> list[Table]:
@@ -216,18 +215,20 @@ def classes(misclassified: Sequence[Misclassified]) -> list[Table]:
         for label in DIGITS:
             row |= estimate_columns(f"class_{label}", _share_of_class(m, int(label)))
         rows.append(row)
-    cells = {SECTION: text("section"), "Model": text("model")}
-    cells |= {label: mean_std(f"class_{label}") for label in DIGITS}
+    columns = {SECTION: text("section"), "Model": text("model")}
+    columns |= {label: mean_std(f"class_{label}") for label in DIGITS}
     note = (
         "The share of each class's images that are recognised: mean ± standard deviation over the seeds. The CSV file "
         "has both 95 % intervals."
     )
-    whole = make_table("classes", "Accuracy of each class", note, rows, cells)
+    whole = make_table("classes", "Accuracy of each class", note, rows, columns)
     all_names = [m.group.classes for m in misclassified]
     parts: list[Table] = []
     for names in dict.fromkeys(all_names):
         heads = dict(zip(DIGITS, names, strict=True))
-        heads |= {key: f"class_{heads[key[6]]}{key[7:]}" for key in whole.data.columns if key.startswith("class_")}
+        for key in (key for key in whole.data.columns if key.startswith("class_")):
+            digit, suffix = key[6], key[7:]  # class_3_std
+            heads[key] = f"class_{names[int(digit)]}{suffix}"
         file, title = whole.name, whole.title
         if len({*all_names}) > 1:
             of = [m.group.record.identity["data"]["name"] for m in misclassified if m.group.classes == names]
@@ -245,18 +246,18 @@ def calibration(misclassified: Sequence[Misclassified]) -> Table | None:
     for m in (m for m in misclassified if len(m.bins)):
         e = estimate(m.calibration_errors, None, FRACTION)
         rows.append({"section": m.group.section, "model": m.group.label, "n": e.n} | seeds_columns("ece", e))
-    cells = {SECTION: text("section"), "Model": text("model"), "Calibration error": mean_std("ece")}
-    cells |= {"95 % interval of the mean": span("ece"), "n": text("n")}
+    columns = {SECTION: text("section"), "Model": text("model"), "Calibration error": mean_std("ece")}
+    columns |= {"95 % interval of the mean": span("ece"), "n": text("n")}
     note = (
         "Expected calibration error over 15 equal bins of confidence (Guo et al. 2017): how far, on average, the "
         "probability of an answer is from the share of right answers. Mean ± standard deviation and interval over the "
         "seeds."
     )
-    return make_table("calibration", "Calibration", note, rows, cells) if rows else None
+    return make_table("calibration", "Calibration", note, rows, columns) if rows else None
 
 
 def _chosen_by_test_digits(collection: Collection) -> list[Group]:
-    """The groups beside which there are other settings of their model, not all of them validated anywhere."""
+    """The groups whose model was tried with several settings in their section, not all of which were validated."""
     choices = {group: _choice(group) for group in collection.groups}
     validated = {choice for group, choice in choices.items() if group.selection_metric == "validation_accuracy"}
     chosen = []
@@ -282,14 +283,14 @@ def _counterparts(collection: Collection, protocols: Sequence[str]) -> list[tupl
     return [pair for protocol in protocols for pair in pairs if pair[0].protocol == protocol]
 
 
-def _share_of_class(m: Misclassified, label: int, answer: int | None = None) -> Estimate:
-    """The share of a class's images that get this wrong answer, or the right one."""
-    images = int(next(iter(m.answers.values())).counts[label])
-    chosen = [
-        (a.wrong_label == label) & (a.wrong_answer == answer if answer is not None else True)
-        for a in m.answers.values()
-    ]
+def _share_of_class(m: Misclassified, label: int, predicted: int | None = None) -> Estimate:
+    """The share of a class's images that are recognised or, with ``predicted``, are taken for that other class."""
+    images = int(next(iter(m.predictions.values())).counts[label])
+    chosen = []
+    for p in m.predictions.values():
+        wrong = p.wrong_label == label
+        chosen.append(wrong if predicted is None else wrong & (p.wrong_prediction == predicted))
     values = [float(mine.sum()) / images if images else math.nan for mine in chosen]
-    marks = m.marks([a.wrong_index[mine] for a, mine in zip(m.answers.values(), chosen, strict=True)])
+    marks = m.marks([p.wrong_index[mine] for p, mine in zip(m.predictions.values(), chosen, strict=True)])
     crossed = Crossed.of(marks[:, marks.any(axis=0)], images) if images > 1 else None
-    return estimate([1 - value if answer is None else value for value in values], crossed, FRACTION)
+    return estimate([1 - value if predicted is None else value for value in values], crossed, FRACTION)

@@ -133,9 +133,9 @@ def test_gallery_marks_what_all_models_miss(by_hand: Path) -> None:
     found_wrong, _ = load_misclassified(collect(by_hand))
     found = gallery(found_wrong, 10)
     assert [(miss.index, miss.label, miss.by_all) for miss in found] == [(1, 3, True), (2, 5, False)]
-    assert [answer for _, answer, _ in found[0].answers] == [8, 8]
-    assert [p for *_, p in found[0].answers] == pytest.approx([0.7, 0.9])
-    assert next((answer, p) for _, answer, p in found[1].answers) == (5, None)  # one of two runs is right
+    assert [answer for _, answer, _ in found[0].predictions] == [8, 8]
+    assert [p for *_, p in found[0].predictions] == pytest.approx([0.7, 0.9])
+    assert next((answer, p) for _, answer, p in found[1].predictions) == (5, None)  # one of two runs is right
     assert len(gallery(found_wrong, 1)) == 1
 
 
@@ -166,7 +166,9 @@ def test_mistakes_are_enough_for_every_table_matrix_and_gallery(tmp_path: Path) 
     for old, new in zip(before, after, strict=True):
         assert np.array_equal(old.confusion, new.confusion) and np.array_equal(old.errors, new.errors)
         assert new.losses is None and not len(new.bins)
-    told = [[(m.index, m.label, m.by_all, [a[1:] for a in m.answers]) for m in gallery(x, 9)] for x in (before, after)]
+    told = [
+        [(m.index, m.label, m.by_all, [a[1:] for a in m.predictions]) for m in gallery(x, 9)] for x in (before, after)
+    ]
     assert told[0] == told[1] and len(told[0]) == 9
     for f in (confused_pairs, lambda m: tables.classes(m)[0]):
         pd.testing.assert_frame_equal(f(before).data, f(after).data)
@@ -211,7 +213,7 @@ def test_mistakes_of_other_images_than_the_predictions_are_named(tmp_path: Path)
     keep_mistakes_alone(tmp_path)
     write_run(tmp_path, accuracy=0.9, archive=answers(label[::-1], 10))
     (found,), (problem,) = load_misclassified(collect(tmp_path))
-    assert len(found.answers) == 1 and "other images than the other seeds'" in problem.reason
+    assert len(found.predictions) == 1 and "other images than the other seeds'" in problem.reason
 
 
 def test_runs_that_get_nothing_wrong_are_read_from_either_file(tmp_path: Path) -> None:
@@ -282,7 +284,7 @@ def test_damaged_predictions_are_named_and_the_rest_reported(tmp_path: Path, kin
     write_run(tmp_path, seed=0, archive=GOOD)
     (write_run(tmp_path, seed=1, name="bad") / "predictions.npz").write_bytes(DAMAGED[kind])
     (found,), (problem,) = load_misclassified(collect(tmp_path))
-    assert len(found.answers) == 1
+    assert len(found.predictions) == 1
     assert (problem.folder, problem.left_out) == ("bad", False)
     assert "predictions.npz" in problem.reason and "\n" not in problem.reason
 

@@ -21,10 +21,9 @@ from mnist_exp.report.statistics import (
     holm,
     prediction_interval,
     probability_of_winning,
-    sentence,
-    winner_sentence,
     z_score,
 )
+from mnist_exp.report.wording import sentence, winner_sentence
 
 Values = dict[str, dict[int, float]]
 

@@ -1,4 +1,4 @@
-"""What one run answered: from its predictions.npz or, where that is not there, from its mistakes.csv."""
+"""One run's predictions: from its predictions.npz or, if that is missing, from its mistakes.csv."""
 
 import io
 from dataclasses import dataclass
@@ -12,41 +12,41 @@ from mnist_exp.runs.record import CLASS_COUNTS, MISTAKES, MISTAKES_COLUMNS, PRED
 BINS = 15
 """Of confidence; as many as Guo et al. (2017) use."""
 UNKNOWN_LABEL = -1
-"""The label of an image of which a file does not say it."""
+"""The label of an image whose label is not in the file."""
 SMALLEST_PROBABILITY = 1e-45
-"""Of float32, but for 0; one of 0 counts as this."""
+"""About the smallest positive float32; it replaces a probability of 0, whose logarithm would be infinite."""
 
 
 @dataclass(frozen=True)
-class Answers:
-    """One run's answers to N images, W of which it gets wrong."""
+class Predictions:
+    """One run's predictions for N images, W of which it gets wrong."""
 
     labels: NDArray[np.int64]
-    """Of all images, ``[N]``; of mistakes.csv, `UNKNOWN_LABEL` where the run is right."""
+    """Of all images, ``[N]``; from mistakes.csv, `UNKNOWN_LABEL` where the run is right."""
     counts: NDArray[np.int64]
     """Images by label, ``[10]``."""
     wrong_index: NDArray[np.int64]
-    """Of the wrong answers: the image's place in the split, from 0, ``[W]``."""
+    """Of each image that it gets wrong: its index in the split, from 0, ``[W]``."""
     wrong_label: NDArray[np.int64]
-    """The image's label, ``[W]``."""
-    wrong_answer: NDArray[np.int64]
-    """The answer, ``[W]``."""
+    """Its label, ``[W]``."""
+    wrong_prediction: NDArray[np.int64]
+    """What the run predicts for it, ``[W]``."""
     wrong_probability: NDArray[np.float64]
-    """Its probability, ``[W]``."""
+    """The probability of that, ``[W]``."""
     losses: NDArray[np.float32] | None = None
-    """Cross-entropy of each image, in nats, ``[N]``. This and what follows is not known from mistakes.csv."""
+    """Cross-entropy of each image, in nats, ``[N]``; None, as are the bins, from mistakes.csv."""
     bins: NDArray[np.float64] | None = None
-    """By confidence: images, sum of their confidences, right ones; ``[3, BINS]``."""
+    """For each bin of confidence: how many images, the sum of their confidences, how many right; ``[3, BINS]``."""
 
     @property
     def confusion(self) -> NDArray[np.int64]:
         """Images by label and prediction, ``[10, 10]``."""
-        wrong = np.bincount(10 * self.wrong_label + self.wrong_answer, minlength=100).reshape(10, 10)
+        wrong = np.bincount(10 * self.wrong_label + self.wrong_prediction, minlength=100).reshape(10, 10)
         return wrong + np.diag(self.counts - wrong.sum(axis=1))
 
 
-def read_answers(run: Run) -> Answers | None:
-    """A run's answers; None where it has neither of the files.
+def read_predictions(run: Run) -> Predictions | None:
+    """A run's predictions; None if it has neither of the files.
 
     Raises:
         ValueError, OSError: the file is damaged, or another run's.
@@ -56,17 +56,17 @@ def read_answers(run: Run) -> Answers | None:
     return _from_mistakes(run) if (run.folder / MISTAKES).exists() else None
 
 
-def _from_predictions(run: Run) -> Answers:
+def _from_predictions(run: Run) -> Predictions:
     label, predicted, probabilities = _read_predictions(run)
     wrong, confidence = np.flatnonzero(predicted != label), probabilities.max(axis=1)
     place = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)
     bins = [np.bincount(place, w, BINS) for w in (np.ones(len(label)), confidence, predicted == label)]
-    return Answers(
+    return Predictions(
         labels=label,
         counts=np.bincount(label, minlength=10),
         wrong_index=wrong,
         wrong_label=label[wrong],
-        wrong_answer=predicted[wrong],
+        wrong_prediction=predicted[wrong],
         wrong_probability=probabilities[wrong, predicted[wrong]].round(4),
         losses=-np.log(np.maximum(probabilities[np.arange(len(label)), label], SMALLEST_PROBABILITY)).astype(
             np.float32
@@ -93,7 +93,7 @@ def _read_predictions(run: Run) -> tuple[NDArray[np.int64], NDArray[np.int64], N
     return whole[0], whole[1], probabilities
 
 
-def _from_mistakes(run: Run) -> Answers:
+def _from_mistakes(run: Run) -> Predictions:
     table = read_table(run.folder, run.record, MISTAKES, MISTAKES_COLUMNS)
     index, label, predicted = (table[name].to_numpy(np.int64) for name in MISTAKES_COLUMNS[:3])
     probability = table[MISTAKES_COLUMNS[3]].to_numpy(np.float64)
@@ -108,4 +108,4 @@ def _from_mistakes(run: Run) -> Answers:
         raise ValueError(f"has a {MISTAKES} that is not that of its {CLASS_COUNTS} or of its metrics")
     labels = np.full(counts.sum(), UNKNOWN_LABEL)
     labels[index] = label
-    return Answers(labels, counts, index, label, predicted, probability)
+    return Predictions(labels, counts, index, label, predicted, probability)
