@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +16,7 @@ import pandas as pd
 from mnist_exp.report import formats, published, tables
 from mnist_exp.report.collect import Collection, collect
 from mnist_exp.report.estimates import Estimates, make_estimates
+from mnist_exp.report.formats import Row
 from mnist_exp.report.misclassified import load_misclassified
 from mnist_exp.report.published import MODELS
 from mnist_exp.report.statistics import Estimate
@@ -28,9 +30,8 @@ QUICK_EPOCHS = 3  # conf/experiment/quick.yaml
 MARKER = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def side_by_side(collection: Collection, estimates: Estimates) -> str:
+def side_by_side(collection: Collection, estimates: Estimates) -> Iterator[Row]:
     """What was published, beside what both protocols give."""
-    rows = []
     for model, values in published.table().items():
         groups = {
             group.protocol: group
@@ -42,13 +43,11 @@ def side_by_side(collection: Collection, estimates: Estimates) -> str:
             row[f"Published {name}"] = f"{values[metric]:.3f}"
             for protocol in ("published", "standard"):
                 row[f"Ours, {protocol} protocol: {name}"] = formats.mean_std(estimates.means[groups[protocol]][metric])
-        rows.append(row)
-    return formats.markdown(pd.DataFrame(rows))
+        yield row
 
 
-def elsewhere(reference: Path) -> str:
+def elsewhere(reference: Path) -> Iterator[Row]:
     """How much each model's last-epoch results change under other arithmetic."""
-    rows = []
     for variant, name in VARIANTS.items():
         for path in sorted((reference / "elsewhere" / variant).glob("*/metrics.csv")):
             prefix = path.parent.name.rpartition("-")[0]
@@ -57,21 +56,16 @@ def elsewhere(reference: Path) -> str:
             row = {"Arithmetic": name, "Model": json.loads((path.parent / "run.json").read_text())["title"]}
             for metric, words in tables.FINAL.items():
                 row[f"{words.capitalize()} differs by"] = f"{moved[metric]:.4f}"
-            rows.append(row)
-    return formats.markdown(pd.DataFrame(rows))
+            yield row
 
 
-def arithmetic(path: Path) -> str:
+def arithmetic(path: Path) -> Iterator[Row]:
     """What portable and native arithmetic cost, from the benchmark's table."""
     measured = pd.read_csv(path).set_index("what")["median"]
-    rows = []
     for kind in ARITHMETICS:
         epochs = {f"An epoch of {model}": f"{measured[f'ours: an epoch of {model}, {kind}']:.2f} s" for model in MODELS}
         whole = measured[f"usual / ours, the whole sweep, {kind}"]
-        rows.append(
-            {"Arithmetic": kind} | epochs | {"`make sweep` against the usual pipeline": f"{whole:.1f} times as fast"}
-        )
-    return formats.markdown(pd.DataFrame(rows))
+        yield {"Arithmetic": kind} | epochs | {"`make sweep` against the usual pipeline": f"{whole:.1f} times as fast"}
 
 
 COVERAGE = {
@@ -81,47 +75,40 @@ COVERAGE = {
 }
 
 
-def coverage(path: Path) -> str:
+def coverage(path: Path) -> Iterator[Row]:
     """How often intervals hold, a column for each number of seeds (`scripts/coverage.py`)."""
-    counted = pd.read_csv(path)
-    rows = []
-    for what, part in counted.groupby("what", sort=False):
+    for what, part in pd.read_csv(path).groupby("what", sort=False):
         for key in (key for key in COVERAGE if key in part and part[key].notna().any()):
             shares = {
                 f"n = {n}": f"{100 * share:.1f} %" if share == share else "–"
                 for n, share in zip(part["n"], part[key], strict=True)
             }
-            rows.append({"Of": what, "How often the": COVERAGE[key]} | shares)
-    return formats.markdown(pd.DataFrame(rows))
+            yield {"Of": str(what), "How often the": COVERAGE[key]} | shares
 
 
-def quick(collection: Collection, estimates: Estimates) -> str:
+def quick(collection: Collection, estimates: Estimates) -> Iterator[Row]:
     """The models in the few epochs of `experiment=quick`."""
-    lines = []
     for group in collection.groups:
-        known, accuracy = group.record.identity, estimates.means[group]["test_accuracy"]
+        known, means = group.record.identity, estimates.means[group]
         if known["epochs"] == QUICK_EPOCHS and known["device"]["arithmetic"] == "portable":
-            line = {"Model": group.record.title, "Epochs": str(QUICK_EPOCHS)}
-            line |= {"Test loss": formats.mean_std(estimates.means[group]["test_loss"])}
-            lines.append(line | _accuracy_columns(accuracy))
-    return formats.markdown(pd.DataFrame(lines))
+            row = {"Model": group.record.title, "Epochs": str(QUICK_EPOCHS)}
+            row |= {"Test loss": formats.mean_std(means["test_loss"])}
+            yield row | _accuracy_columns(means["test_accuracy"])
 
 
-def time_to_accuracy(collection: Collection, estimates: Estimates) -> str:
+def time_to_accuracy(collection: Collection, estimates: Estimates) -> Iterator[Row]:
     """LeNet5's test accuracy, and how long its training took, for each arithmetic and number of epochs."""
-    lines = []
-    for group in collection.groups:
-        known, accuracy = group.record.identity, estimates.means[group]["test_accuracy"]
-        if known["model"]["target"].endswith(".LeNet5"):
-            times = [float(run.timing["train_seconds"].sum()) for run in group.runs if run.timing is not None]
-            line = {"Arithmetic": known["device"]["arithmetic"], "Epochs": str(known["epochs"])}
-            line |= {"Training (s)": f"{pd.Series(times).median():.1f}"} | _accuracy_columns(accuracy)
-            lines.append(line | {"Mean ≥ 0.990": "yes" if accuracy.mean >= 0.99 else "no"})
-    lines.sort(key=lambda line: (line["Arithmetic"] != "portable", int(line["Epochs"])))
-    return formats.markdown(pd.DataFrame(lines))
+    groups = [group for group in collection.groups if group.record.identity["model"]["target"].endswith(".LeNet5")]
+    arithmetics = {group: group.record.identity["device"]["arithmetic"] for group in groups}
+    for group in sorted(groups, key=lambda group: (arithmetics[group] != "portable", group.record.epochs)):
+        times = [float(run.timing["train_seconds"].sum()) for run in group.runs if run.timing is not None]
+        accuracy = estimates.means[group]["test_accuracy"]
+        row = {"Arithmetic": arithmetics[group], "Epochs": str(group.record.epochs)}
+        row |= {"Training (s)": f"{pd.Series(times).median():.1f}"} | _accuracy_columns(accuracy)
+        yield row | {"Mean ≥ 0.990": "yes" if accuracy.mean >= 0.99 else "no"}
 
 
-def _accuracy_columns(accuracy: Estimate) -> dict[str, str]:
+def _accuracy_columns(accuracy: Estimate) -> Row:
     interval = {"95 % interval of the mean accuracy": formats.interval(accuracy), "n": str(accuracy.n)}
     return {"Test accuracy": formats.mean_std(accuracy)} | interval
 
@@ -134,7 +121,7 @@ def render_tables(collection: Collection) -> dict[str, str]:
     shown += [tables.verdict(collection, estimates), tables.forensics(collection, estimates)]
     few = collect(REFERENCE / "quick" / "runs")
     of_few = make_estimates(few, load_misclassified(few)[0])
-    return {
+    cells: dict[str, Iterator[Row] | pd.DataFrame] = {
         "quick": quick(few, of_few),
         "time-to-accuracy": time_to_accuracy(few, of_few),
         "side-by-side": side_by_side(collection, estimates),
@@ -142,9 +129,11 @@ def render_tables(collection: Collection) -> dict[str, str]:
         "coverage-simulated": coverage(REFERENCE / "coverage" / "simulated.csv"),
         "coverage-real": coverage(REFERENCE / "coverage" / "real.csv"),
         "arithmetic": arithmetic(REFERENCE / "benchmark" / "benchmark.csv"),
-        "pictures": formats.markdown(pd.read_csv(REFERENCE / "inference" / "pictures.csv", dtype=str)),
-        "benchmark": (REFERENCE / "benchmark" / "targets.md").read_text(encoding="utf-8"),
-    } | {table.name: formats.markdown(table.cells) for table in shown if table}
+        "pictures": pd.read_csv(REFERENCE / "inference" / "pictures.csv", dtype=str),
+    }
+    cells |= {table.name: table.cells for table in shown if table}
+    written = {"benchmark": (REFERENCE / "benchmark" / "targets.md").read_text(encoding="utf-8")}
+    return written | {name: formats.markdown(pd.DataFrame(each)) for name, each in cells.items()}
 
 
 def fill_markers(text: str, contents: dict[str, str]) -> str:
