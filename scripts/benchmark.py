@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,17 +51,6 @@ code = subprocess.run(sys.argv[1:], stdout=subprocess.DEVNULL).returncode
 print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)
 sys.exit(code)
 """
-
-
-class Rows(list[dict[str, Any]]):
-    """A table that prints each row as it is added."""
-
-    def add(self, what: str, unit: str, values: list[float], target: str = "") -> float:
-        """Add a quantity's repeats, and what it should be; their median, the figure to quote."""
-        row = {"what": what, "median": statistics.median(values), "minimum": min(values), "maximum": max(values)}
-        print(f"  {what}: {row['median']:.4g} {unit}", flush=True)
-        self.append(row | {"n": len(values), "unit": unit, "target": target})
-        return statistics.median(values)
 
 
 def output(words: list[str]) -> str:
@@ -159,11 +148,19 @@ def our_epochs(name: str, data_root: str, device: str, arithmetic: str) -> list[
 
 @dataclass
 class Bench:
-    """What is measured, where."""
+    """What is measured, where, and the table so far."""
 
     scratch: Path  # takes runs and PNG files
     data_root: str
     device: str
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def add(self, what: str, unit: str, values: list[float], target: str = "") -> float:
+        """Add and print a quantity's repeats, and what it should be; their median, the figure to quote."""
+        row = {"what": what, "median": statistics.median(values), "minimum": min(values), "maximum": max(values)}
+        print(f"  {what}: {row['median']:.4g} {unit}", flush=True)
+        self.rows.append(row | {"n": len(values), "unit": unit, "target": target})
+        return statistics.median(values)
 
     def run(self, place: str, *overrides: str) -> tuple[float, float]:
         """Wall seconds and peak memory of one run, or of a sweep with ``-m`` among the overrides."""
@@ -181,7 +178,7 @@ class Bench:
         return pd.read_csv(path).iloc[-1]
 
 
-def measure_usual(bench: Bench, rows: Rows) -> dict[str, float]:
+def measure_usual(bench: Bench) -> dict[str, float]:
     """Seconds of an epoch of each model in the usual pipeline, and of the MLP's with one thread."""
     print("the usual pipeline", flush=True)
     png = str(bench.scratch / "png")
@@ -190,11 +187,11 @@ def measure_usual(bench: Bench, rows: Rows) -> dict[str, float]:
     for name, threads in (*((name, None) for name in MODELS), ("MLP", 1)):  # whose workers then have the cores
         what = f"{name}, one thread" if threads else name
         seconds = in_new_process(usual_epoch, name, png, bench.device, threads)
-        usual[what] = rows.add(f"usual pipeline: an epoch of {what}", "s", [seconds])
+        usual[what] = bench.add(f"usual pipeline: an epoch of {what}", "s", [seconds])
     return usual
 
 
-def measure_epochs(bench: Bench, rows: Rows, usual: dict[str, float]) -> None:
+def measure_epochs(bench: Bench, usual: dict[str, float]) -> None:
     """Our epochs of each model in turn with the floor, and the MLP's compared with the usual pipeline's."""
     print("the floor, and our epochs in turn with it", flush=True)
     seconds = dict.fromkeys(ARITHMETICS, 0.0)
@@ -202,26 +199,26 @@ def measure_epochs(bench: Bench, rows: Rows, usual: dict[str, float]) -> None:
         measured = in_new_process(our_epochs, name, bench.data_root, bench.device, arithmetic)
         floors, epochs, ratios = map(list, zip(*measured, strict=True))
         what = f"{name}, {arithmetic}"
-        rows.add(f"floor: a step of {what}", "ms", [1e3 * floor for floor in floors])
-        seconds[arithmetic] += rows.add(f"ours: an epoch of {what}", "s", epochs)
-        rows.add(f"an epoch's training of {what} / its steps at the floor", "×", ratios, "≤ 1.10")
+        bench.add(f"floor: a step of {what}", "ms", [1e3 * floor for floor in floors])
+        seconds[arithmetic] += bench.add(f"ours: an epoch of {what}", "s", epochs)
+        bench.add(f"an epoch's training of {what} / its steps at the floor", "×", ratios, "≤ 1.10")
         if name == "MLP":
-            rows.add(f"usual / ours, an epoch of {what}", "×", [usual["MLP"] / each for each in epochs], "≥ 25")
-            rows.add("… usual with one thread", "×", [usual["MLP, one thread"] / each for each in epochs])
+            bench.add(f"usual / ours, an epoch of {what}", "×", [usual["MLP"] / each for each in epochs], "≥ 25")
+            bench.add("… usual with one thread", "×", [usual["MLP, one thread"] / each for each in epochs])
     ratio = seconds["portable"] / seconds["native"]
-    rows.add("an epoch of all three: portable / native", "×", [ratio], "≤ 1.15")
+    bench.add("an epoch of all three: portable / native", "×", [ratio], "≤ 1.15")
 
 
-def measure_commands(bench: Bench, rows: Rows, usual: dict[str, float]) -> None:
+def measure_commands(bench: Bench, usual: dict[str, float]) -> None:
     """Whole commands: the sweep with its report, a short run, the imports, memory, the report."""
     sweep = ("-m", f"model={','.join(MODELS.values())}")
     work = EPOCHS * sum(usual[name] for name in MODELS)
-    rows.add(f"usual pipeline: the work of a sweep ({EPOCHS} × one epoch of each)", "s", [work])
+    bench.add(f"usual pipeline: the work of a sweep ({EPOCHS} × one epoch of each)", "s", [work])
     for arithmetic, target in zip(ARITHMETICS, ("≥ 7.5", "≥ 9"), strict=True):
         words = (*sweep, "seed=0", f"epochs={EPOCHS}", f"device.arithmetic={arithmetic}")
         whole = bench.run(arithmetic, *words)[0] + bench.report(arithmetic)
-        rows.add(f"ours: make sweep SEEDS=0 and make report, cold, {arithmetic}", "s", [whole])
-        rows.add(f"usual / ours, the whole sweep, {arithmetic}", "×", [work / whole], target)
+        bench.add(f"ours: make sweep SEEDS=0 and make report, cold, {arithmetic}", "s", [whole])
+        bench.add(f"usual / ours, the whole sweep, {arithmetic}", "×", [work / whole], target)
 
     # Trains on 10,000 digits, so that little of the time is the epoch's.
     startup, peaks = [], []
@@ -230,31 +227,31 @@ def measure_commands(bench: Bench, rows: Rows, usual: dict[str, float]) -> None:
         epoch = bench.timing(f"start{repeat}")
         startup.append(wall - epoch["train_seconds"] - epoch["eval_seconds"])
         peaks.append(peak)
-    rows.add("a command without its epochs: start, digits, results", "s", startup, "≤ 5")
+    bench.add("a command without its epochs: start, digits, results", "s", startup, "≤ 5")
     imports = [command("-c", "import mnist_exp.run, mnist_exp.job")[0] for _ in range(REPEATS)]
-    rows.add("… of which imports", "s", imports, "≤ 3.5")
-    rows.add("peak memory of a job", "GiB", peaks, "≤ 1.0")
+    bench.add("… of which imports", "s", imports, "≤ 3.5")
+    bench.add("peak memory of a job", "GiB", peaks, "≤ 1.0")
     bench.run("nine", *sweep, "seed=0,1,2", "epochs=1")
-    rows.add("the report of nine runs", "s", [bench.report("nine") for _ in range(REPEATS)], "≤ 5")
+    bench.add("the report of nine runs", "s", [bench.report("nine") for _ in range(REPEATS)], "≤ 5")
 
 
-def measure_growth(bench: Bench, rows: Rows) -> None:
+def measure_growth(bench: Bench) -> None:
     """How time and memory grow with jobs, seeds and batch size."""
     pair = ("-m", "model=lenet5", "seed=0,1", "epochs=8")
     walls = [bench.run(f"jobs{jobs}", *pair, f"hydra.launcher.n_jobs={jobs}")[0] for jobs in (1, 2)]
-    rows.add("two jobs of LeNet5, one after the other / in parallel", "×", [walls[0] / walls[1]], "≥ 1.8")
+    bench.add("two jobs of LeNet5, one after the other / in parallel", "×", [walls[0] / walls[1]], "≥ 1.8")
     for seeds in (1, 2, 4, 8):
         wall, peak = bench.run(f"seeds{seeds}", "-m", "model=mlp", f"seed=range(0,{seeds})", "epochs=3")
-        rows.add(f"sweep of MLP, 3 epochs, seeds: {seeds}", "s", [wall])
-        rows.add("… peak memory of the largest process", "GiB", [peak])
+        bench.add(f"sweep of MLP, 3 epochs, seeds: {seeds}", "s", [wall])
+        bench.add("… peak memory of the largest process", "GiB", [peak])
     for batch in (16, 64, 256, 1024, 4096):
         _, peak = bench.run(f"batch{batch}", "model=lenet5", "epochs=1", "protocol=published", f"batch_size={batch}")
         speed = [bench.timing(f"batch{batch}")["train_images_per_second"]]
-        rows.add(f"training LeNet5 on 10,000 digits, batches of {batch}", "images/s", speed)
-        rows.add("… peak memory", "GiB", [peak])
+        bench.add(f"training LeNet5 on 10,000 digits, batches of {batch}", "images/s", speed)
+        bench.add("… peak memory", "GiB", [peak])
 
 
-def write(rows: Rows, path: Path, described: dict[str, Any]) -> None:
+def write(rows: list[dict[str, Any]], path: Path, described: dict[str, Any]) -> None:
     """The table as CSV and Markdown, and the machine it was measured on."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(rows).to_csv(path.with_suffix(".csv"), index=False, float_format="%.5g")
@@ -288,14 +285,13 @@ def main() -> int:
     path = arguments.out / ("benchmark" if arguments.device == "cpu" else f"benchmark-{arguments.device}")
     with tempfile.TemporaryDirectory() as temporary:
         bench = Bench(Path(temporary), str(default_data_root().absolute()), arguments.device)
-        rows = Rows()
-        usual = measure_usual(bench, rows)
-        measure_epochs(bench, rows, usual)
-        measure_commands(bench, rows, usual)
-        measure_growth(bench, rows)
+        usual = measure_usual(bench)
+        measure_epochs(bench, usual)
+        measure_commands(bench, usual)
+        measure_growth(bench)
     device = torch.device(arguments.device)
-    write(rows, path, provenance(device) | {"cores": os.cpu_count(), "system": platform.system()})
-    print(f"{table(rows)}\nthe table is in {path}.*")
+    write(bench.rows, path, provenance(device) | {"cores": os.cpu_count(), "system": platform.system()})
+    print(f"{table(bench.rows)}\nthe table is in {path}.*")
     return 0
 
 

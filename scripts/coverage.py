@@ -52,21 +52,10 @@ class Population:
             [[_shift(model, effect).mean() for effect in row] for model, row in zip(self.wrong, effects, strict=True)]
         )
 
-    def true_shares(self) -> Array:
-        """Each model's share of wrong images over all seeds, ``[G]``."""
-        return np.asarray(self.shares(self.seed_effect[:, None] * GRID).mean(axis=1))
-
 
 def _shift(probabilities: Array, effect: float | Array) -> Array:
     odds = probabilities * np.exp(effect)
     return np.asarray(odds / (1 - probabilities + odds))
-
-
-def read_errors() -> dict[str, NDArray[np.float32]]:
-    """Model → 1 where a tracked run of ``protocol=published`` is wrong, else 0, ``[S, N]``."""
-    found, _ = load_misclassified(collect(REFERENCE / "runs"))
-    whole = [m for m in found if m.group.protocol == "published" and len(m.predictions) == ALL_SEEDS]
-    return {m.group.label: m.errors for m in whole}
 
 
 def fit(name: str, models: list[NDArray[np.float32]], factor: float = 1) -> Population:
@@ -118,7 +107,7 @@ def simulate(population: Population, draws: int) -> Iterator[Row]:
     null = without_difference(population) if two else population
     quiet = Population(null.name, null.wrong, np.zeros(len(null.wrong)))
     counts = {n: np.zeros(3) for n in SEEDS}
-    truth = _value(population.true_shares())
+    truth = _value(population.shares(population.seed_effect[:, None] * GRID).mean(axis=1))
     for _ in range(draws):
         errors, effects = draw(population, max(SEEDS), random)
         unlike = draw(null, max(SEEDS), random)[0] if two else errors
@@ -159,25 +148,27 @@ def _value(shares: Array) -> float:
 
 
 def questions() -> Iterator[tuple[str, list[NDArray[np.float32]]]]:
-    """Each model's accuracy and each pair's difference: its name and the errors of the models."""
-    errors = read_errors()
-    for one in errors:
-        yield f"accuracy of {one}", [errors[one]]
-    for first, second in itertools.combinations(errors, 2):
-        yield f"{first} and {second}", [errors[first], errors[second]]
+    """Each model's accuracy and each pair's difference: its name and the models' errors, ``[S, N]`` each."""
+    found, _ = load_misclassified(collect(REFERENCE / "runs"))
+    whole = [m for m in found if m.group.protocol == "published" and len(m.predictions) == ALL_SEEDS]
+    for one in whole:
+        yield f"accuracy of {one.group.label}", [one.errors]
+    for first, second in itertools.combinations(whole, 2):
+        yield f"{first.group.label} and {second.group.label}", [first.errors, second.errors]
 
 
 def main(draws: int = DRAWS) -> int:
     """Write both tables."""
     folder = REFERENCE / "coverage"
     folder.mkdir(exist_ok=True)
+    asked = list(questions())
     simulated = [
         row
         for factor, words in SPREADS.items()
-        for name, models in questions()
+        for name, models in asked
         for row in simulate(fit(name + words, models, factor), draws)
     ]
-    measured = [row for name, models in questions() for row in real(name, models, draws)]
+    measured = [row for name, models in asked for row in real(name, models, draws)]
     for name, rows in (("simulated", simulated), ("real", measured)):
         pd.DataFrame(rows).to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
         print(pd.DataFrame(rows).to_string())

@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mnist_exp.cli.streams import run_script
+from mnist_exp.errors import UserError
 from mnist_exp.report import formats
 from mnist_exp.report.build import build
 from mnist_exp.settings.schema import default_data_root
@@ -26,30 +27,25 @@ def main(arguments: list[str] | None = None) -> int:
     data = default_data_root()
     parser.add_argument("--data", type=Path, default=data, help="folder of the images, for pictures (%(default)s)")
     options = parser.parse_args(arguments)
-    none = f"report: there are no finished runs in {options.runs}. Train some first: make sweep"
+    none = f"there are no finished runs in {options.runs}. Train some first: make sweep"
     if not options.runs.is_dir():
-        print(none, file=sys.stderr)
-        return 1
+        raise UserError(none)
     try:
         report = build(options.runs, options.out, options.data)
     except OSError as error:
         what = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "check the folder, or set another one"
-        print(
-            f"report: {error.filename or options.out}: {error.strerror}; {what} (--out), then repeat the command. "
-            "The report that was there is unchanged",
-            file=sys.stderr,
-        )
-        return 1
-    except BrokenProcessPool:
-        print("report: a drawing process was killed (out of memory, perhaps); repeat the command", file=sys.stderr)
-        return 1
+        raise UserError(
+            f"{error.filename or options.out}: {error.strerror}; {what} (--out), then repeat the command. "
+            "The report that was there is unchanged"
+        ) from error
+    except BrokenProcessPool as error:
+        raise UserError("a drawing process was killed (out of memory, perhaps); repeat the command") from error
     for problem in report.collection.problems:
         print(f"{'left out' if problem.left_out else 'in part'}: {problem.folder} {problem.reason}", file=sys.stderr)
     for warning in report.collection.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     if not report.collection.groups:
-        print(none, file=sys.stderr)
-        return 1
+        raise UserError(none)
     terminal = Console()
     console = Console(width=None if terminal.is_terminal else 160, markup=False, emoji=False, highlight=False)
     for table in (table for table in report.tables if table.name in PRINTED):

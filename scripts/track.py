@@ -7,13 +7,13 @@ where ``make report`` has made one. Repeat the command to add what is new and re
 import argparse
 import os
 import shutil
-import sys
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from mnist_exp.cli.streams import run_script
+from mnist_exp.errors import UserError
 from mnist_exp.report.collect import collect
 from mnist_exp.report.labels import flatten
 from mnist_exp.runs.record import METRICS, checksum
@@ -128,8 +128,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     groups = collect(options.runs).groups if options.runs.is_dir() else ()
     if not groups:
-        print(f"track: there are no finished runs in {options.runs}. Train some first: make sweep", file=sys.stderr)
-        return 1
+        raise UserError(f"there are no finished runs in {options.runs}. Train some first: make sweep")
     items = []
     for run in (run for group in groups for run in group.runs):
         settings, rows = run.record.choices | flatten(run.record.config), run.epochs.to_dict("records")
@@ -143,13 +142,13 @@ def main(arguments: list[str] | None = None) -> int:
         new = [item for item in items if tracker.stored(item) != checksum(item.files[0])]
         for item in new:
             tracker.add(item)
+    except ImportError as error:
+        needed = f"an extra is needed: pip install -e '.[{options.tracker}]'"
+        raise UserError(f"{str(error).splitlines()[0]}; {needed}") from error
     except Exception as error:
-        if not isinstance(error, ImportError) and type(error).__name__ != "MlflowException":
+        if type(error).__name__ != "MlflowException":
             raise
-        needed = f"; an extra is needed: pip install -e '.[{options.tracker}]'"
-        said = str(error).splitlines()[0] + (needed if isinstance(error, ImportError) else "")
-        print(f"track: {said}", file=sys.stderr)
-        return 1
+        raise UserError(str(error).splitlines()[0]) from error
     print(f"{len(new)} of {len(items)} added; the others were there. To look at them: {tracker.look}")
     return 0
 

@@ -70,9 +70,8 @@ def _folder(name: str, root: Path) -> Path:
 
 def _candidates(folder: Path, file: str, digest: str) -> list[Path]:
     """Where a file may be: under either common spelling, gzipped or not; with an MD5, only gzipped."""
-    spellings = dict.fromkeys((file, file.replace("-idx", ".idx")))
     endings = (".gz",) if _is_md5(digest) else ("", ".gz")
-    return [folder / f"{spelling}{ending}" for spelling in spellings for ending in endings]
+    return [folder / f"{name}{ending}" for name in (file, file.replace("-idx", ".idx")) for ending in endings]
 
 
 def _present(folder: Path, file: str, digest: str) -> list[Path]:

@@ -57,8 +57,6 @@ def scan_both(train_dir: Path, test_dir: Path, trained: str = "train") -> Folder
     """Scan the two folders of a dataset, and check that they can be used together.
 
     Args:
-        train_dir: the training split.
-        test_dir: the test split.
         trained: the split that is trained on; it must have every class of the other.
 
     Raises:

@@ -19,9 +19,8 @@ def render(models: Sequence[TrainedModel]) -> str:
     """The page's text; models that the page does not know are left out."""
     known = [model for model in models if type(model.model) in NETWORKS]
     data = json.dumps([_describe(model) for model in known]).replace("<", "\\u003c")
-    parts = {name: _resource(name) for name in ("draw.css", "preprocessing.js", "network.js", "draw.js")}
-    script = parts["preprocessing.js"] + parts["network.js"] + parts["draw.js"]
-    text = _resource("draw.html").replace("{{ style }}", parts["draw.css"]).replace("{{ script }}", script)
+    script = "".join(map(_resource, ("preprocessing.js", "network.js", "draw.js")))
+    text = _resource("draw.html").replace("{{ style }}", _resource("draw.css")).replace("{{ script }}", script)
     checksum = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return text.replace("{{ script_hash }}", checksum).replace("{{ models }}", data)
 

@@ -39,25 +39,14 @@ EQUIVALENT = Path(__file__).with_name("equivalent_code.toml")
 """The tracked declarations of changes that leave all numbers alone."""
 
 
-def code_fingerprint(model_target: str, *, image_folder: bool) -> dict[str, str]:
-    """The checksum of each part of the code, 16 hexadecimal digits.
-
-    Args:
-        model_target: the model's class, ``mnist_exp.models.NAME``.
-        image_folder: whether the images come from folders of PNG files.
-    """
-    entries = PARTS | {"model": (model_target.removeprefix("mnist_exp."),)}
-    skipped = UNUSED_DATA_CODE[image_folder] | CHECKS | ANY_MODEL
+def present_code(identity: Mapping[str, Any]) -> dict[str, str]:
+    """The checksum of each part of the code that a run of this identity would have now, 16 hexadecimal digits."""
+    entries = PARTS | {"model": (identity["model"]["target"].removeprefix("mnist_exp."),)}
+    skipped = UNUSED_DATA_CODE[identity["data"]["name"] == "png_folder"] | CHECKS | ANY_MODEL
     return {
         part: _checksum(entry, skipped | ({"job._load_images"} if part == "training" else set()))
         for part, entry in sorted(entries.items())
     }
-
-
-def present_code(identity: Mapping[str, Any]) -> dict[str, str]:
-    """The checksums of the code that a run of this identity would have now."""
-    image_folder = identity["data"]["name"] == "png_folder"
-    return code_fingerprint(identity["model"]["target"], image_folder=image_folder)
 
 
 def other_code(identity: Mapping[str, Any], recorded: Mapping[str, str] | None) -> str:

@@ -44,15 +44,12 @@ def component_identity(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
         ConfigError: the class cannot be named here, or does not take such an argument.
     """
     cls, arguments = _resolve(kind, settings)
-    identity = {"target": settings["_target_"], **_defaults(cls), **arguments}
+    parameters = inspect.signature(cls).parameters.items()
+    defaults = {n: p.default for n, p in parameters if n not in RESERVED_ARGUMENTS and p.default is not p.empty}
+    identity = {"target": settings["_target_"], **defaults, **arguments}
     if kind == "scheduler":
         identity["interval"] = _interval(settings)
     return identity
-
-
-def _defaults(cls: Callable[..., Any]) -> dict[str, Any]:
-    parameters = inspect.signature(cls).parameters.items()
-    return {name: p.default for name, p in parameters if name not in RESERVED_ARGUMENTS and p.default is not p.empty}
 
 
 def dry_build(model: dict[str, Any], optimizer: dict[str, Any], scheduler: dict[str, Any]) -> None:

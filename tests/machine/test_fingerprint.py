@@ -16,7 +16,6 @@ import torch
 from mnist_exp import job
 from mnist_exp.errors import ConfigError
 from mnist_exp.machine import fingerprint, syntax
-from mnist_exp.machine.fingerprint import code_fingerprint
 from mnist_exp.runs.folder import RunFolder
 from mnist_exp.runs.record import read_record
 from tests.conftest import Execute, results
@@ -132,6 +131,11 @@ def forget() -> None:
     fingerprint._declared.cache_clear()
 
 
+def present_code(model: str, data: str = "mnist") -> dict[str, str]:
+    """The checksums of the code that a run of this model would have now."""
+    return fingerprint.present_code({"model": {"target": f"mnist_exp.models.{model}"}, "data": {"name": data}})
+
+
 def edit(package: Path, file: str, old: str, new: str) -> None:
     path = package / file
     text = path.read_text(encoding="utf-8")
@@ -191,9 +195,9 @@ def test_the_part_that_differs_is_named(
 
 
 def test_folders_of_images_depend_on_how_they_are_read(package: Path) -> None:
-    before = code_fingerprint("mnist_exp.models.MLP", image_folder=True)
+    before = present_code("MLP", data="png_folder")
     edit(package, "data/folders.py", "Image.Resampling.BILINEAR", "Image.Resampling.NEAREST")
-    after = code_fingerprint("mnist_exp.models.MLP", image_folder=True)
+    after = present_code("MLP", data="png_folder")
     assert {part for part in before if before[part] != after[part]} == {"data"}
 
 
@@ -218,10 +222,10 @@ def test_a_helper_in_another_module_is_followed(line: str, use: Callable[[str], 
     )
     layers = package / "layers.py"
     layers.write_text("FACTOR = 2\n\n\ndef gain(x):\n    return FACTOR * x\n")
-    before = code_fingerprint("mnist_exp.models.MLP", image_folder=False)
+    before = present_code("MLP")
     forget()
     layers.write_text("FACTOR = 3\n\n\ndef gain(x):\n    # a comment\n    return FACTOR * x\n")
-    assert code_fingerprint("mnist_exp.models.MLP", image_folder=False)["model"] != before["model"]
+    assert present_code("MLP")["model"] != before["model"]
 
 
 USES = {
@@ -272,10 +276,10 @@ def test_helpers_are_followed_however_they_are_reached(how: str, package: Path) 
     text = "FACTOR = 2\n\n\ndef gain(x):\n    return FACTOR * x\n\n\nclass Net:\n    size = FACTOR\n"
     inner.write_text(text)
     forget()
-    before = code_fingerprint(f"mnist_exp.models.{name}", image_folder=False)
+    before = present_code(name)
     inner.write_text(text.replace("FACTOR = 2", "FACTOR = 3"))
     forget()
-    after = code_fingerprint(f"mnist_exp.models.{name}", image_folder=False)
+    after = present_code(name)
     assert after["model"] != before["model"]
 
 
@@ -289,10 +293,10 @@ def test_modules_imported_for_what_they_do_are_followed(line: str, file: str, pa
     layers = package / "layers.py"
     layers.write_text("import torch\n\ntorch.nn.Linear.reset = 1\n")
     forget()
-    before = code_fingerprint("mnist_exp.models.MLP", image_folder=False)
+    before = present_code("MLP")
     layers.write_text("import torch\n\ntorch.nn.Linear.reset = 2\n")
     forget()
-    assert code_fingerprint("mnist_exp.models.MLP", image_folder=False) != before
+    assert present_code("MLP") != before
 
 
 def test_a_constant_behind_two_stars_is_followed(package: Path) -> None:
@@ -301,20 +305,20 @@ def test_a_constant_behind_two_stars_is_followed(package: Path) -> None:
     (package / "layers.py").write_text("from mnist_exp.inner import *\n")
     (package / "inner.py").write_text("FACTOR = 2\n")
     forget()
-    before = code_fingerprint("mnist_exp.models.Two", image_folder=False)
+    before = present_code("Two")
     (package / "inner.py").write_text("FACTOR = 3\n")
     forget()
-    assert code_fingerprint("mnist_exp.models.Two", image_folder=False)["model"] != before["model"]
+    assert present_code("Two")["model"] != before["model"]
 
 
 def test_a_file_of_numbers_beside_a_model_is_part_of_it(package: Path) -> None:
     edit(package, "models.py", BEFORE_MLP, f"{BEFORE_MLP[:-4]}Gain:\n    file = 'gain.json'\n\n\n{BEFORE_MLP}")
     (package / "gain.json").write_text("1")
     forget()
-    before = code_fingerprint("mnist_exp.models.Gain", image_folder=False)
+    before = present_code("Gain")
     (package / "gain.json").write_text("2")
     forget()
-    assert code_fingerprint("mnist_exp.models.Gain", image_folder=False)["model"] != before["model"]
+    assert present_code("Gain")["model"] != before["model"]
 
 
 BEFORE_MLP = "class MLP("
@@ -350,9 +354,9 @@ EDITS: list[tuple[str, str, str, bool]] = [
 
 @pytest.mark.parametrize(("file", "old", "new", "stale"), EDITS)
 def test_less_common_edits(file: str, old: str, new: str, stale: bool, package: Path) -> None:
-    before = code_fingerprint("mnist_exp.models.LeNet5", image_folder=False)
+    before = present_code("LeNet5")
     edit(package, file, old, new)
-    assert (code_fingerprint("mnist_exp.models.LeNet5", image_folder=False) != before) == stale
+    assert (present_code("LeNet5") != before) == stale
 
 
 def test_damaged_declarations_are_named(package: Path, execute: Execute) -> None:
@@ -400,7 +404,7 @@ def test_declarations_never_take_an_equivalence_away(pairs: list[str], package: 
 def test_only_few_files_are_parsed() -> None:
     """A run may spend 50 ms on it; a test must not depend on speed, so this one counts files."""
     forget()
-    code_fingerprint("mnist_exp.models.LeNet5Regularized", image_folder=False)
+    present_code("LeNet5Regularized")
     assert syntax.parse_module.cache_info().misses <= 14
 
 

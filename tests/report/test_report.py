@@ -15,6 +15,7 @@ import psutil
 import pytest
 from PIL import Image
 
+from mnist_exp.errors import UserError
 from mnist_exp.report import figure_files, figures, tables
 from mnist_exp.report.collect import collect
 from tests.conftest import MINUTES, started, wait_until
@@ -80,16 +81,14 @@ def test_markup_in_titles_and_reasons_is_shown_as_text(site: Path) -> None:
     assert text.count("<script>") == 1
 
 
-def test_everything_wrong_is_named_on_the_page_and_on_one_line_each(
-    tmp_path: Path, site: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_everything_wrong_is_named_on_the_page_and_on_one_line_each(tmp_path: Path, site: Path) -> None:
     text = page(site)
     for name in ("empty-metrics", "stray", "note.txt", "failed", "no-timing"):
         assert f"<b>{name}</b>" in text
     problems = collect(site / "runs").problems
     assert len(problems) == 5
-    assert run(site / "runs" / "stray", tmp_path, tmp_path) == 1
-    assert "there are no finished runs" in capsys.readouterr().err
+    with pytest.raises(UserError, match="there are no finished runs"):
+        run(site / "runs" / "stray", tmp_path, tmp_path)
 
 
 def test_the_page_asks_nothing_of_anybody(site: Path) -> None:
@@ -265,16 +264,14 @@ def test_a_report_takes_away_what_an_earlier_one_wrote_and_nothing_else(tmp_path
     assert (tmp_path / "precious").exists()
 
 
-def test_what_can_not_be_read_or_written_is_said_without_a_traceback(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert run(tmp_path / "nowhere", tmp_path / "out", tmp_path) == 1
-    assert "there are no finished runs" in capsys.readouterr().err
+def test_what_can_not_be_read_or_written_is_said_without_a_traceback(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there are no finished runs"):
+        run(tmp_path / "nowhere", tmp_path / "out", tmp_path)
     write_run(tmp_path / "runs")
     (tmp_path / "taken").write_text("")
-    assert run(tmp_path / "runs", tmp_path / "taken", tmp_path) == 1
-    said = capsys.readouterr().err
-    assert "Not a directory" in said and "then repeat the command" in said and len(said.splitlines()) == 1
+    with pytest.raises(UserError, match=r"Not a directory.*then repeat the command") as caught:
+        run(tmp_path / "runs", tmp_path / "taken", tmp_path)
+    assert len(str(caught.value).splitlines()) == 1
 
 
 def test_a_sweep_of_many_groups_shows_the_best(tmp_path: Path) -> None:
@@ -380,7 +377,7 @@ def test_without_shared_memory_figures_are_drawn_one_after_the_other(
 @pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("failing", ["index.html", "comparison.csv"])
 def test_a_disk_that_fills_up_leaves_the_old_report_whole(
-    failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    failing: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_run(tmp_path / "runs")
     assert run(tmp_path / "runs", tmp_path / "out", tmp_path) == 0
@@ -395,9 +392,9 @@ def test_a_disk_that_fills_up_leaves_the_old_report_whole(
 
     with monkeypatch.context() as patch:
         patch.setattr(Path, "write_text", full)
-        assert run(tmp_path / "runs", tmp_path / "out", tmp_path) == 1
-    said = capsys.readouterr().err
-    assert "No space left on device; make room" in said and said.endswith("The report that was there is unchanged\n")
+        told = "No space left on device; make room .* The report that was there is unchanged$"
+        with pytest.raises(UserError, match=told):
+            run(tmp_path / "runs", tmp_path / "out", tmp_path)
     assert files(tmp_path / "out") == before
 
 

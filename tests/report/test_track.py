@@ -13,6 +13,7 @@ from urllib.parse import urlencode
 import numpy as np
 import pytest
 
+from mnist_exp.errors import UserError
 from scripts import track
 from tests.clusters.services import free_ports, service, wait_for
 from tests.report.conftest import write_run
@@ -157,14 +158,11 @@ class TestMLflow:
         page = urllib.request.urlopen(f"{server}/get-artifact?path=index.html&run_uuid={report}", timeout=300).read()
         assert page == (runs.parent / "report" / "index.html").read_bytes()
 
-    def test_a_server_that_is_not_there_is_reported(
-        self, runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_a_server_that_is_not_there_is_reported(self, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{free_ports(1)[0]}")
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-        assert track.main(["mlflow", "--runs", str(runs)]) == 1
-        said = capsys.readouterr().err
-        assert said.startswith("track: API request to http://127.0.0.1") and said.count("\n") == 1
+        with pytest.raises(UserError, match=r"^API request to http://127.0.0.1.*\Z"):
+            track.main(["mlflow", "--runs", str(runs)])
 
     def test_without_a_server_it_is_a_file(self, runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
         for expected in ("11 of 11 added", "0 of 11 added"):
@@ -178,14 +176,13 @@ class TestMLflow:
     ("tracker", "package"), [("mlflow", "mlflow"), ("tensorboard", "torch.utils.tensorboard")], ids=["mlflow", "tb"]
 )
 def test_a_missing_extra_is_one_sentence(
-    tracker: str, package: str, runs: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tracker: str, package: str, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    assert track.main([tracker, "--runs", str(runs)]) == 1
-    said = capsys.readouterr().err
-    assert said.endswith(f"an extra is needed: pip install -e '.[{tracker}]'\n") and said.count("\n") == 1
+    with pytest.raises(UserError, match=rf"^.*an extra is needed: pip install -e '\.\[{tracker}\]'\Z"):
+        track.main([tracker, "--runs", str(runs)])
 
 
-def test_without_finished_runs_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert track.main(["mlflow", "--runs", str(tmp_path / "runs")]) == 1
-    assert "there are no finished runs in" in capsys.readouterr().err
+def test_without_finished_runs_it_says_so(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there are no finished runs in"):
+        track.main(["mlflow", "--runs", str(tmp_path / "runs")])
