@@ -30,8 +30,8 @@ class LeNet5(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        # Only the training loop sets these: whether maps are in oneDNN's layout from C1 to S4, and whether C1 is
-        # given columns. Neither changes a number.
+        # Set only by `training.use_blocked_layout`; neither changes a number. blocked_layout: the feature maps from C1
+        # to S4 are in oneDNN's layout. columns: C1 is a 5×1 convolution over five shifted copies of the digits.
         self.blocked_layout = self.columns = False
         self.C1 = nn.Conv2d(1, 6, kernel_size=5)
         self.C3 = nn.Conv2d(6, 16, kernel_size=5)
@@ -63,8 +63,8 @@ class LeNet5(nn.Module):
         if not (blocked and self.columns):
             maps: Tensor = self.C1(digits.to_mkldnn() if blocked else digits)
             return maps
-        # The same sums, with each column of the kernel as a map of its own: five copies of the digits, each a
-        # column further right, and kernels of 5×1. For one map alone, oneDNN's weight gradient is slow under AVX2.
+        # The same sums, with each column of the kernel as an input channel of its own: five copies of the digits, each
+        # a column further right, and kernels of 5×1. With one channel, oneDNN's weight gradient is slow under AVX2.
         shifted = digits.squeeze(1).unfold(2, 28, 1).transpose(1, 2)  # [N, 5, 32, 28]
         return conv2d(shifted.to_mkldnn(), self.C1.weight.transpose(1, 3), self.C1.bias)
 

@@ -39,7 +39,7 @@ class Metrics:
     """Running: over the epoch, while the weights change."""
     train_accuracy: float
     test_loss: float
-    """Over the evaluated split, after the epoch."""
+    """Over the evaluated split, after the epoch: the test split, unless the protocol swaps the two."""
     test_accuracy: float
     learning_rate: float
     """Of the epoch's last step."""
@@ -73,7 +73,7 @@ class TrainState:
     shuffle: Generator
     """Draws each epoch's order of the training images. On the CPU, whatever the device."""
     epoch: int = 0
-    """Epochs finished."""
+    """The epoch that was started last; whenever `fit` yields, the number of finished epochs."""
 
     def state_dict(self) -> dict[str, Any]:
         """Tensors, numbers and containers of them: what ``torch.load(weights_only=True)`` accepts."""
@@ -235,25 +235,25 @@ def _batches(images: ImageSplit, order: Tensor, labels: Tensor, batch_size: int)
 
 @contextlib.contextmanager
 def use_blocked_layout(model: nn.Module) -> Iterator[None]:
-    """Have a model that can (`LeNet5`) compute in the ways that are fastest on this CPU, in here and nowhere else.
+    """Within this context, have a model that can (`LeNet5`) use the memory layout that is fastest on this CPU.
 
-    Its maps are in oneDNN's blocked layout, which holds as many channels side by side as a vector register has
-    room for, 8 or 16: that takes a fifth off a training step, where maps would otherwise be converted before
-    and after each layer. Where a register has room for 8, C1 is given the digits in columns.
+    Its feature maps are then in oneDNN's blocked layout: as many channels side by side as fit into a vector register, 8
+    or 16. Otherwise they would be converted before and after each layer, a fifth of a training step. Where 8 fit
+    (AVX2), C1 is also computed from five shifted copies of the digits (`LeNet5.first_maps`).
     """
-    registers = torch.backends.cpu.get_cpu_capability()
+    capability = torch.backends.cpu.get_cpu_capability()
     parameter = next(model.parameters())
-    has_layout = torch.backends.mkldnn.is_available() and "AVX" in registers  # type: ignore[no-untyped-call]
+    has_layout = torch.backends.mkldnn.is_available() and "AVX" in capability  # type: ignore[no-untyped-call]
     fits = parameter.device.type == "cpu" and parameter.dtype == torch.float32
     if not (has_layout and fits and hasattr(model, "blocked_layout")):
         yield
         return
-    layout: Any = model
-    layout.blocked_layout, layout.columns = True, registers == "AVX2"
+    switches: Any = model
+    switches.blocked_layout, switches.columns = True, capability == "AVX2"
     try:
         yield
     finally:
-        layout.blocked_layout = layout.columns = False
+        switches.blocked_layout = switches.columns = False
 
 
 def _accuracy(logits: Tensor, labels: Tensor) -> float:

@@ -70,8 +70,8 @@ def in_new_process(function: Callable[..., Any], *arguments: object) -> Any:
 
 def command(*words: str) -> tuple[float, float]:
     """Wall seconds and peak memory (GiB, of the largest process) of a Python command, from a cold process."""
-    seconds, kilobytes = output([sys.executable, "-c", MEASURE, sys.executable, *words]).split()
-    return float(seconds), float(kilobytes) / 2**20
+    seconds, peak = output([sys.executable, "-c", MEASURE, sys.executable, *words]).split()
+    return float(seconds), float(peak) / (2**30 if sys.platform == "darwin" else 2**20)  # macOS counts bytes
 
 
 def usual_epoch(name: str, folder: str, device: str, threads: int | None = None) -> float:

@@ -7,7 +7,7 @@ from importlib.resources import files
 
 @dataclass(frozen=True)
 class Dataset:
-    """One dataset; `split` gives the digests of a split's images and labels, in this order."""
+    """One dataset; the digests are of its training images and labels, then of its test images and labels, by file."""
 
     folder: str
     mirrors: list[str]
@@ -15,6 +15,7 @@ class Dataset:
     classes: tuple[str, ...] = ()
 
     def split(self, name: str) -> dict[str, str]:
+        """The digests of a split's images and labels, in this order."""
         digests = list(self.digests.items())
         return dict(digests[:2] if name == "train" else digests[2:])
 

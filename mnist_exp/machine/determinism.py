@@ -1,4 +1,4 @@
-"""Fix what makes results vary, and find the device."""
+"""Make computation deterministic (instructions, threads, algorithms), and find the device."""
 
 import ctypes
 import os
@@ -15,7 +15,7 @@ PORTABLE = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CB
 MKL's AVX2 branch would be faster, but other makes of processor then take another one.
 """
 LIBRARY_SETTINGS = ("ATEN_CPU_", "ONEDNN_", "DNNL_", "MKL_")
-"""How the names of the variables begin that could have these libraries compute otherwise."""
+"""Prefixes of the environment variables that could make these libraries compute differently."""
 _fixed: str | None = None
 """The arithmetic that this process has used."""
 
@@ -35,8 +35,8 @@ def make_deterministic(config: DeviceConfig) -> torch.device:
     torch.set_num_threads(config.threads)
     # On a GPU some operations have no deterministic form; run.json says that nothing is promised there.
     torch.use_deterministic_algorithms(True, warn_only=device.type != "cpu")
-    # That also fills all new memory, in case somebody reads it before writing; nobody here does, and
-    # it takes up to 4 % of a training step.
+    # That also fills uninitialised memory, in case it is read before it is written. Nothing here does that, and filling
+    # takes up to 4 % of a training step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
     tune_malloc()

@@ -30,11 +30,11 @@ NOT_FOLLOWED = {
 }
 """Modules that cannot change a number: they check contents, or only store and describe."""
 ANY_MODEL = {"models"}
-"""The factory names the whole module; which of its classes matters is for the model's part to say."""
+"""The factory uses the whole module, so every model would count; the model's part covers the one that is trained."""
 CHECKS = {f"settings.factory.{name}" for name in ("UNSUITABLE", "RESERVED_ARGUMENTS", "_matches_annotation")}
 """What only refuses settings, and so does not change the numbers of those that are accepted."""
-UNUSED_DATA_CODE = {True: {"data.idx.load_raw"}, False: {"data.folders.load"}}
-"""Functions that load data but are not used by runs with (True) and without (False) a folder of images."""
+UNUSED_WITH_FOLDERS, UNUSED_WITHOUT_FOLDERS = {"data.idx.load_raw"}, {"data.folders.load"}
+"""Functions that load data, but not for runs with and without folders of images."""
 EQUIVALENT = Path(__file__).with_name("equivalent_code.toml")
 """The tracked declarations of changes that leave all numbers alone."""
 
@@ -42,7 +42,8 @@ EQUIVALENT = Path(__file__).with_name("equivalent_code.toml")
 def present_code(identity: Mapping[str, Any]) -> dict[str, str]:
     """The checksum of each part of the code that a run of this identity would have now, 16 hexadecimal digits."""
     entries = PARTS | {"model": (identity["model"]["target"].removeprefix("mnist_exp."),)}
-    skipped = UNUSED_DATA_CODE[identity["data"]["name"] == "png_folder"] | CHECKS | ANY_MODEL
+    unused = UNUSED_WITH_FOLDERS if identity["data"]["name"] == "png_folder" else UNUSED_WITHOUT_FOLDERS
+    skipped = unused | CHECKS | ANY_MODEL
     return {
         part: _checksum(entry, skipped | ({"job._load_images"} if part == "training" else set()))
         for part, entry in sorted(entries.items())
@@ -92,37 +93,41 @@ def _declared() -> dict[tuple[str, str], str]:
 
 
 def _checksum(entries: Iterable[str], skipped: set[str]) -> str:
-    """The checksum of all code that these functions and classes use."""
-    reached: dict[str, str] = {}
-    pending, seen, run = [*entries, f"__init__.{STATEMENTS}"], set(skipped), {"__init__"}
+    """The checksum of all code that these functions and classes use, directly or through one another.
+
+    A walk from definition to definition: each adds its text, and the names in it are visited next.
+    """
+    texts: dict[str, str] = {}
+    pending, visited, imported = [*entries, f"__init__.{STATEMENTS}"], set(skipped), {"__init__"}
     while pending:
         name = pending.pop()
         module, attribute = split_name(name)
-        if name in seen or module in NOT_FOLLOWED or not module:
+        if name in visited or module in NOT_FOLLOWED or not module:
             continue
-        seen.add(name)
+        visited.add(name)
         parsed = parse_module(module)
-        for each in _imported_by(module) - run:  # what a module does when it is imported
-            run.add(each)
-            pending += [f"{each}.{STATEMENTS}"] if STATEMENTS in parse_module(each).definitions else []
+        for other in _imported_by(module) - imported:  # importing a module runs its statements
+            imported.add(other)
+            pending += [f"{other}.{STATEMENTS}"] if STATEMENTS in parse_module(other).definitions else []
         if not attribute:  # the module as an object, as in getattr(layers, name): all of it
-            pending += [f"{module}.{each}" for each in (*parsed.definitions, *parsed.imports)]
+            pending += [f"{module}.{known}" for known in (*parsed.definitions, *parsed.imports)]
             continue
-        definition = parsed.definitions.get(attribute, Definition("", {attribute}, set()))
-        reached[name] = definition.text
-        for each in definition.used:
-            head, _, tail = each.partition(".")
+        # A name that is only imported has no text of its own, and leads to what it stands for.
+        definition = parsed.definitions.get(attribute, Definition(text="", used={attribute}, objects=set()))
+        texts[name] = definition.text
+        for used in definition.used:
+            head, _, rest = used.partition(".")
             if head in parsed.definitions and head != attribute:
                 pending.append(f"{module}.{head}")
             if target := parsed.imports.get(head):
-                full = (f"{target}.{tail}" if tail and target != each else target).removeprefix("mnist_exp.")
+                full = (f"{target}.{rest}" if rest and target != used else target).removeprefix("mnist_exp.")
                 is_ours = f"{target}.".startswith("mnist_exp.")
-                if is_ours and (each in definition.objects or not find_module(full)):
+                if is_ours and (used in definition.objects or not find_module(full)):
                     pending.append(full)
                 else:  # another package's, whose version is recorded, or a module of which only some names are used
-                    reached[full] = ""
-    text = "\n".join(f"{name} {text}" for name, text in sorted(reached.items()) if text or "." in name)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+                    texts[full] = ""
+    lines = (f"{name} {text}" for name, text in sorted(texts.items()) if text or "." in name)
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def _imported_by(module: str) -> set[str]:

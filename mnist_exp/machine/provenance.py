@@ -1,4 +1,4 @@
-"""What a reader needs to judge whether numbers should come out the same."""
+"""Where a run was made: commit, package versions, processor and device, as JSON values for ``run.json``."""
 
 import importlib.metadata
 import platform

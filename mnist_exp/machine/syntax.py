@@ -1,7 +1,15 @@
 """What a module of this package defines, imports and does, from its syntax tree.
 
 What cannot change a number is left out: comments, docstrings, layout, annotations, and the texts of errors and
-messages. Imports no torch.
+messages. Of a module ``layers``::
+
+    import torch
+    from mnist_exp import plugins
+    WIDTH = 60
+    def layer(): return torch.nn.Linear(WIDTH, 10)
+
+`parse_module` gives two definitions, ``WIDTH`` and ``layer``, of which the second uses ``torch.nn.Linear`` and
+``WIDTH``; the imports ``torch`` and ``plugins``; and the effect ``plugins``, imported but never read. Imports no torch.
 """
 
 import ast
@@ -27,7 +35,7 @@ class Definition:
     used: set[str]
     """The names that it reads, with all attributes."""
     objects: set[str]
-    """Those of them that are also used by themselves, without an attribute."""
+    """Those of them that are also used whole, not only through an attribute: ``f(torch)``, not ``torch.add``."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +68,12 @@ def parse_module(module: str) -> Module:
         )
         for name, each in nodes.items()
     }
-    read = {name.partition(".")[0] for each in definitions.values() for name in each.used}
-    unread = {full for known, full in imports.items() if known not in read}
-    unread |= {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names if not a.asname}
-    ours = {split_name(full.removeprefix("mnist_exp."))[0] for full in unread if full.startswith("mnist_exp.")}
+    read = {name.partition(".")[0] for definition in definitions.values() for name in definition.used}
+    for_effect = {full for name, full in imports.items() if name not in read}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):  # import a.b makes a known, so nothing says whether b is read: it counts
+            for_effect |= {alias.name for alias in node.names if not alias.asname}
+    ours = {split_name(full.removeprefix("mnist_exp."))[0] for full in for_effect if full.startswith("mnist_exp.")}
     return Module(definitions, imports, ours - {""})
 
 
@@ -92,10 +102,10 @@ def _named_files(nodes: Iterable[ast.stmt], folder: Path) -> list[str]:
 
 
 def _imported(node: ast.AST, module: str, path: Path) -> list[tuple[str, str]]:
-    """The names that an import statement, wherever it is in a module, makes known, and what they stand for."""
+    """The (name, full name) pairs that an import statement makes known; none for any other node."""
     if isinstance(node, ast.Import):
-        heads = [alias.name.partition(".")[0] for alias in node.names]
-        return [(a.asname or head, a.name if a.asname else head) for a, head in zip(node.names, heads, strict=True)]
+        first = (alias.name.partition(".")[0] for alias in node.names)  # import a.b makes a known
+        return [(a.asname, a.name) if a.asname else (head, head) for a, head in zip(node.names, first, strict=True)]
     if not isinstance(node, ast.ImportFrom):
         return []
     package = f"mnist_exp.{module}".split(".") + (["__init__"] if path.name == "__init__.py" else [])

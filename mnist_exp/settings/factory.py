@@ -61,8 +61,8 @@ def dry_build(model: dict[str, Any], optimizer: dict[str, Any], scheduler: dict[
     with torch.random.fork_rng():
         built = build_optimizer(optimizer, build_model(model))
     schedule, _ = build_scheduler(scheduler, built, steps_per_epoch=1)
-    built.step()
-    # Some schedules check their arguments only at their first step; `_build` makes a ConfigError of what they raise.
+    built.step()  # without gradients, nothing changes
+    # Some schedules check their arguments only at their first step; `_build` makes ConfigErrors of what they raise.
     _build("scheduler", lambda **_: schedule.step(), **_resolve("scheduler", scheduler)[1])
 
 
@@ -121,14 +121,15 @@ def _resolve(kind: str, settings: dict[str, Any]) -> tuple[Callable[..., Any], d
 
 
 def _matches_annotation(value: Any, annotation: str) -> bool:
-    """Whether a value read from YAML is of a kind that the annotation names; torch itself rarely checks."""
-    words = set(re.findall(r"\w+", annotation)) - {"typing", "collections", "abc"}
+    """Whether a value read from YAML is of a type that the annotation, as text, names; torch itself rarely checks."""
+    words = set(re.findall(r"\w+", annotation))
     if annotation.lower().removeprefix("typing.").startswith("tuple"):
         return isinstance(value, list | tuple)
     if value is None:
         return bool(words & {"None", "NoneType", "Optional", "_empty"})
-    kinds = {bool: {"bool"}, int: {"int", "float"}, float: {"float"}, str: {"str", "Literal"}}
-    return bool(words & (kinds.get(type(value), {"tuple", "list", "Sequence"}) | {"_empty", "Any"}))
+    by_type = {bool: {"bool"}, int: {"int", "float"}, float: {"float"}, str: {"str", "Literal"}}
+    accepted = by_type.get(type(value), {"tuple", "list", "Sequence"})
+    return bool(words & (accepted | {"Any", "_empty"}))  # _empty: there is no annotation
 
 
 def _readable(annotation: Any) -> str:

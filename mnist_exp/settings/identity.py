@@ -40,7 +40,7 @@ def run_identity(
 
 
 def settings_of_numbers(config: Config) -> dict[str, Any]:
-    """All settings but those that change no number: paths, which may name a person, and what happens to old runs."""
+    """The settings that can change a number: all but paths (which may hold a user's name), `overwrite` and `stale`."""
     settings = dataclasses.asdict(config)
     for key in ("output_root", "overwrite", "stale"):
         del settings[key]

