@@ -26,7 +26,7 @@ def render(models: Sequence[TrainedModel]) -> str:
 
 
 def fold(model: nn.Module) -> dict[str, Tensor]:
-    """A model's weights; of one with batch normalisation, those of the same function without it."""
+    """A model's weights, with any batch normalisation folded into the layer before it."""
     weights = {name: tensor.double() for name, tensor in model.state_dict().items()}
     if isinstance(model, LeNet5Regularized):
         for layer, norm in (("C1", model.N1), ("C3", model.N3), ("C5", model.N5)):

@@ -1,9 +1,11 @@
 """From a picture of one digit to what the networks were trained on: the way in which MNIST was made.
 
-MNIST's digits fill a box of 20×20 pixels with their longer side, and lie in 28×28 with their centre of mass in
-the centre (LeCun et al., 1998). As measured on all 70,000, the longer side is 20 (in 16 of them 19), and the centre
-of mass is at index 14.0 ± 0.5 in both directions (in all but two). So these digits come out as they are.
-`preprocessing.js` does the same in a browser; change both.
+MNIST's digits fill a box of 20×20 pixels with their longer side, and lie in 28×28 with their centre of mass in the
+centre (LeCun et al., 1998). `_find_ink` finds the digit: on an even background by its level alone, on a photograph
+(`_extract_ink`) by what is brighter than the paper around it; `to_digit` then crops, resizes and places it. As
+measured on all 70,000, the longer side is 20 (in 16 of them 19), and the centre of mass is at index 14.0 ± 0.5 in
+both directions (in all but two). So these digits come out as they are. `preprocessing.js` does the same in a browser;
+change both.
 """
 
 import io
@@ -23,9 +25,10 @@ SIDE, BOX, CENTRE = 28, 20, 14.0
 LARGEST = 600  # pixels of the longer side; larger pictures are shrunk first
 SMALLEST, FEWEST = 8, 4  # pixels of the longer side, and of ink, below which there is no digit
 MIN_CONTRAST = 24  # grey levels, of 255, by which ink must differ from its background
-SPECK, DUST = 0.05, 0.005  # shares of the largest part below which another is no ink: of photographs, else
+SPECK = 0.05  # in a photograph, a part with less than this share of the largest part's ink is dirt
+DUST = 0.005  # the same on an even background
 EVEN = 0.02  # the share of the contrast by which an even background may vary
-FAINT = 0.1  # the share of the contrast below which a pixel is no ink
+FAINT = 0.1  # a pixel with less than this share of the contrast is background
 
 Grey = NDArray[np.uint8]
 Ink = NDArray[np.float64]
@@ -110,7 +113,7 @@ def resize_matrix(before: int, after: int) -> NDArray[np.float64]:
 
 
 def _find_ink(values: Ink) -> Ink:
-    """What of a picture is the digit, from 0 to 1, whether it is lighter or darker than the rest."""
+    """Each pixel's ink, from 0 (background) to 1, whether the digit is lighter or darker than the rest."""
     border, sides = _border(values), (values[0], values[-1], values[:, 0], values[:, -1])
     level = _quantile(border, 0.5)
     contrast = max(level - values.min(), values.max() - level)
@@ -120,13 +123,15 @@ def _find_ink(values: Ink) -> Ink:
     touched = sum(bool((abs(side - level) > FAINT * contrast).any()) for side in sides)
     is_flat = touched <= 1 and _quantile(abs(border - level), 0.9) <= EVEN * contrast
     threshold = _otsu(values)
-    other = abs(values - level) > FAINT * contrast if is_flat else (values >= threshold) == (level < threshold)
-    sheet = _find_sheet(values, other)
+    unlike_border = abs(values - level) > FAINT * contrast
+    if not is_flat:
+        unlike_border = values >= threshold if level < threshold else values < threshold
+    sheet = _find_sheet(values, unlike_border)
     if sheet is not None:
         return _find_ink(sheet)
     radius = max(values.shape) // 4
     around = level if is_flat else _mean_around(values, radius) / _mean_around(np.ones_like(values), radius)
-    if ((values - around) ** 3).sum() < 0:  # dark on light: ink differs more from what is around it than paper does
+    if ((values - around) ** 3).sum() < 0:  # skewed to dark: dark ink on light; from here on, ink is bright
         values, level = 255 - values, 255 - level
     if not is_flat:
         return _extract_ink(values)
@@ -134,13 +139,13 @@ def _find_ink(values: Ink) -> Ink:
     return np.where((ink < FAINT) | _find_digit(ink, FAINT, is_flat=True), ink, 0)
 
 
-def _find_sheet(values: Ink, other: NDArray[np.bool_]) -> Ink | None:
+def _find_sheet(values: Ink, unlike_border: NDArray[np.bool_]) -> Ink | None:
     """The inside of a sheet that lies on a desk or fills a window, if what differs from the border is a sheet."""
-    rows, columns = _find_box(other, 0.5)  # whatever else lies on the desk
-    part = other[rows, columns]
-    is_large = all(inner > max(side / 2, SMALLEST) for inner, side in zip(part.shape, other.shape, strict=True))
-    # What reaches more of the edge is the brighter half of paper in uneven light.
-    if not is_large or _border(other).mean() > 0.25 or part.mean() < 0.5 or not _is_outline(part):
+    rows, columns = _find_box(unlike_border, 0.5)  # without small things beside it on the desk
+    part = unlike_border[rows, columns]
+    is_large = all(inner > max(side / 2, SMALLEST) for inner, side in zip(part.shape, values.shape, strict=True))
+    # A sheet touches little of the border; what touches more is the brighter half of paper in uneven light.
+    if not is_large or _border(unlike_border).mean() > 0.25 or part.mean() < 0.5 or not _is_outline(part):
         return None
     inset = 1 + min(part.shape) // 50  # at its edges the brightness is mixed
     return values[rows, columns][inset:-inset, inset:-inset]
@@ -169,17 +174,19 @@ def _extract_ink(values: Ink) -> Ink:
 
 
 def _find_digit(strength: Ink, threshold: float, is_flat: bool) -> NDArray[np.bool_]:
-    """What is above a threshold but is no speck, frame, underline (wider than the digit is high) or photo's edge."""
+    """Which pixels above the threshold are the digit, and no speck, frame, underline or edge of a photograph."""
     labels, count = ndimage.label(strength >= threshold, np.ones((3, 3)))
     sizes = np.asarray(ndimage.sum_labels(strength, labels, range(1, count + 1)))
     at_edge = np.isin(range(1, count + 1), _border(labels)) & (not is_flat)
-    heights, widths, framing = np.zeros((3, count), int)
+    heights, widths = np.zeros((2, count), int)
+    framing = np.zeros(count, bool)
     for place, box in enumerate(ndimage.find_objects(labels)):
         part = labels[box] == place + 1
         heights[place], widths[place] = part.shape
         framing[place] = part.mean() < 0.5 and _is_outline(part)
+    underline = (widths > 8 * heights) & (widths > heights.max(initial=0))
     kept = np.ones(count, bool)
-    for unlikely in (at_edge, framing > 0, (widths > 8 * heights) & (widths > heights.max(initial=0))):
+    for unlikely in (at_edge, framing, underline):  # each is dropped only if something substantial is left
         rest = kept & ~unlikely
         if (rest & (sizes > SPECK * sizes[kept].max(initial=0))).any():
             kept = rest
@@ -195,7 +202,7 @@ def _is_outline(part: NDArray[np.bool_]) -> bool:
 
 
 def _lighting(values: Ink) -> Ink:
-    """The paper's brightness as a quadratic function of the place, fitted to what is not brighter than most of it."""
+    """The paper's brightness, a quadratic function of position, fitted so that ink (brighter) does not count."""
     y, x = np.indices(values.shape) / max(values.shape)
     terms = np.stack([np.ones_like(x), x, y, x * x, x * y, y * y])
     step = 1 + max(values.shape) // 140

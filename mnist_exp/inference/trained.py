@@ -41,7 +41,7 @@ class TrainedModel:
         return float(self.record.identity["data"]["mean"]), float(self.record.identity["data"]["std"])
 
     def prepare(self, image: Image.Image) -> NDArray[np.uint8]:
-        """What the model sees of a picture: uint8, ``[28, 28]``; trained on other data than digits, ``[32, 32]``.
+        """The pixels that the model gets for a picture: uint8, ``[28, 28]`` for models of digits, else ``[32, 32]``.
 
         Raises:
             DataError: it does not show one digit; the message completes "FILE …".
@@ -115,7 +115,7 @@ def load_run(folder: Path | str) -> TrainedModel:
 
 
 def load_each_model(runs: Path) -> list[TrainedModel]:
-    """Of each model, the run of MNIST's standard protocol with the lowest seed; of several, the longest trained.
+    """For each model, its run of MNIST's standard protocol with the lowest seed; of several, the longest trained.
 
     Raises:
         RunFolderError: there is none, or one cannot be used.
