@@ -22,7 +22,6 @@ from mnist_exp.runs.record import (
     RECORD,
     RESULT_FILES,
     TIMING,
-    WEIGHTS,
     Record,
     RecordError,
     UnknownFormatError,
@@ -76,7 +75,7 @@ class RunFolder:
 
     def is_complete(self, record: Record) -> bool:
         """Whether the run is finished and its results are still there."""
-        files = (METRICS, TIMING, WEIGHTS, PREDICTIONS)
+        files = (*RESULT_FILES, TIMING)
         return record.status == "finished" and all((self.final_path / name).exists() for name in files)
 
     def open_for_writing(self, record: Record, extra_files: dict[str, str], *, from_scratch: bool) -> None:
