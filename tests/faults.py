@@ -18,7 +18,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+
+import pytest
 
 MODELS = "lenet5,lenet5r,mlp"
 
@@ -67,7 +68,7 @@ def kill_sweeps(kills: int, epochs: int, seed: int = 0, models: str = MODELS) ->
 
 
 def bytes_of(root: Path) -> dict[str, bytes]:
-    """``run/file`` → content, of the files that equal runs share."""
+    """The bytes that equal runs share: ``run/file`` → content."""
     return {
         f"{path.parent.name}/{path.name}": path.read_bytes()
         for name in ("metrics.csv", "predictions.npz", "model.safetensors")
@@ -85,10 +86,9 @@ def fault_at(target: int, fault: Callable[[], None]) -> Iterator[Callable[[], in
 
     def step() -> None:
         nonlocal count
-        if count == target:
-            count += 1
-            fault()
         count += 1
+        if count == target + 1:
+            fault()
 
     def faulty_write(path: Path, content: bytes) -> None:
         step()
@@ -108,19 +108,11 @@ def fault_at(target: int, fault: Callable[[], None]) -> Iterator[Callable[[], in
         step()
         unlink(self, missing_ok)
 
-    patched: list[tuple[Any, str, Any]] = [
-        (files, "write_atomically", faulty_write),
-        (run_folder, "write_atomically", faulty_write),
-    ]
-    patched += [(Path, "replace", faulty_replace), (Path, "unlink", faulty_unlink)]
-    before = [(owner, name, getattr(owner, name)) for owner, name, _ in patched]
-    for owner, name, value in patched:
-        setattr(owner, name, value)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_folder, "write_atomically", faulty_write)
+        patch.setattr(Path, "replace", faulty_replace)
+        patch.setattr(Path, "unlink", faulty_unlink)
         yield lambda: count
-    finally:
-        for owner, name, value in before:
-            setattr(owner, name, value)
 
 
 def kill() -> None:
