@@ -21,6 +21,7 @@ from mnist_exp.data import fetch, images
 from mnist_exp.data.images import ImageSplit
 from mnist_exp.machine.determinism import make_deterministic
 from mnist_exp.settings.schema import Config, DeviceConfig
+from tests.faults import results as results
 
 # Before anything is computed here; tests that start commands leave it to them.
 make_deterministic(DeviceConfig())
@@ -134,12 +135,3 @@ def wait_until(happened: Callable[[], bool]) -> None:
     while not happened():
         assert time.monotonic() < deadline, "it has not happened"
         time.sleep(0.1)
-
-
-def results(root: Path) -> dict[str, bytes]:
-    """The bytes that equal runs share: ``run/file`` → content."""
-    return {
-        f"{path.parent.name}/{path.name}": path.read_bytes()
-        for name in ("metrics.csv", "predictions.npz", "model.safetensors")
-        for path in sorted((root / "runs").glob(f"[!.]*/{name}"))
-    }

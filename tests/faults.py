@@ -51,7 +51,7 @@ def kill_sweeps(kills: int, epochs: int, seed: int = 0, models: str = MODELS) ->
         start = time.monotonic()
         sweep(undisturbed, models, epochs)
         whole = time.monotonic() - start
-        expected = bytes_of(undisturbed)
+        expected = results(undisturbed)
         done = finished = differences = 0
         while done < kills or disturbed.exists():
             # Once enough were killed, the last sweep may finish.
@@ -61,13 +61,13 @@ def kill_sweeps(kills: int, epochs: int, seed: int = 0, models: str = MODELS) ->
                 print(f"kill {done} of {kills}; sweeps finished so far: {finished}", flush=True)
                 continue
             finished += 1
-            found = bytes_of(disturbed)
+            found = results(disturbed)
             differences += sum(found.get(name) != expected.get(name) for name in found.keys() | expected.keys())
             shutil.rmtree(disturbed)
     return done, finished, differences
 
 
-def bytes_of(root: Path) -> dict[str, bytes]:
+def results(root: Path) -> dict[str, bytes]:
     """The bytes that equal runs share: ``run/file`` → content."""
     return {
         f"{path.parent.name}/{path.name}": path.read_bytes()
@@ -142,7 +142,7 @@ def fail_each_write(
     with fault_at(-1, kill) as counted:
         execute(*overrides, root=root / "undisturbed")
         steps = counted()
-    expected, faults, differences = bytes_of(root / "undisturbed"), 0, 0
+    expected, faults, differences = results(root / "undisturbed"), 0, 0
     for target in range(0, steps, stride):
         for fault in (kill, fill_disk):
             place = root / f"{fault.__name__}-{target}"
@@ -154,7 +154,7 @@ def fail_each_write(
             os.waitpid(child, 0)
             faults += 1
             execute(*overrides, root=place)
-            found = bytes_of(place)
+            found = results(place)
             differences += sum(found.get(name) != expected.get(name) for name in found.keys() | expected.keys())
             shutil.rmtree(place)
     return faults, differences
