@@ -27,6 +27,7 @@ from tests.faults import results as results
 make_deterministic(DeviceConfig())
 torch.use_deterministic_algorithms(False)
 
+SCRIPTS = Path(__file__).parents[1] / "scripts"
 FEW = 600
 MINUTES = 300
 """Seconds after which something that should happen will not."""
@@ -113,8 +114,12 @@ def choices(*overrides: str) -> dict[str, str]:
 
 def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run ``python -m mnist_exp.run`` as a person would."""
-    words = [sys.executable, "-m", "mnist_exp.run", *arguments]
-    return subprocess.run(words, capture_output=True, text=True, timeout=2 * MINUTES, **options)
+    return python("-m", "mnist_exp.run", *arguments, **options)
+
+
+def python(*words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run Python in a process of its own."""
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=2 * MINUTES, **options)
 
 
 @contextlib.contextmanager

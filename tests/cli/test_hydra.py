@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from mnist_exp.cli.hydra_internals import CONFIG_FOLDER, _path_word, to_config
 from mnist_exp.errors import ConfigError
-from tests.conftest import command, results
+from tests.conftest import SCRIPTS, command, python, results
 
 PYTHON_3_14 = """
 import argparse
@@ -45,8 +45,7 @@ def test_python_3_14_checks_help_texts_and_hydra_has_one_that_is_no_string(
 ) -> None:
     code = f"{PYTHON_3_14}\nfrom mnist_exp.run import main\nmain()\n"
     environment = os.environ | {"COMP_LINE": "mnist-exp model="}
-    words = [sys.executable, "-c", code, *arguments]
-    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = python("-c", code, *arguments, cwd=tmp_path, env=environment)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
 
 
@@ -83,8 +82,7 @@ def test_a_tilde_is_the_home_folder_in_every_path(sweep: list[str], home: Path) 
     assert done.returncode == 0, done.stderr
     assert len(results(home / "results")) == 3
     assert list((home.parent / "work").iterdir()) == []
-    script = CONFIG_FOLDER.parent / "scripts" / "download.py"
-    done = subprocess.run([sys.executable, str(script)], cwd=home.parent / "work", capture_output=True, text=True)
+    done = python(SCRIPTS / "download.py", cwd=home.parent / "work")
     assert f"mnist is in {home / 'digits'}, checked" in done.stdout
 
 
@@ -153,10 +151,7 @@ def test_an_installed_package_has_its_settings_with_it(tmp_path: Path) -> None:
     subprocess.run([*words, "--target", str(site), str(source)], check=True, capture_output=True)
     environment = os.environ | {"PYTHONPATH": str(site)}
     code = "import mnist_exp.run; print(mnist_exp.run.__file__); mnist_exp.run.main()"
-    arguments = ["model=mlp", "protocol=published", "epochs=1"]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True
-    )
+    done = python("-c", code, "model=mlp", "protocol=published", "epochs=1", cwd=tmp_path, env=environment)
     assert done.stdout.startswith(str(site)) and done.returncode == 0, done.stderr
     assert len(results(tmp_path / "outputs")) == 3
 
@@ -166,5 +161,5 @@ def test_settings_that_are_missing_are_no_fault_of_the_disk(tmp_path: Path) -> N
         "from pathlib import Path\nfrom mnist_exp.cli import hydra_internals\n"
         "hydra_internals.CONFIG_FOLDER = Path('gone')\nfrom mnist_exp.run import main\nmain()\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    done = python("-c", code, cwd=tmp_path)
     assert done.stderr == "mnist_exp: the folder of settings is missing: gone; install mnist_exp again\n"

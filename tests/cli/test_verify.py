@@ -1,8 +1,6 @@
 """Verification: equal bytes are called equal, and whatever differs is found and named."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,7 @@ from mnist_exp import job
 from mnist_exp.cli.progress import Lines
 from mnist_exp.cli.verify import CLOSE, DIFFERENT, EQUAL, UNVERIFIED, verify
 from mnist_exp.runs.record import checksum
-from tests.conftest import Execute, choices, command, settings
+from tests.conftest import SCRIPTS, Execute, choices, command, python, settings
 
 ROOT = "data"
 
@@ -99,9 +97,7 @@ def test_runs_of_both_arithmetics_are_verified_by_one_command(digits_root: Path,
     words = ("model=mlp", "epochs=1", "protocol=published")
     for arithmetic in ("portable", "native"):
         assert command(*words, f"device.arithmetic={arithmetic}", cwd=tmp_path).returncode == 0
-    script = Path(__file__).parents[2] / "scripts" / "verify.py"
-    runs = sorted(map(str, tmp_path.glob("outputs/runs/[!.]*")))
-    done = subprocess.run([sys.executable, str(script), *runs], cwd=tmp_path, capture_output=True, text=True)
+    done = python(SCRIPTS / "verify.py", *tmp_path.glob("outputs/runs/[!.]*"), cwd=tmp_path)
     assert done.returncode == 0 and done.stdout.count(": equal, bit for bit\n") == 2, done.stdout + done.stderr
 
 
