@@ -20,6 +20,7 @@ from mnist_exp.cli.progress import Lines
 from mnist_exp.data import fetch, images
 from mnist_exp.data.images import ImageSplit
 from mnist_exp.machine.determinism import make_deterministic
+from mnist_exp.runs.folder import RunFolder
 from mnist_exp.settings.schema import Config, DeviceConfig
 from tests.faults import results as results
 
@@ -97,6 +98,23 @@ def execute(few_digits: object, tmp_path: Path) -> Iterator[Execute]:
 
     yield run
     torch.use_deterministic_algorithms(False)
+
+
+def kill_after(epochs: int, execute: Execute, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start a run, which is killed when it would save one epoch more."""
+    save, done = RunFolder.save_epoch, iter(range(99))
+
+    class KilledError(BaseException): ...
+
+    def save_some(*arguments: object) -> None:
+        if next(done) == epochs:
+            raise KilledError
+        save(*arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr(RunFolder, "save_epoch", save_some)
+        patch.setattr(job, "_record_failure", lambda *_: None)
+        execute(*words)
 
 
 def settings(*overrides: str) -> Config:
