@@ -6,6 +6,7 @@ numerically close.
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import sys
@@ -143,13 +144,6 @@ def _rounding(record: Record) -> dict[str, Any]:
     return {key: provenance[key] for key in ENVIRONMENT if not (portable and key in PROCESSOR)} | packages
 
 
-def _read(run: Path) -> Record | None:
-    try:
-        return read_record(run)
-    except Exception:  # `verify` will say what is wrong with it
-        return None
-
-
 def main() -> int:
     """Verify the given runs in parallel."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -169,7 +163,10 @@ def main() -> int:
     if not runs:
         print(f"verify: there are no runs in {arguments.reference}", file=sys.stderr)
         return UNVERIFIED
-    records = {run: record for run in runs if (record := _read(run))}
+    records = {}
+    for run in runs:
+        with contextlib.suppress(Exception):  # `verify` will say what is wrong with it
+            records[run] = read_record(run)
     # Of the code that is about to run, whatever is edited meanwhile.
     changes = undeclared_changes([*records.values()]) if arguments.declare else set()
     places = (str(default_data_root()), arguments.train_dir, arguments.test_dir)
