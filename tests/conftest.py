@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 
 from mnist_exp import job
 from mnist_exp.cli.hydra_internals import CONFIG_FOLDER, GROUPS, to_config
@@ -119,15 +120,20 @@ def kill_after(epochs: int, execute: Execute, words: tuple[str, ...], monkeypatc
 
 def settings(*overrides: str) -> Config:
     """The settings as the command line would compose them."""
-    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
-        return to_config(compose("config", overrides=list(overrides)))
+    return to_config(composed(*overrides))
 
 
 def choices(*overrides: str) -> dict[str, str]:
     """The chosen option of each group."""
-    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
-        config = compose("config", overrides=list(overrides), return_hydra_config=True)
-    return {group: str(config.hydra.runtime.choices[group]) for group in GROUPS}
+    chosen = composed(*overrides, return_hydra_config=True).hydra.runtime.choices
+    return {group: str(chosen[group]) for group in GROUPS}
+
+
+def composed(*overrides: str, folder: Path = CONFIG_FOLDER, return_hydra_config: bool = False) -> DictConfig:
+    """What Hydra makes of a folder of settings and a command line."""
+    with initialize_config_dir(str(folder), version_base="1.3"):
+        config: DictConfig = compose("config", list(overrides), return_hydra_config)
+        return config
 
 
 def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -7,12 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from mnist_exp.cli.hydra_internals import CONFIG_FOLDER, _path_word, to_config
 from mnist_exp.errors import ConfigError
-from tests.conftest import SCRIPTS, command, python, results
+from tests.conftest import SCRIPTS, command, composed, python, results
 
 PYTHON_3_14 = """
 import argparse
@@ -95,12 +94,6 @@ def test_a_tilde_of_nobody_is_named() -> None:
 def test_a_path_that_looks_like_a_number_or_a_word_of_yaml_is_kept_as_it_is(text: str) -> None:
     assert to_config(composed(_path_word(f"output_root={text}"))).output_root == text
     assert _path_word(f"seed={text}") == f"seed={text}" and _path_word("output_root=a,b") == "output_root=a,b"
-
-
-def composed(*overrides: str, folder: Path = CONFIG_FOLDER) -> DictConfig:
-    with initialize_config_dir(str(folder), version_base="1.3"):
-        config: DictConfig = compose("config", overrides=list(overrides))
-        return config
 
 
 CHANGED = {
