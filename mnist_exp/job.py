@@ -65,7 +65,6 @@ def train_run(
     """Train a run, or resume it, in its own folder.
 
     Args:
-        config: the settings.
         choices: the chosen option of each config group, for the folder's name and the report.
         extra_files: more files for the folder, by relative path.
         make_display: makes the progress display, from the run's name and its number of epochs.

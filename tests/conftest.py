@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
 
 from mnist_exp import job
 from mnist_exp.cli.hydra_internals import CONFIG_FOLDER, GROUPS, to_config
@@ -20,12 +21,15 @@ from mnist_exp.cli.progress import Lines
 from mnist_exp.data import fetch, images
 from mnist_exp.data.images import ImageSplit
 from mnist_exp.machine.determinism import make_deterministic
+from mnist_exp.runs.folder import RunFolder
 from mnist_exp.settings.schema import Config, DeviceConfig
+from tests.faults import results as results
 
 # Before anything is computed here; tests that start commands leave it to them.
 make_deterministic(DeviceConfig())
 torch.use_deterministic_algorithms(False)
 
+SCRIPTS = Path(__file__).parents[1] / "scripts"
 FEW = 600
 MINUTES = 300
 """Seconds after which something that should happen will not."""
@@ -97,23 +101,49 @@ def execute(few_digits: object, tmp_path: Path) -> Iterator[Execute]:
     torch.use_deterministic_algorithms(False)
 
 
+def kill_after(epochs: int, execute: Execute, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Start a run, which is killed when it would save one epoch more."""
+    save, done = RunFolder.save_epoch, iter(range(99))
+
+    class KilledError(BaseException): ...
+
+    def save_some(*arguments: object) -> None:
+        if next(done) == epochs:
+            raise KilledError
+        save(*arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch, pytest.raises(KilledError):
+        patch.setattr(RunFolder, "save_epoch", save_some)
+        patch.setattr(job, "_record_failure", lambda *_: None)
+        execute(*words)
+
+
 def settings(*overrides: str) -> Config:
     """The settings as the command line would compose them."""
-    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
-        return to_config(compose("config", overrides=list(overrides)))
+    return to_config(composed(*overrides))
 
 
 def choices(*overrides: str) -> dict[str, str]:
     """The chosen option of each group."""
-    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
-        config = compose("config", overrides=list(overrides), return_hydra_config=True)
-    return {group: str(config.hydra.runtime.choices[group]) for group in GROUPS}
+    chosen = composed(*overrides, return_hydra_config=True).hydra.runtime.choices
+    return {group: str(chosen[group]) for group in GROUPS}
+
+
+def composed(*overrides: str, folder: Path = CONFIG_FOLDER, return_hydra_config: bool = False) -> DictConfig:
+    """What Hydra makes of a folder of settings and a command line."""
+    with initialize_config_dir(str(folder), version_base="1.3"):
+        config: DictConfig = compose("config", list(overrides), return_hydra_config)
+        return config
 
 
 def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     """Run ``python -m mnist_exp.run`` as a person would."""
-    words = [sys.executable, "-m", "mnist_exp.run", *arguments]
-    return subprocess.run(words, capture_output=True, text=True, timeout=2 * MINUTES, **options)
+    return python("-m", "mnist_exp.run", *arguments, **options)
+
+
+def python(*words: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run Python in a process of its own."""
+    return subprocess.run([sys.executable, *words], capture_output=True, text=True, timeout=2 * MINUTES, **options)
 
 
 @contextlib.contextmanager
@@ -134,12 +164,3 @@ def wait_until(happened: Callable[[], bool]) -> None:
     while not happened():
         assert time.monotonic() < deadline, "it has not happened"
         time.sleep(0.1)
-
-
-def results(root: Path) -> dict[str, bytes]:
-    """The bytes that equal runs share: ``run/file`` → content."""
-    return {
-        f"{path.parent.name}/{path.name}": path.read_bytes()
-        for name in ("metrics.csv", "predictions.npz", "model.safetensors")
-        for path in sorted((root / "runs").glob(f"[!.]*/{name}"))
-    }

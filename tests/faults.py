@@ -18,7 +18,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+
+import pytest
 
 MODELS = "lenet5,lenet5r,mlp"
 
@@ -50,7 +51,7 @@ def kill_sweeps(kills: int, epochs: int, seed: int = 0, models: str = MODELS) ->
         start = time.monotonic()
         sweep(undisturbed, models, epochs)
         whole = time.monotonic() - start
-        expected = bytes_of(undisturbed)
+        expected = results(undisturbed)
         done = finished = differences = 0
         while done < kills or disturbed.exists():
             # Once enough were killed, the last sweep may finish.
@@ -60,14 +61,14 @@ def kill_sweeps(kills: int, epochs: int, seed: int = 0, models: str = MODELS) ->
                 print(f"kill {done} of {kills}; sweeps finished so far: {finished}", flush=True)
                 continue
             finished += 1
-            found = bytes_of(disturbed)
+            found = results(disturbed)
             differences += sum(found.get(name) != expected.get(name) for name in found.keys() | expected.keys())
             shutil.rmtree(disturbed)
     return done, finished, differences
 
 
-def bytes_of(root: Path) -> dict[str, bytes]:
-    """``run/file`` → content, of the files that equal runs share."""
+def results(root: Path) -> dict[str, bytes]:
+    """The bytes that equal runs share: ``run/file`` → content."""
     return {
         f"{path.parent.name}/{path.name}": path.read_bytes()
         for name in ("metrics.csv", "predictions.npz", "model.safetensors")
@@ -85,10 +86,9 @@ def fault_at(target: int, fault: Callable[[], None]) -> Iterator[Callable[[], in
 
     def step() -> None:
         nonlocal count
-        if count == target:
-            count += 1
-            fault()
         count += 1
+        if count == target + 1:
+            fault()
 
     def faulty_write(path: Path, content: bytes) -> None:
         step()
@@ -108,19 +108,11 @@ def fault_at(target: int, fault: Callable[[], None]) -> Iterator[Callable[[], in
         step()
         unlink(self, missing_ok)
 
-    patched: list[tuple[Any, str, Any]] = [
-        (files, "write_atomically", faulty_write),
-        (run_folder, "write_atomically", faulty_write),
-    ]
-    patched += [(Path, "replace", faulty_replace), (Path, "unlink", faulty_unlink)]
-    before = [(owner, name, getattr(owner, name)) for owner, name, _ in patched]
-    for owner, name, value in patched:
-        setattr(owner, name, value)
-    try:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_folder, "write_atomically", faulty_write)
+        patch.setattr(Path, "replace", faulty_replace)
+        patch.setattr(Path, "unlink", faulty_unlink)
         yield lambda: count
-    finally:
-        for owner, name, value in before:
-            setattr(owner, name, value)
 
 
 def kill() -> None:
@@ -150,7 +142,7 @@ def fail_each_write(
     with fault_at(-1, kill) as counted:
         execute(*overrides, root=root / "undisturbed")
         steps = counted()
-    expected, faults, differences = bytes_of(root / "undisturbed"), 0, 0
+    expected, faults, differences = results(root / "undisturbed"), 0, 0
     for target in range(0, steps, stride):
         for fault in (kill, fill_disk):
             place = root / f"{fault.__name__}-{target}"
@@ -162,7 +154,7 @@ def fail_each_write(
             os.waitpid(child, 0)
             faults += 1
             execute(*overrides, root=place)
-            found = bytes_of(place)
+            found = results(place)
             differences += sum(found.get(name) != expected.get(name) for name in found.keys() | expected.keys())
             shutil.rmtree(place)
     return faults, differences

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
@@ -14,6 +13,7 @@ import pytest
 from mnist_exp.report.collect import collect
 from mnist_exp.runs.record import checksum
 from scripts.update_docs import DOCUMENTS, MARKER, PROJECT, REFERENCE, fill_markers, render_tables
+from tests.conftest import python
 
 MODELS = {"LeNet5": "lenet5", "LeNet5_regularized": "lenet5r", "Custom MLP": "mlp"}
 
@@ -128,8 +128,7 @@ def test_the_recipes_apply_train_and_can_be_undone(tmp_path: Path) -> None:
         r"python -m (mnist_exp\.run -m model=linear[^`]*)`", (project / "docs/usage.md").read_text()
     )
     environment = os.environ | {"PYTHONPATH": str(project)}
-    words = [sys.executable, "-m", *command.split(), "epochs=1", "protocol=published"]
-    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    done = python("-m", *command.split(), "epochs=1", "protocol=published", cwd=tmp_path, env=environment)
     assert done.returncode == 0 and "Jobs: 2 finished" in done.stdout, done.stderr
     names = sorted(
         path.name.rpartition("-seed0")[0] for path in (tmp_path / "outputs" / "runs").iterdir() if path.is_dir()

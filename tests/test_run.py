@@ -18,7 +18,7 @@ from mnist_exp import run
 from mnist_exp.report import tables
 from mnist_exp.report.collect import collect
 from mnist_exp.report.estimates import make_estimates
-from tests.conftest import MINUTES, command, results, started, wait_until
+from tests.conftest import MINUTES, SCRIPTS, command, python, results, started, wait_until
 
 MODELS = "model=lenet5,lenet5r,mlp"
 
@@ -187,7 +187,7 @@ def test_help_is_for_our_users_and_quick(tmp_path: Path) -> None:
     for words in ("model: lenet5, lenet5r, mlp", "seed=range(0,10)", "experiment=reproduce", "overwrite=false"):
         assert words in shown
     probe = "import sys, mnist_exp.run; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", probe]).returncode == 0
+    assert python("-c", probe).returncode == 0
 
 
 def test_cfg_and_completion_work_as_hydras_users_know_them(tmp_path: Path) -> None:
@@ -328,8 +328,7 @@ def test_a_sweep_with_a_validation_split_scores_and_is_ranked_by_it(tmp_path: Pa
 
 
 def test_the_report_of_a_real_sweep(sweep: tuple[Path, str]) -> None:
-    script = Path(__file__).parent.parent / "scripts" / "report.py"
-    done = subprocess.run([sys.executable, str(script)], cwd=sweep[0].parent, capture_output=True, text=True)
+    done = python(SCRIPTS / "report.py", cwd=sweep[0].parent)
     assert done.returncode == 0, done.stderr
     table = pd.read_csv(sweep[0] / "report" / "comparison.csv")
     for _, row in table.iterrows():
@@ -346,8 +345,7 @@ def test_the_report_of_a_real_sweep(sweep: tuple[Path, str]) -> None:
 
 
 def test_a_report_of_nothing_says_what_to_type(tmp_path: Path) -> None:
-    script = Path(__file__).parent.parent / "scripts" / "report.py"
-    done = subprocess.run([sys.executable, str(script)], cwd=tmp_path, capture_output=True, text=True)
+    done = python(SCRIPTS / "report.py", cwd=tmp_path)
     assert done.returncode == 1 and "make sweep" in done.stderr and "Traceback" not in done.stderr
 
 

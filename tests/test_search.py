@@ -5,7 +5,6 @@ import importlib.util
 import os
 import re
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,7 +12,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from mnist_exp.runs.record import read_record
-from tests.conftest import command, results, started, wait_until
+from tests.conftest import SCRIPTS, command, python, results, started, wait_until
 
 MISSING = importlib.util.find_spec("optuna") is None
 needs_optuna = pytest.mark.skipif(MISSING, reason="no Optuna here: pip install -e '.[search]'")
@@ -24,7 +23,6 @@ SEARCH = [
     *("hydra.sweeper.n_jobs=2", "hydra.sweeper.sampler.n_startup_trials=2"),
     "optimizer.lr=tag(log, interval(0.001, 100))",
 ]
-STATUS = Path(__file__).parents[1] / "scripts" / "status.py"
 
 
 def statuses(root: Path) -> dict[str, str]:
@@ -65,8 +63,7 @@ def test_a_search_that_was_killed_proposes_the_same_trials_and_finishes(tmp_path
     assert done.returncode == 0 and "already finished; skipped" in done.stdout, done.stderr
     assert statuses(killed) == ended
     assert results(killed / "outputs") == results(undisturbed / "outputs")
-    words = [sys.executable, str(STATUS), "--runs", "outputs/runs"]
-    shown = subprocess.run(words, capture_output=True, text=True, check=True, cwd=killed).stdout
+    shown = python(SCRIPTS / "status.py", check=True, cwd=killed).stdout
     assert shown.startswith(f"{len(failed)} failed, {len(finished)} finished")
 
 

@@ -128,18 +128,20 @@ def test_training_mode_after_the_first_epoch(mode: str, frozen: bool, few_digits
     assert any(dropped) == (not frozen)
 
 
-def test_resuming_changes_nothing(few_digits: Pair) -> None:
+@pytest.mark.parametrize(("mode", "done"), [("every_epoch", 2), ("first_epoch", 1)])
+def test_resuming_changes_nothing(mode: str, done: int, few_digits: Pair) -> None:
+    """Resumed in mode ``first_epoch``, a model stays in evaluation mode."""
     whole = start("LeNet5Regularized")
-    expected = [epoch.metrics for epoch in run(whole, few_digits, epochs=4)]
+    expected = [epoch.metrics for epoch in run(whole, few_digits, 4, mode)]
 
     first = start("LeNet5Regularized")
-    run(first, few_digits, epochs=2)
+    run(first, few_digits, done, mode)
     state = first.state_dict()
     torch.manual_seed(99)  # another process starts with another generator
     second = start("LeNet5Regularized")
     torch.manual_seed(99)
     second.load_state_dict(state)
-    assert [epoch.metrics for epoch in run(second, few_digits, epochs=4)] == expected[2:]
+    assert [epoch.metrics for epoch in run(second, few_digits, 4, mode)] == expected[done:]
     for ours, theirs in zip(whole.model.parameters(), second.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
 
@@ -166,15 +168,6 @@ def test_the_generator_of_an_accelerator_is_in_the_checkpoint(
     assert accelerator.state.tolist() == [1, 2, 3]
     monkeypatch.undo()
     assert "device_generator" not in start().state_dict()  # the CPU's generator is torch's global one
-
-
-def test_resumed_in_first_epoch_mode_stays_in_evaluation_mode(few_digits: Pair) -> None:
-    expected = [e.metrics for e in run(start("LeNet5Regularized"), few_digits, epochs=3, mode="first_epoch")]
-    first = start("LeNet5Regularized")
-    run(first, few_digits, epochs=1, mode="first_epoch")
-    second = start("LeNet5Regularized")
-    second.load_state_dict(first.state_dict())
-    assert [e.metrics for e in run(second, few_digits, epochs=3, mode="first_epoch")] == expected[1:]
 
 
 def test_a_loss_that_is_not_finite_is_named_with_epoch_and_step(few_digits: Pair) -> None:

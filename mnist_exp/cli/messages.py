@@ -16,8 +16,7 @@ import omegaconf
 import yaml
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 
-from mnist_exp import errors
-from mnist_exp.errors import UserError, disk_message, memory_message
+from mnist_exp.errors import UserError, disk_message, failure_reason, memory_message
 from mnist_exp.runs.record import RecordError
 from mnist_exp.settings.schema import Config, DataConfig, DeviceConfig, ProtocolConfig
 
@@ -74,7 +73,7 @@ def user_message(error: Exception) -> str | None:
 
 def job_failure_reason(error: BaseException) -> str:
     """Why a job ended, for the sweep's summary."""
-    return (user_message(error) if isinstance(error, Exception) else None) or errors.failure_reason(error)
+    return (user_message(error) if isinstance(error, Exception) else None) or failure_reason(error)
 
 
 def unreadable_reason(error: Exception) -> str:

@@ -40,11 +40,9 @@ def run_script(main: Callable[[], int]) -> NoReturn:
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         code = 130
-    except UserError as error:
-        print(f"{Path(sys.argv[0]).stem}: {error}", file=sys.stderr)
-        code = 1
-    except OSError as error:
-        silence_stdout()
+    except (UserError, OSError) as error:
+        if isinstance(error, OSError):
+            silence_stdout()
         code = 1
         if not isinstance(error, BrokenPipeError):  # "| head" is no fault
             print(f"{Path(sys.argv[0]).stem}: {error}", file=sys.stderr)

@@ -125,9 +125,7 @@ def read_job(path: Path) -> dict[str, Any] | None:
 def print_summary(refused: str | None) -> bool:
     """Print the summary of the sweep that this process has started; whether every job has a result.
 
-    Args:
-        refused: the error that ended it, if any; where no job has a result, none can run until the
-            command is changed.
+    ``refused`` is the error that ended it: where no job has a result, none can run until the command is changed.
     """
     assert current_folder is not None
     jobs, _ = read_plan(current_folder)

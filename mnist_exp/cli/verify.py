@@ -6,6 +6,7 @@ numerically close.
 """
 
 import argparse
+import contextlib
 import itertools
 import json
 import sys
@@ -49,17 +50,17 @@ class Finding:
     details: list[str]
 
 
-def verify(run: Path, root: str, train_dir: str | None = None, test_dir: str | None = None) -> Finding:
-    """Train a run again, in a temporary folder, and compare the two; the others say where its data is here."""
+def verify(run: Path, train_dir: str | None = None, test_dir: str | None = None) -> Finding:
+    """Train a run again, in a temporary folder, and compare the two; the others say where its PNG files are here."""
     exit_when_parent_dies()
     try:
         record = read_record(run)
         if record.status != "finished":
             raise RunFolderError(f"it is not finished ({record.status})")
         of_folders = record.identity["data"]["name"] == "png_folder"
-        places = {"root": root} | ({"train_dir": train_dir, "test_dir": test_dir} if of_folders else {})
+        folders = {"train_dir": train_dir, "test_dir": test_dir} if of_folders else {}
         with tempfile.TemporaryDirectory() as temporary:
-            result = train_run(_config(record, temporary, places), record.choices, {}, Lines)
+            result = train_run(_config(record, temporary, folders), record.choices, {}, Lines)
             return _compare(run, record, Path(result.folder))
     except DivergedError as error:  # which the stored run did not
         return Finding(run.name, DIFFERENT, [str(error)])
@@ -67,12 +68,12 @@ def verify(run: Path, root: str, train_dir: str | None = None, test_dir: str | N
         return Finding(run.name, UNVERIFIED, [unreadable_reason(error)])
 
 
-def _config(record: Record, output_root: str, places: dict[str, Any]) -> Config:
+def _config(record: Record, output_root: str, folders: dict[str, Any]) -> Config:
     if record.identity.get("version") != IDENTITY_VERSION:
         raise ConfigError("made by another version of mnist_exp; only that version can repeat it")
     settings = dict(record.config)
     settings["device"] = DeviceConfig(**settings["device"] | {"name": record.identity["device"]["type"]})
-    settings["data"] = DataConfig(**settings["data"], **places)
+    settings["data"] = DataConfig(**settings["data"], root=str(default_data_root()), **folders)
     settings["protocol"] = ProtocolConfig(**settings["protocol"])
     return Config(**settings, output_root=output_root)
 
@@ -143,13 +144,6 @@ def _rounding(record: Record) -> dict[str, Any]:
     return {key: provenance[key] for key in ENVIRONMENT if not (portable and key in PROCESSOR)} | packages
 
 
-def _read(run: Path) -> Record | None:
-    try:
-        return read_record(run)
-    except Exception:  # `verify` will say what is wrong with it
-        return None
-
-
 def main() -> int:
     """Verify the given runs in parallel."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -169,17 +163,20 @@ def main() -> int:
     if not runs:
         print(f"verify: there are no runs in {arguments.reference}", file=sys.stderr)
         return UNVERIFIED
-    records = {run: record for run in runs if (record := _read(run))}
+    records = {}
+    for run in runs:
+        with contextlib.suppress(Exception):  # `verify` will say what is wrong with it
+            records[run] = read_record(run)
     # Of the code that is about to run, whatever is edited meanwhile.
     changes = undeclared_changes([*records.values()]) if arguments.declare else set()
-    places = (str(default_data_root()), arguments.train_dir, arguments.test_dir)
+    folders = (arguments.train_dir, arguments.test_dir)
     try:
         findings: list[Finding] = []
         devices = {run: str(record.identity.get("device")) for run, record in records.items()}
         for _, group in itertools.groupby(sorted(runs, key=lambda run: devices.get(run, "")), devices.get):
             if findings:  # a process keeps its arithmetic
                 get_reusable_executor().shutdown()
-            findings += Parallel(n_jobs=-1, batch_size=1)(delayed(verify)(run, *places) for run in group)
+            findings += Parallel(n_jobs=-1, batch_size=1)(delayed(verify)(run, *folders) for run in group)
     except BrokenProcessPool:
         print("verify: a process was killed (out of memory, perhaps); repeat the command", file=sys.stderr)
         return UNVERIFIED

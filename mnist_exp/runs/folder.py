@@ -22,7 +22,6 @@ from mnist_exp.runs.record import (
     RECORD,
     RESULT_FILES,
     TIMING,
-    WEIGHTS,
     Record,
     RecordError,
     UnknownFormatError,
@@ -76,16 +75,13 @@ class RunFolder:
 
     def is_complete(self, record: Record) -> bool:
         """Whether the run is finished and its results are still there."""
-        files = (METRICS, TIMING, WEIGHTS, PREDICTIONS)
+        files = (*RESULT_FILES, TIMING)
         return record.status == "finished" and all((self.final_path / name).exists() for name in files)
 
     def open_for_writing(self, record: Record, extra_files: dict[str, str], *, from_scratch: bool) -> None:
-        """Make the folder, and write the record of a run that starts or resumes.
+        """Make the folder, and write the extra files (relative path → text) and the record of a run that begins.
 
-        Args:
-            record: the content of ``run.json``.
-            extra_files: more files, by relative path.
-            from_scratch: the run starts from scratch; what the folder holds is kept until the first checkpoint.
+        Where it begins from scratch, what the folder holds is kept until the first checkpoint.
         """
         self.path = self._new_path if from_scratch and self.final_path.exists() else self.final_path
         self.path.mkdir(parents=True, exist_ok=True)
@@ -133,12 +129,7 @@ class RunFolder:
         write_atomically(self.path / TIMING, results.to_csv(history.timing))
 
     def finish(self, record: Record, files: dict[str, bytes]) -> None:
-        """Write the results, the tables of what they get wrong, and last the record that says that the run is finished.
-
-        Args:
-            record: the content of ``run.json``; the results' checksums are added.
-            files: the results, by name.
-        """
+        """Write the results (name → content), tables of what they get wrong, and last the record, with checksums."""
         for name, content in (files | results.mistakes(files[PREDICTIONS])).items():
             write_atomically(self.path / name, content)
         record.files = {name: checksum(self.path / name) for name in RESULT_FILES}

@@ -3,6 +3,8 @@
 import dataclasses
 import hashlib
 import json
+import types
+import typing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,24 +35,6 @@ REQUIRED: dict[str, type] = {
     "identity.seed": int,
     "identity.epochs": int,
 }
-OPTIONAL: dict[str, type] = {
-    "name": str,
-    "reason": str,
-    "choices": dict,
-    "config": dict,
-    "parameters": int,
-    "multiply_accumulates": int,
-    "metrics": dict,
-    "started": str,
-    "ended": str,
-    "resumed": int,
-    "starts": list,
-    "code": dict,
-    "provenance": dict,
-    "data": dict,
-    "files": dict,
-}
-"""Left out where they are of another type, as if they were missing."""
 
 
 class RecordError(ValueError):
@@ -149,12 +133,13 @@ class Record:
             _check_field(fields, path, kind)
         if fields["status"] not in STATUSES:
             raise RecordError(f"whose status is {fields['status']!r:.40}")
-        values: dict[str, Any] = {key: fields[key] for key, kind in OPTIONAL.items() if type(fields.get(key)) is kind}
+        # A value of another type is left out, as if it were missing; of the classes, the report says what is wrong.
+        kinds = {each.name: _json_type(each.type) for each in dataclasses.fields(cls)}
+        values: dict[str, Any] = {name: fields[name] for name, kind in kinds.items() if type(fields.get(name)) is kind}
         if not all(isinstance(value, float | int) for value in values.get("metrics", {}).values()):
             del values["metrics"]
         absent: dict[str, Any] = {"name": "", "choices": {}, "config": {}, "started": ""}
-        kept = {key: fields[key] for key in ("title", "status", "identity")}
-        return cls(**absent | kept | values, classes=fields.get("classes"))
+        return cls(**absent | values | {"classes": fields.get("classes")})
 
 
 def read_record(run: Path) -> Record:
@@ -180,3 +165,9 @@ def _check_field(fields: dict[str, Any], path: str, kind: type) -> None:
         raise RecordError(f"without {path}")
     if type(value) is not kind or (isinstance(value, int) and not 0 <= value < 2**63):
         raise RecordError(f"whose {path} is {value!r:.40}")
+
+
+def _json_type(annotation: Any) -> Any:
+    """The type of a field's value in JSON: dict, for ``dict[str, str] | None``."""
+    given = typing.get_args(annotation)[0] if isinstance(annotation, types.UnionType) else annotation
+    return typing.get_origin(given) or given

@@ -40,11 +40,7 @@ def to_files(weights: dict[str, Tensor], logits: Tensor, labels: Tensor) -> dict
 
 
 def mistakes(predictions: bytes) -> dict[str, bytes]:
-    """What a run got wrong, as tables that a person can read: file name → content.
-
-    Args:
-        predictions: the content of ``predictions.npz``.
-    """
+    """What a run got wrong, by its ``predictions.npz``, as tables that a person can read: file name → content."""
     with np.load(io.BytesIO(predictions), allow_pickle=False) as archive:
         label, predicted, probabilities = (archive[key] for key in ("label", "predicted", "probabilities"))
     wrong = np.flatnonzero(label != predicted)

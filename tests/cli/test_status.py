@@ -18,9 +18,9 @@ from mnist_exp.runs import lock
 from mnist_exp.runs.lock import is_live
 from mnist_exp.runs.record import Record
 from mnist_exp.settings.identity import IDENTITY_VERSION
-from tests.conftest import MINUTES, started, wait_until
+from tests.conftest import MINUTES, SCRIPTS, python, started, wait_until
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "status.py"
+SCRIPT = SCRIPTS / "status.py"
 HEAD = "epoch,train_seconds,eval_seconds,train_images_per_second\n"
 TIMING = HEAD + "1,99,99,1\n" + "".join(f"{epoch},8,2,1\n" for epoch in range(2, 7))
 
@@ -74,8 +74,7 @@ def plan(
 
 
 def shown(tmp_path: Path, *arguments: str) -> list[str]:
-    words = [sys.executable, str(SCRIPT), *arguments]
-    done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=MINUTES)
+    done = python(SCRIPT, *arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     return [line.rstrip() for line in done.stdout.splitlines()]
 
@@ -213,13 +212,13 @@ def test_a_long_list_is_cut_short(runs: Path, tmp_path: Path) -> None:
 
 
 def test_no_run_at_all_says_what_to_type(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, str(SCRIPT)], cwd=tmp_path, capture_output=True, text=True)
+    done = python(SCRIPT, cwd=tmp_path)
     assert done.returncode == 1 and "make sweep" in done.stderr and "Traceback" not in done.stderr
 
 
 def test_it_starts_without_pytorch() -> None:
     probe = "import sys, scripts.status; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", probe], cwd=SCRIPT.parent.parent).returncode == 0
+    assert python("-c", probe, cwd=SCRIPTS.parent).returncode == 0
 
 
 def test_watching_follows_a_real_sweep(tmp_path: Path) -> None:

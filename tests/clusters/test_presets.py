@@ -5,23 +5,20 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from mnist_exp.cli import sweep
 from mnist_exp.cli.hydra_internals import CONFIG_FOLDER
 from mnist_exp.cli.messages import user_message
-from tests.conftest import command
+from tests.conftest import command, composed
 
 PROJECT = CONFIG_FOLDER.parent
 LAUNCHERS = sorted(path.stem for path in (CONFIG_FOLDER / "hydra" / "launcher").glob("*.yaml"))
 
 
 def launcher(*overrides: str) -> DictConfig:
-    with initialize_config_dir(str(CONFIG_FOLDER), version_base="1.3"):
-        config = compose("config", overrides=list(overrides), return_hydra_config=True)
-        launcher: DictConfig = config.hydra.launcher
-        return launcher
+    launcher: DictConfig = composed(*overrides, return_hydra_config=True).hydra.launcher
+    return launcher
 
 
 def test_there_is_a_complete_preset_for_each_engine() -> None:

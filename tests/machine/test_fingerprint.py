@@ -16,9 +16,8 @@ import torch
 from mnist_exp import job
 from mnist_exp.errors import ConfigError
 from mnist_exp.machine import fingerprint, syntax
-from mnist_exp.runs.folder import RunFolder
 from mnist_exp.runs.record import read_record
-from tests.conftest import Execute, results
+from tests.conftest import Execute, kill_after, results
 
 RUN = ("model=lenet5r", "epochs=1")
 PROJECT = Path(__file__).parents[2]
@@ -452,23 +451,6 @@ def test_a_resumed_run_tells_its_whole_story(execute: Execute, tmp_path: Path, m
     for start in record.starts:
         assert start["code"] == record.code and start["packages"]["torch"] == torch_version()
         assert {"time", "git_commit", "git_dirty", "python", "cpu", "cpu_capability"} <= start.keys()
-
-
-def kill_after(epochs: int, execute: Execute, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Start a run, which is killed when it would save one epoch more."""
-    save, done = RunFolder.save_epoch, iter(range(99))
-
-    class KilledError(BaseException): ...
-
-    def save_some(*arguments: object) -> None:
-        if next(done) == epochs:
-            raise KilledError
-        save(*arguments)  # type: ignore[arg-type]
-
-    with monkeypatch.context() as patch, pytest.raises(KilledError):
-        patch.setattr(RunFolder, "save_epoch", save_some)
-        patch.setattr(job, "_record_failure", lambda *_: None)
-        execute(*words)
 
 
 def torch_version() -> str:

@@ -24,7 +24,7 @@ from mnist_exp.runs import folder as run_folder
 from mnist_exp.runs import lock
 from mnist_exp.runs.record import RESULT_FILES, checksum
 from mnist_exp.training import evaluate, fit
-from tests.conftest import Execute, results, started
+from tests.conftest import Execute, kill_after, results, started
 
 MLP = ("model=mlp", "epochs=3")
 VALIDATED = (*MLP, "data.validation_size=100")
@@ -56,19 +56,7 @@ def finished(execute: Execute, tmp_path: Path) -> Path:
 @pytest.fixture
 def stopped(execute: Execute, words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A run that was killed after two of its three epochs."""
-    save, epochs = run_folder.RunFolder.save_epoch, iter(range(3))
-
-    class KilledError(BaseException): ...
-
-    def save_two(*arguments: object) -> None:
-        if next(epochs) == 2:
-            raise KilledError
-        save(*arguments)  # type: ignore[arg-type]
-
-    with monkeypatch.context() as patch, pytest.raises(KilledError):
-        patch.setattr(run_folder.RunFolder, "save_epoch", save_two)
-        patch.setattr(run_folder.RunFolder, "write_record", lambda *_: None)
-        execute(*words)
+    kill_after(2, execute, words, monkeypatch)
     return tmp_path
 
 
