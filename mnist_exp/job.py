@@ -1,4 +1,4 @@
-"""One run, from its settings to its finished folder. Knows no Hydra and no terminal."""
+"""One run, from its settings to its finished folder. Knows no Hydra; its progress is shown by a `Display`."""
 
 import contextlib
 import copy
@@ -79,8 +79,9 @@ def train_run(
     scanned = scan_folders(config.data, config.protocol.train_split)
     contents = {f"{split}_sha256": each.sha256 for split, each in scanned.items()}
     identity = run_identity(config, components, device.type, contents)
-    folder = RunFolder(Path(config.output_root) / "runs", name := run_name(choices, identity), identity)
-    code, versions = present_code(identity), {name: installed_version(name) for name in LIBRARIES}
+    name = run_name(choices, identity)
+    folder = RunFolder(Path(config.output_root) / "runs", name, identity)
+    code, versions = present_code(identity), {library: installed_version(library) for library in LIBRARIES}
     with folder.locked():
         record = folder.record()
         from_scratch = config.overwrite
@@ -206,8 +207,8 @@ def _load_images(
 
 
 def _build_state(config: Config, device: torch.device, train_size: int) -> TrainState:
-    # One seed, two streams: torch's global generator draws the weights and then dropout's masks, the
-    # other the order of the images. So runs of one seed see the images in one order, whatever the model.
+    # One seed, two generators: torch's global one draws the initial weights and then dropout's masks; a separate one
+    # draws the order of the images, so that runs of one seed see them in the same order, whatever the model.
     torch.manual_seed(config.seed)
     model = factory.build_model(config.model).to(device)
     optimizer = factory.build_optimizer(config.optimizer, model)

@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 import traceback
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -54,11 +55,10 @@ def run_job(settings: DictConfig) -> float:
         result = train_run(config, choices, hydra_internals.run_files(settings), display)
         outcome.update(status="skipped" if result.skipped else "finished", **vars(result))
         if not in_sweep:
-            # The second only where the first is of the validation images.
-            accuracies = (format_accuracy(result.metrics), f"test accuracy {result.metrics['test_accuracy']:.4f}")
-            print(
-                f"{', '.join(dict.fromkeys(accuracies))}, test loss {result.metrics['test_loss']:.4f}; {result.folder}"
-            )
+            parts = [format_accuracy(result.metrics)]
+            if "validation_accuracy" in result.metrics:  # which the first part then shows
+                parts.append(f"test accuracy {result.metrics['test_accuracy']:.4f}")
+            print(f"{', '.join(parts)}, test loss {result.metrics['test_loss']:.4f}; {result.folder}")
         return result.selection_score
     except BaseException as error:
         stopped = isinstance(error, Interrupted | SystemExit)
@@ -93,7 +93,9 @@ def main() -> None:
             traceback.print_exception(cause)
         else:
             print(f"mnist_exp: {message}", file=sys.stderr)
-        refused = message if isinstance(cause, UserError | HydraException | ImportError | RuntimeError) else None
+        # What repeating the same command cannot cure: then no job of the sweep is waiting for anything.
+        is_lasting = isinstance(cause, UserError | HydraException | ImportError | RuntimeError)
+        refused = message if is_lasting and not isinstance(cause, BrokenProcessPool) else None
         code = 1
     try:
         if sweep.current_folder is not None and not sweep.print_summary(refused):

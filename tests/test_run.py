@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pandas as pd
@@ -15,6 +16,9 @@ import psutil
 import pytest
 
 from mnist_exp import run
+from mnist_exp.cli import hydra_internals
+from mnist_exp.cli import sweep as sweep_module
+from mnist_exp.errors import ConfigError
 from mnist_exp.report import tables
 from mnist_exp.report.collect import collect
 from mnist_exp.report.estimates import make_estimates
@@ -347,6 +351,31 @@ def test_the_report_of_a_real_sweep(sweep: tuple[Path, str]) -> None:
 def test_a_report_of_nothing_says_what_to_type(tmp_path: Path) -> None:
     done = python(SCRIPTS / "report.py", cwd=tmp_path)
     assert done.returncode == 1 and "make sweep" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("error", "refused"), [(ConfigError("no such model"), "no such model"), (BrokenProcessPool("killed"), None)]
+)
+def test_jobs_wait_for_nothing_only_if_a_repeated_command_must_fail_too(
+    error: Exception, refused: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [["output_root=a-\udcff"], ["seed=1"]]  # not UTF-8, as a folder's name may be
+
+    def fail(_: object) -> None:
+        monkeypatch.setattr(sweep_module, "current_folder", tmp_path)
+        sweep_module.write_plan(tmp_path, jobs)
+        raise error
+
+    monkeypatch.setattr(hydra_internals, "start", fail)
+    with pytest.raises(SystemExit) as exit:
+        run.main()
+    assert exit.value.code == 1 and sweep_module.read_plan(tmp_path) == (jobs, refused)
+
+
+def test_a_data_folder_of_nobody_is_named(tmp_path: Path) -> None:
+    done = python(SCRIPTS / "report.py", cwd=tmp_path, env=os.environ | {"MNIST_EXP_DATA": "~nobody-here/x"})
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "MNIST_EXP_DATA=~nobody-here/x: there is no such user here" in done.stderr
 
 
 def test_a_sweep_without_results_fails(tmp_path: Path) -> None:

@@ -36,8 +36,8 @@ FOREIGN_CONFIG = (
 ConfigStore.instance().store(name="schema", node=Config)
 OmegaConf.register_new_resolver("gpus", lambda device: 1 if device == "cuda" else None, replace=True)
 OmegaConf.register_new_resolver("expand_user", lambda path: os.path.expanduser(str(path)), replace=True)  # noqa: PTH111
-# Our launchers' presets have the names of the plugins' own, as their users expect; each is complete, so that
-# it makes no difference whether Hydra still checks it against the plugin's.
+# Our launcher presets have the names of the plugins' own, as their users expect. Each sets every key, so it does not
+# matter that Hydra still validates it against the plugin's schema, as this warning says.
 warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/.* is validated against ConfigStore")
 
 
@@ -55,7 +55,8 @@ def _path_word(word: str) -> str:
     key, _, value = word.partition("=")
     if key not in PATH_SETTINGS:
         return word
-    if re.fullmatch(r"[0-9._eE+-]+|true|false|null|\s.*|.*\s", value, re.IGNORECASE):  # else a number, and rewritten
+    # Unquoted, Hydra would read a number or a keyword, and rewrite it.
+    if re.fullmatch(r"[0-9._eE+-]+|true|false|null|\s.*|.*\s", value, re.IGNORECASE):
         return in_hydras_quotes(key, [value])
     if not value.startswith("~"):
         return word
@@ -131,6 +132,6 @@ def planned_jobs(config: DictConfig) -> list[list[str]]:
 
 
 def swept_data(config: DictConfig, jobs: list[list[str]]) -> list[Any]:
-    """The ``data`` group of each job of a sweep, but each only once: what is swept is not in ``config``."""
-    by_data = {tuple(word for word in job if word.partition("=")[0].partition(".")[0] == "data"): job for job in jobs}
+    """The ``data`` settings that the jobs of a sweep use, each once; ``config`` lacks what is swept."""
+    by_data = {tuple(word for word in job if re.match(r"data[.=]", word)): job for job in jobs}
     return [config.data] if len(by_data) < 2 else [hydra.compose("config", job).data for job in by_data.values()]

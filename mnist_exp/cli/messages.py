@@ -22,11 +22,11 @@ from mnist_exp.settings.schema import Config, DataConfig, DeviceConfig, Protocol
 
 SCHEMAS = {"": Config, "device": DeviceConfig, "data": DataConfig, "protocol": ProtocolConfig}
 KNOWN_KEYS = {section: [each.name for each in dataclasses.fields(schema)] for section, schema in SCHEMAS.items()}
-"""Section → its settings; of the other sections, a class knows its own arguments."""
+"""Section → its settings. The other sections hold the arguments of a class, which is asked for them."""
 PATH_SETTINGS = ("output_root", "data.root", "data.train_dir", "data.test_dir", "hydra.sweep.dir", "hydra.run.dir")
 REPEAT = "repeat the command to resume"
-# What libraries raise, none of which need be installed: how the first line starts → what to say.
-# {0} is that line, {1} what the pattern's parentheses hold.
+# How the first line of a library's error starts → what to say. (Text, since not all of these libraries need be
+# installed.) {0} is that line, {1} what the pattern's parentheses match.
 FOREIGN_MESSAGES = {
     "Unknown plugin class.*hydra_ray|No module named 'ray": "an extra is needed: pip install -e '.[ray]'",
     "Unknown plugin class.*submitit|No module named 'submitit": "an extra is needed: pip install -e '.[slurm]'",
@@ -58,9 +58,10 @@ def user_message(error: Exception) -> str | None:
         return f"stopped because nothing reads the output any more; {REPEAT}"
     if message := memory_message(error):
         return message
+    first_line = _lines(error)[0]
     for pattern, sentence in FOREIGN_MESSAGES.items():
-        if match := re.match(pattern, first := _lines(error)[0]):
-            return sentence.format(first, *match.groups())
+        if match := re.match(pattern, first_line):
+            return sentence.format(first_line, *match.groups())
     if isinstance(error, OSError):
         return disk_message(error)
     if isinstance(error, yaml.YAMLError):

@@ -97,7 +97,7 @@ def read_sweep(sweep: Path, runs: list[StatusRow], *, newest: bool) -> list[Stat
 
 
 def read_all(runs: Path) -> list[StatusRow]:
-    """All runs, and the jobs without a run of the newest sweep and of every sweep that has a running job."""
+    """All runs; then the jobs that have no run yet, of the newest sweep and of every sweep that is still running."""
     rows = [read_run(run) for run in sorted(runs.glob("[!.]*/"))]
     sweeps = sorted((runs.parent / "sweeps").glob("[!.]*/"), reverse=True)
     jobs = [row for sweep in sweeps for row in read_sweep(sweep, rows, newest=sweep == sweeps[0])]
@@ -110,7 +110,8 @@ def render(rows: list[StatusRow], *, everything: bool) -> RenderableType:
     table = Table("run", "status", "epoch", "left", "remark", box=None, pad_edge=False)
     for status in STATUSES:
         of_this = [row for row in rows if row.status == status]
-        listed = len(of_this) if everything else 0 if status == "finished" else MAX_LISTED
+        most = 0 if status == "finished" else MAX_LISTED
+        listed = len(of_this) if everything else most
         for row in of_this[:listed]:
             cells = (row.name, row.status, row.epochs, _duration(row.seconds_left), row.remark)
             table.add_row(*(Text(cell, overflow="fold") for cell in cells))

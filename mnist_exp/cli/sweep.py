@@ -1,6 +1,5 @@
 """Sweeps: the plan written before the first job, the data fetched once, and the summary after the last."""
 
-import contextlib
 import json
 import platform
 import sys
@@ -54,11 +53,13 @@ class SweepCallback(Callback):
             current_folder = folder
             write_plan(folder, jobs)
             swept = hydra_internals.swept_data(config, jobs)
-            # Of several bad ones, the jobs that need them will report it, and the others run.
-            ignored = (Exception,) if len(swept) > 1 else ()
             for data in swept:
-                with contextlib.suppress(*ignored):
+                try:
                     prepare_data(OmegaConf.to_object(data), config.protocol.train_split)
+                except Exception:
+                    if len(swept) == 1:
+                        raise
+                    # Else the jobs that need this data will report it, and the others run.
         except Exception as error:
             raise HydraBypass(error) from error
 
@@ -93,7 +94,7 @@ def check_shared_folder(folder: Path, config: Config) -> None:
 def write_plan(folder: Path, jobs: list[list[str]], refused: str | None = None) -> None:
     """Write down which jobs a sweep consists of; ``refused`` says why none of them can run."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / PLAN, json.dumps({"jobs": jobs, "refused": refused}, ensure_ascii=False).encode())
+    write_atomically(folder / PLAN, json.dumps({"jobs": jobs, "refused": refused}).encode())
 
 
 def read_plan(folder: Path) -> tuple[list[list[str]], str | None]:
@@ -123,7 +124,7 @@ def read_job(path: Path) -> dict[str, Any] | None:
 
 
 def print_summary(refused: str | None) -> bool:
-    """Print the summary of the sweep that this process has started; whether every job has a result.
+    """Print the summary of the sweep that this process has started, and return whether every job has a result.
 
     ``refused`` is the error that ended it: where no job has a result, none can run until the command is changed.
     """

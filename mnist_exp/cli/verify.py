@@ -1,8 +1,7 @@
 """Train stored runs again from their own records, and compare the bytes: ``make verify``.
 
 Exit code 0: all equal. 1: a run came out differently, and nothing in its record explains it.
-2: a run could not be compared. 3: numbers differ, but so do versions or the processor, and they are
-numerically close.
+2: a run could not be compared. 3: numbers differ slightly, and so do library versions or the processor.
 """
 
 import argparse
@@ -38,7 +37,7 @@ TOLERANCE = {"test_accuracy": 0.005, "test_loss": 0.02}  # measured: docs/reprod
 ENVIRONMENT = ("platform", "cpu", "cpu_capability", "threads", "device")
 """What can change how arithmetic rounds, of all that is recorded."""
 PROCESSOR = ("cpu", "cpu_capability")
-"""What cannot, where arithmetic is portable."""
+"""Those of them that cannot, where arithmetic is portable."""
 
 
 @dataclass(frozen=True)

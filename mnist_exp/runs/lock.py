@@ -1,6 +1,6 @@
 """One process per run, across hosts that share a disk.
 
-The lock is a file with a heartbeat, not the operating system's, since those do not work on every shared
+The lock is a file with a heartbeat rather than one of the operating system's, since those do not work on every shared
 file system.
 """
 
@@ -16,7 +16,7 @@ import psutil
 from filelock import SoftFileLease, Timeout
 
 LEASE_SECONDS = 60.0
-"""A lock without a heartbeat for so long, on whatever host, is taken over."""
+"""A lock whose last heartbeat is older than this is taken over, whichever host it is from."""
 
 
 def lock_path(run: Path) -> Path:
@@ -28,7 +28,7 @@ def lock_path(run: Path) -> Path:
 def locked(run: Path) -> Iterator[None]:
     """Keep every other process out of a run's folder, on this host or another on the same disk.
 
-    A second process waits, and prints for which one. A dead process's lock is taken over.
+    A second process waits, and prints which one it waits for. A dead process's lock is taken over.
     """
     path = lock_path(run)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,9 +45,9 @@ def locked(run: Path) -> Iterator[None]:
         try:
             lock.acquire(timeout=timeout)
         except Timeout:
-            unknown = f"the holder of {path}"
-            holder = f"process {lock.owner.pid} on {lock.owner.hostname}" if lock.owner else unknown
             if not timeout:
+                owner = lock.owner  # is read from the file each time
+                holder = f"process {owner.pid} on {owner.hostname}" if owner else f"the holder of {path}"
                 print(f"{run.name}: waiting for {holder}, which is training it", flush=True)
             timeout = LEASE_SECONDS
     try:
@@ -59,8 +59,8 @@ def locked(run: Path) -> Iterator[None]:
 def is_live(run: Path) -> bool:
     """Whether the process that has locked a run is alive, as far as that can be known from here.
 
-    On this host its process is looked up. Another host's must have touched its lock within
-    `LEASE_SECONDS`, so the clocks may differ by less than that.
+    On this host, its process is looked up. One on another host must have touched its lock within `LEASE_SECONDS`, which
+    requires that the two clocks agree to within that.
     """
     path = lock_path(run)
     try:

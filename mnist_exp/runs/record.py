@@ -24,7 +24,7 @@ MISTAKES_COLUMNS = ("index", "label", "predicted", "probability")
 CLASS_COUNTS = "classes.csv"
 """How many images of each label were evaluated, and how many of them the run gets wrong."""
 STATUSES = ("running", "finished", "failed", "interrupted")
-REQUIRED: dict[str, type] = {
+REQUIRED: dict[str, type] = {  # a record without one of these, or of another type, cannot be used
     "title": str,
     "status": str,
     "identity.model.target": str,
@@ -66,7 +66,7 @@ class Record:
     identity: dict[str, Any]
     """Every setting that can change the numbers (`mnist_exp.settings.identity.run_identity`)."""
     config: dict[str, Any]
-    """All settings but paths."""
+    """All settings but paths, `overwrite` and `stale`."""
     parameters: int | None = None
     multiply_accumulates: int | None = None
     """Of one forward pass per image."""

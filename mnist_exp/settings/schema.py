@@ -34,8 +34,12 @@ MAX_THREADS = 1024
 
 
 def default_data_root() -> Path:
-    """The folder of the datasets where no setting names one: ``MNIST_EXP_DATA``, or ``data``."""
-    return Path(os.environ.get("MNIST_EXP_DATA") or "data").expanduser()
+    """The folder of the datasets where no setting names one: ``MNIST_EXP_DATA``, or ``data``.
+
+    Raises:
+        ConfigError: it starts with the home of a user who is not there.
+    """
+    return Path(_expand_user("MNIST_EXP_DATA", os.environ.get("MNIST_EXP_DATA") or "data"))
 
 
 @dataclass
