@@ -21,7 +21,7 @@ from mnist_exp.machine.provenance import installed_version, provenance
 from mnist_exp.runs import results
 from mnist_exp.runs.checkpoint import History
 from mnist_exp.runs.folder import RunFolder
-from mnist_exp.runs.record import Record, utc_now
+from mnist_exp.runs.record import Record, selection_metric, utc_now
 from mnist_exp.settings import factory
 from mnist_exp.settings.identity import run_identity, run_name, settings_of_numbers
 from mnist_exp.settings.schema import Config, DataConfig
@@ -55,8 +55,8 @@ class RunResult:
 
     @property
     def selection_score(self) -> float:
-        """What to choose settings by: the validation accuracy, where images were held out for it."""
-        return self.metrics.get("validation_accuracy", self.metrics["test_accuracy"])
+        """The value of the metric to choose settings by."""
+        return self.metrics[selection_metric(self.metrics)]
 
 
 def train_run(
@@ -83,7 +83,7 @@ def train_run(
     folder = RunFolder(Path(config.output_root) / "runs", name, identity)
     code, versions = present_code(identity), {library: installed_version(library) for library in LIBRARIES}
     with folder.locked():
-        record = folder.record()
+        record = folder.load_record()
         from_scratch = config.overwrite
         if record and record.metrics and folder.is_complete(record) and not from_scratch:
             if _keep_finished_run(record, versions, config.stale):
@@ -94,11 +94,10 @@ def train_run(
             from_scratch, history = True, History()
         history.code, history.packages = code, versions
         if record is None or from_scratch:
-            known: dict[str, Any] = {"choices": choices, "identity": identity, "config": settings_of_numbers(config)}
-            record = Record(name=name, title=str(config.model.get("title", choices["model"])), **known)
+            title, settings = str(config.model.get("title", choices["model"])), settings_of_numbers(config)
+            record = Record(name=name, title=title, choices=choices, identity=identity, config=settings)
         else:
-            record.status, record.reason, record.ended = "running", None, None
-            record.resumed += 1
+            record.resume()
         record.code = code
         folder.open_for_writing(record, extra_files, from_scratch=from_scratch)
         if config.device.arithmetic == "portable" and (reason := why_not_portable(device)):
@@ -172,7 +171,7 @@ def _train(config: Config, device: torch.device, scanned: Folders, output: _Outp
     folder.write_record(record)
 
     logits = None
-    for epoch in fit(
+    for result in fit(
         state,
         train,
         evaluation,
@@ -182,10 +181,10 @@ def _train(config: Config, device: torch.device, scanned: Folders, output: _Outp
         training_mode=config.protocol.training_mode,
         on_step=output.display.step,
     ):
-        _append(history, epoch, len(train), state)
+        _append_epoch(history, result, len(train), state)
         folder.save_epoch(history)
-        output.display.epoch(epoch)
-        logits = epoch.logits
+        output.display.epoch(result)
+        logits = result.logits
     if logits is None:  # interrupted between its last epoch and its results
         logits = evaluate(state.model, evaluation)
     if broken := [name for name, tensor in state.model.state_dict().items() if not tensor.isfinite().all()]:
@@ -229,8 +228,8 @@ def _check_last_batch(model: torch.nn.Module, train: ImageSplit, batch_size: int
         with torch.random.fork_rng(), torch.no_grad():
             copy.deepcopy(model).train()(train.normalised(slice(0, 1)))
     except ValueError as error:
-        fitting = (size for gap in range(len(train)) for size in (batch_size - gap, batch_size + gap) if size > 1)
-        better = next((size for size in fitting if not leaves_one(size)), None)
+        nearest = sorted(range(2, 2 * len(train)), key=lambda size: abs(size - batch_size))
+        better = next((size for size in nearest if not leaves_one(size)), None)
         advice = f"batch_size={better} works" if better else "add images"
         which = "every batch" if batch_size == 1 else "the last batch"
         raise ConfigError(
@@ -247,14 +246,14 @@ def _multiply_accumulates(model: torch.nn.Module, split: ImageSplit) -> int:
     return int(counter.get_total_flops()) // 2
 
 
-def _append(history: History, epoch: EpochResult, train_size: int, state: TrainState) -> None:
-    history.metrics.append(epoch.metrics.as_row())
+def _append_epoch(history: History, result: EpochResult, train_size: int, state: TrainState) -> None:
+    history.metrics.append(result.metrics.as_row())
     history.timing.append(
         {
-            "epoch": epoch.metrics.epoch,
-            "train_seconds": epoch.train_seconds,
-            "eval_seconds": epoch.eval_seconds,
-            "train_images_per_second": train_size / epoch.train_seconds,
+            "epoch": result.metrics.epoch,
+            "train_seconds": result.train_seconds,
+            "eval_seconds": result.eval_seconds,
+            "train_images_per_second": train_size / result.train_seconds,
         }
     )
     history.training = state.state_dict()

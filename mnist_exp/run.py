@@ -56,7 +56,7 @@ def run_job(settings: DictConfig) -> float:
         outcome.update(status="skipped" if result.skipped else "finished", **vars(result))
         if not in_sweep:
             parts = [format_accuracy(result.metrics)]
-            if "validation_accuracy" in result.metrics:  # which the first part then shows
+            if "validation_accuracy" in result.metrics:  # then the first part shows that one
                 parts.append(f"test accuracy {result.metrics['test_accuracy']:.4f}")
             print(f"{', '.join(parts)}, test loss {result.metrics['test_loss']:.4f}; {result.folder}")
         return result.selection_score

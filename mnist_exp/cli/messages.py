@@ -17,7 +17,7 @@ import yaml
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 
 from mnist_exp.errors import UserError, disk_message, failure_reason, memory_message
-from mnist_exp.runs.record import RecordError
+from mnist_exp.runs.record import RecordError, selection_metric
 from mnist_exp.settings.schema import Config, DataConfig, DeviceConfig, ProtocolConfig
 
 SCHEMAS = {"": Config, "device": DeviceConfig, "data": DataConfig, "protocol": ProtocolConfig}
@@ -87,9 +87,9 @@ def unreadable_reason(error: Exception) -> str:
 
 
 def format_accuracy(metrics: Mapping[str, Any]) -> str:
-    """The accuracy that settings are chosen by: of the validation images, where any were held out."""
-    split = "validation" if "validation_accuracy" in metrics else "test"
-    return f"{split} accuracy {metrics[f'{split}_accuracy']:.4f}"
+    """The accuracy that settings are chosen by."""
+    metric = selection_metric(metrics)
+    return f"{metric.replace('_', ' ')} {metrics[metric]:.4f}"
 
 
 def unknown_setting(key: str) -> str:

@@ -87,7 +87,8 @@ def load(
 
 def class_names(name: str) -> list[str] | None:
     """The names of a dataset's classes by label; None where they are the digits."""
-    return list(CATALOG[name].classes) or None if name in CATALOG else None
+    classes = CATALOG[name].classes if name in CATALOG else ()
+    return list(classes) or None
 
 
 def stratified_split(images: ImageSplit, size: int, seed: int) -> tuple[ImageSplit, ImageSplit]:

@@ -11,7 +11,7 @@ from mnist_exp.report import published
 from mnist_exp.report.labels import MADE_BY, flatten, make_labels
 from mnist_exp.report.runs import VALIDATION_NAMES, Problem, Run, describe_error, read_run
 from mnist_exp.report.text import printable, slug, unique
-from mnist_exp.runs.record import Record
+from mnist_exp.runs.record import Record, selection_metric
 from mnist_exp.settings.schema import PROTOCOLS
 
 
@@ -41,8 +41,8 @@ class Group:
 
     @property
     def selection_metric(self) -> str:
-        """The metric to rank the group by: not the test accuracy, where there is a validation accuracy."""
-        return "validation_accuracy" if "validation_accuracy" in self.runs[0].epochs else "test_accuracy"
+        """The metric to rank the group by."""
+        return selection_metric(self.runs[0].epochs.columns)
 
     @property
     def mean_score(self) -> float:

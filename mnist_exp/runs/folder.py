@@ -51,8 +51,8 @@ class RunFolder:
             self._recover()
             yield
 
-    def record(self) -> Record | None:
-        """What ``run.json`` says; None where there is none, or where it is damaged and is set aside.
+    def load_record(self) -> Record | None:
+        """What ``run.json`` says; None where there is none, or where it is damaged, and is then set aside.
 
         Raises:
             RunFolderError: the folder holds a run of other settings than its name stands for, or of

@@ -5,6 +5,7 @@ import hashlib
 import json
 import types
 import typing
+from collections.abc import Container
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -97,6 +98,11 @@ class Record:
         """The number of epochs to train."""
         return int(self.identity["epochs"])
 
+    def resume(self) -> None:
+        """Note that the run continues, after it was interrupted or failed."""
+        self.status, self.reason, self.ended = "running", None, None
+        self.resumed += 1
+
     def add_start(self, epoch: int) -> None:
         """Note that the run starts after this many epochs, by its present code and provenance."""
         kept = ("git_commit", "git_dirty", "python", "packages", "cpu", "cpu_capability", "device")
@@ -124,10 +130,10 @@ class Record:
         except (ValueError, RecursionError) as error:
             raise RecordError(f"that is damaged ({type(error).__name__}: {error})") from error
         fields = fields if isinstance(fields, dict) else {}
-        if (number := fields.get("format")) != RECORD_FORMAT:
-            raise (UnknownFormatError if type(number) is int else RecordError)(
-                f"of format {number}, and this version of mnist_exp reads format {RECORD_FORMAT}"
-            )
+        number = fields.get("format")
+        if number != RECORD_FORMAT:
+            error_type = UnknownFormatError if type(number) is int else RecordError
+            raise error_type(f"of format {number}, and this version of mnist_exp reads format {RECORD_FORMAT}")
         required = REQUIRED | ({"parameters": int} if fields.get("status") == "finished" else {})
         for path, kind in required.items():
             _check_field(fields, path, kind)
@@ -139,7 +145,7 @@ class Record:
         if not all(isinstance(value, float | int) for value in values.get("metrics", {}).values()):
             del values["metrics"]
         absent: dict[str, Any] = {"name": "", "choices": {}, "config": {}, "started": ""}
-        return cls(**absent | values | {"classes": fields.get("classes")})
+        return cls(**(absent | values | {"classes": fields.get("classes")}))
 
 
 def read_record(run: Path) -> Record:
@@ -150,6 +156,11 @@ def read_record(run: Path) -> Record:
         RecordError: it cannot be used.
     """
     return Record.from_json((run / RECORD).read_bytes())
+
+
+def selection_metric(metrics: Container[str]) -> str:
+    """The metric to choose settings by: the validation accuracy, where images were held out, else the test accuracy."""
+    return "validation_accuracy" if "validation_accuracy" in metrics else "test_accuracy"
 
 
 def checksum(path: Path) -> str:
