@@ -146,6 +146,32 @@ def test_the_readme_names_every_option() -> None:
             assert path.stem in text, path.stem
 
 
+def test_the_readmes_way_through_the_code_is_there_and_as_long_as_it_says() -> None:
+    text = (
+        (PROJECT / "README.md").read_text(encoding="utf-8").partition("## Read the code")[2].partition("## Use it")[0]
+    )
+    said = int(re.search(r"is about ([\d,]+) lines", text)[1].replace(",", ""))  # type: ignore[index]
+    package = PROJECT / "mnist_exp"
+    alone = (
+        "run",
+        "job",
+        "training",
+        "models",
+        "errors",
+        "files",
+        "data/images",
+        "data/catalog",
+        "machine/determinism",
+    )
+    way = [package / f"{name}.py" for name in alone] + [
+        p for d in ("settings", "runs") for p in (package / d).glob("*.py")
+    ]
+    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in way) == pytest.approx(said, rel=0.05)
+    for folder, names in re.findall(r"^mnist_exp/(\w*)/? +(.*(?:\n {10,}.*)*)", text, re.MULTILINE):
+        for name in re.findall(r"[\w/]+\.(?:py|toml)", names):
+            assert (package / folder / name).is_file(), name
+
+
 def test_the_readme_names_targets_that_exist() -> None:
     text, makefile = (Path(PROJECT / name).read_text(encoding="utf-8") for name in ("README.md", "Makefile"))
     for target in set(re.findall(r"make ([a-z]+)", text)):
