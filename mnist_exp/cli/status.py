@@ -20,7 +20,7 @@ from rich.text import Text
 
 from mnist_exp.cli.messages import format_accuracy, unreadable_reason
 from mnist_exp.cli.sweep import JOBS_DIR, read_job, read_plan
-from mnist_exp.errors import ConfigError
+from mnist_exp.errors import ConfigError, UserError
 from mnist_exp.machine.fingerprint import other_code
 from mnist_exp.runs.lock import is_live
 from mnist_exp.runs.record import METRICS, TIMING, read_record
@@ -162,8 +162,7 @@ def main() -> int:
     arguments = parser.parse_args()
     rows = read_all(arguments.runs)
     if not rows and not arguments.watch:
-        print(f"status: there are no runs in {arguments.runs}; make sweep, or name another --runs DIR", file=sys.stderr)
-        return 1
+        raise UserError(f"there are no runs in {arguments.runs}; make sweep, or name another --runs DIR")
     console = Console(width=None if sys.stdout.isatty() else 140)
     if not arguments.watch:
         console.print(render(rows, everything=arguments.all))

@@ -158,7 +158,7 @@ def main() -> int:
     runs = [run.absolute() for run in arguments.runs]  # "." has no name
     runs = runs or sorted(path.parent for path in arguments.reference.glob("*/run.json"))
     if not arguments.runs and not arguments.all:
-        runs = [*{run.name.partition("-")[0]: run for run in reversed(runs)}.values()]  # one of each model
+        runs = [*{run.name.partition("-")[0]: run for run in reversed(runs)}.values()]  # the first of each model
     if not runs:
         print(f"verify: there are no runs in {arguments.reference}", file=sys.stderr)
         return UNVERIFIED
