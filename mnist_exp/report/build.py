@@ -1,6 +1,8 @@
 """The whole report: tables, figures and page, written beside the old one and then put in its place."""
 
 import dataclasses
+import errno
+import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,6 +69,11 @@ def _replace(out: Path, new: Path, files: list[str]) -> None:
     manifest = out / MANIFEST
     earlier = manifest.read_text(encoding="utf-8", errors="replace").splitlines() if manifest.is_file() else []
     (new / MANIFEST).write_text("".join(f"{name}\n" for name in sorted(files)), encoding="utf-8", newline="\n")
+    for target in (out / name for name in [*files, MANIFEST]):  # before any is replaced
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "is a folder", str(target))
+        if target.parent.exists() and not os.access(target.parent, os.W_OK):
+            raise PermissionError(errno.EACCES, "cannot be written to", str(target.parent))
     for name in [*files, MANIFEST]:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (new / name).replace(out / name)  # takes no room on the disk

@@ -10,9 +10,9 @@ from mnist_exp.machine.fingerprint import representative
 from mnist_exp.report import published
 from mnist_exp.report.labels import MADE_BY, flatten, make_labels
 from mnist_exp.report.runs import VALIDATION_NAMES, Problem, Run, describe_error, read_run
-from mnist_exp.report.text import printable, slug, unique
 from mnist_exp.runs.record import Record, selection_metric
 from mnist_exp.settings.schema import PROTOCOLS
+from mnist_exp.text import printable, slug, unique
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +72,11 @@ class Collection:
     def sections(self) -> tuple[str, ...]:
         """Their names, in the order of the groups."""
         return tuple(dict.fromkeys(group.section for group in self.groups))
+
+    @property
+    def folders(self) -> dict[str, str]:
+        """Section → the folder of its figures, unique."""
+        return dict(zip(self.sections, unique([slug(section) for section in self.sections], "-{}"), strict=True))
 
     def in_section(self, section: str, most: int | None = None) -> list[Group]:
         """The groups of one section, or only the ``most`` best of them by their mean score."""

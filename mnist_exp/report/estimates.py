@@ -11,7 +11,7 @@ from mnist_exp.report.formats import Row
 from mnist_exp.report.misclassified import Misclassified, same_images
 from mnist_exp.report.runs import TIMES
 from mnist_exp.report.statistics import FRACTION, LOSS, Comparison, Estimate, Measured, compare
-from mnist_exp.report.text import printable
+from mnist_exp.text import printable
 
 BOUNDS = {"validation_accuracy": FRACTION, "test_accuracy": FRACTION, "test_loss": LOSS}
 """The metrics that are estimated, with their bounds."""

@@ -17,7 +17,6 @@ from matplotlib.figure import Figure
 
 from mnist_exp.machine.parent import exit_when_parent_dies
 from mnist_exp.report.formats import csv
-from mnist_exp.report.text import slug
 
 # No date, no version, no random identifiers: the same runs give the same bytes.
 METADATA: dict[str, dict[str, Any]] = {
@@ -30,20 +29,16 @@ STYLE = mpl.rc_params_from_file(Path(__file__).with_name("report.mplstyle"), use
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure to be drawn: its topic, its file's name, what it shows in words, its numbers."""
+    """A figure to be drawn: its topic, its name, what it shows in words, its numbers."""
 
     topic: str
     section: str
-    file: str
+    name: str
+    """The path of its files below the report's folder, without their endings."""
     title: str
     description: str
     data: pd.DataFrame
     draw: Callable[[], Figure]
-
-    @property
-    def name(self) -> str:
-        """The file's path below the report's folder, without its ending."""
-        return f"{slug(self.section)}/{self.file}"
 
 
 _pending: list[tuple[Plot, Path]] = []

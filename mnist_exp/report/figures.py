@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ from mnist_exp.report.misclassified import Misclassified
 from mnist_exp.report.predictions import BINS
 from mnist_exp.report.runs import DIGITS, METRIC_NAMES, VALIDATION_NAMES
 from mnist_exp.report.statistics import FRACTION, Estimate, estimate
-from mnist_exp.report.text import slug
+from mnist_exp.text import slug, unique
 
 MAX_TOGETHER, MAX_ALONE = 8, 4
 """Groups in a section's figures, the most accurate ones; and groups that each have figures of their own."""
@@ -61,8 +62,12 @@ def of_section(
     best = collection.in_section(section, most=MAX_ALONE)
     plots += [confusion(section, m) for m in misclassified if m.group in best]
     calibrated = [m for m in misclassified if m.group in groups and len(m.bins)]
-    plots += [reliability(section, calibrated, styles)] if calibrated else []
-    return [*plots, cost(section, scores, estimates.costs, styles)]
+    plots += reliability(section, calibrated, styles)
+    plots.append(cost(section, scores, estimates.costs, styles))
+    names = unique([plot.name for plot in plots], "-{}")  # a group may be called "all"
+    return [
+        replace(plot, name=f"{collection.folders[section]}/{name}") for plot, name in zip(plots, names, strict=True)
+    ]
 
 
 def overview(section: str, scores: dict[Group, Estimate], styles: Styles) -> Plot:
@@ -209,8 +214,8 @@ def confusion(section: str, m: Misclassified) -> Plot:
     return Plot("errors", section, f"{m.group.slug}-confusion", title, text, data, draw)
 
 
-def reliability(section: str, misclassified: Sequence[Misclassified], styles: Styles) -> Plot:
-    """Accuracy against confidence, over the runs of each group together."""
+def reliability(section: str, misclassified: Sequence[Misclassified], styles: Styles) -> list[Plot]:
+    """Accuracy against confidence, over the runs of each group together; none where all bins have too few images."""
     rows = []
     for m in misclassified:
         images, confidence, right = m.bins.sum(axis=0)
@@ -219,6 +224,8 @@ def reliability(section: str, misclassified: Sequence[Misclassified], styles: St
             point = {"confidence": confidence[i] / images[i], "accuracy": right[i] / images[i]}
             point |= {"low": e.low, "high": e.high, "images_per_run": images[i] / len(m.bins)}
             rows.append({"label": m.group.label, "bin": i + 1} | point)
+    if not rows:
+        return []
     data = pd.DataFrame(rows)
 
     def draw() -> Figure:
@@ -239,7 +246,7 @@ def reliability(section: str, misclassified: Sequence[Misclassified], styles: St
     text = f"On the diagonal, confidence equals accuracy; bars are 95 % intervals over the seeds; {BINS} bins, "
     text += f"without those of fewer than {MIN_PER_BIN} images per run. Expected calibration error: "
     text += "; ".join(f"{m.group.label} {np.mean(m.calibration_errors):.4f}" for m in misclassified)
-    return Plot("errors", section, "reliability", "Reliability diagram", f"{text}.", data, draw)
+    return [Plot("errors", section, "reliability", "Reliability diagram", f"{text}.", data, draw)]
 
 
 def cost(section: str, scores: dict[Group, Estimate], costs: dict[Group, Row], styles: Styles) -> Plot:

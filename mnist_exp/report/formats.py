@@ -16,6 +16,11 @@ MISSING = "–"
 SECTION = "Data and protocol"
 ESCAPES = str.maketrans({"\\": r"\\", "|": r"\|", "<": "&lt;"})
 """What would end a cell or begin a tag in Markdown."""
+LATEX = str.maketrans(
+    {character: f"\\{character}" for character in "#$%&_{}"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
+)
+"""What LaTeX would not print as it is; pandas does the same in cells."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,7 @@ def markdown(cells: pd.DataFrame) -> str:
 def latex(table: Table) -> str:
     """A LaTeX table with booktabs' rules."""
     columns = "".join("r" if right else "l" for right in numeric(table.cells))
-    caption = f"{table.title}. {table.note}".replace("%", r"\%")
+    caption = f"{table.title}. {table.note}".translate(LATEX)
     body = table.cells.to_latex(index=False, escape=True, column_format=columns, caption=caption)
     return f"% \\usepackage{{booktabs}}\n{body}"
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mnist_exp.machine.fingerprint import PART_NAMES
-from mnist_exp.report.text import printable, unique
+from mnist_exp.text import printable, unique
 
 ALWAYS_SHOWN = ("optimizer.target", "optimizer.lr", "scheduler.target")
 """Settings of an optimizer or a schedule that are shown even where its name implies them."""

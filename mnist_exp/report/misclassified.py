@@ -16,7 +16,7 @@ from mnist_exp.errors import DataError
 from mnist_exp.report.collect import Collection, Group
 from mnist_exp.report.predictions import UNKNOWN_LABEL, Predictions, read_predictions
 from mnist_exp.report.runs import Problem, describe_error
-from mnist_exp.report.text import printable
+from mnist_exp.text import printable
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,8 @@ class Miss:
 
 def load_misclassified(collection: Collection) -> tuple[list[Misclassified], list[Problem]]:
     """Read the predictions of all groups; runs without such files are skipped."""
-    found, problems = [], []
+    found: list[Misclassified] = []
+    problems = []
     for group in collection.groups:
         predictions: dict[int, Predictions] = {}
         label = np.zeros(0, np.int64)
@@ -112,6 +113,10 @@ def load_misclassified(collection: Collection) -> tuple[list[Misclassified], lis
             except (ValueError, OSError) as error:
                 problems.append(Problem(printable(run.folder.name), describe_error(error), left_out=False))
         if predictions:
+            first = next((m for m in found if m.group.section == group.section), None)
+            if first and not same_images(first.labels, label):
+                reason = f"was evaluated on images with other labels than the runs of {first.group.label}"
+                problems.append(Problem(printable(group.runs[0].folder.name), reason, left_out=False))
             found.append(Misclassified(group, predictions, label))
     return found, problems
 

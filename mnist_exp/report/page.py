@@ -17,7 +17,9 @@ from mnist_exp.report.estimates import Estimates
 from mnist_exp.report.figure_files import Plot
 from mnist_exp.report.labels import flatten
 from mnist_exp.report.misclassified import Misclassified, gallery, load_images
+from mnist_exp.report.tables import FINAL
 from mnist_exp.report.wording import winner_sentence
+from mnist_exp.text import printable
 
 GALLERY = 24
 """Images shown of a section."""
@@ -38,7 +40,7 @@ def render(
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("mnist_exp.report", ""), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.globals |= {"formats": formats, "flatten": flatten, "uri": _uri}
+    environment.globals |= {"formats": formats, "flatten": flatten, "printable": printable, "uri": _uri}
     script = _read("page.js")
     return environment.get_template("page.html").render(
         collection=collection,
@@ -68,17 +70,20 @@ def summary(collection: Collection, estimates: Estimates, shown: Sequence[format
         sentences.append((section, by + winner_sentence(means, estimates.comparisons[section])))
         if verdicts is not None and any(published.published_model(group.record.identity) for group in groups):
             answers = list(verdicts["verdict"][verdicts["protocol"] == groups[0].protocol])
-            sentences += [(section, _verdict_sentence(answers))] if answers else []
+            sentences += [(section, verdict_sentence(answers))] if answers else []
     return sentences
 
 
-def _verdict_sentence(answers: list[str]) -> str:
-    hits = answers.count("reproduced")
-    if answers.count("not enough seeds") == len(answers):
+def verdict_sentence(answers: list[str]) -> str:
+    """Whether the published result is reproduced, from the verdicts on its values."""
+    hits, misses = answers.count("reproduced"), answers.count("not reproduced")
+    if not hits + misses:
         return "There are not enough seeds to say whether the published result is reproduced."
-    said = "reproduced" if hits == len(answers) else "reproduced in part" if hits else "not reproduced"
-    within = f"{hits} of its {len(answers)} values lie in the 95 % interval of one more run of ours"
-    return f"The published result is {said}: {within}."
+    values = max(len(answers), len(FINAL) * len(published.MODELS))
+    said = "reproduced" if hits == values else "reproduced in part" if hits else "not reproduced"
+    within = f"{hits} of its {values} values lie in the 95 % interval of one more run of ours"
+    unknown = values - hits - misses
+    return f"The published result is {said}: {within}{f'; of {unknown} there are too few seeds' if unknown else ''}."
 
 
 def _gallery(section: str, misclassified: Sequence[Misclassified], data: Path) -> dict[str, Any]:

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mnist_exp.report.text import printable
 from mnist_exp.runs.record import METRICS, RECORD, TIMING, Record, RecordError, read_record
 from mnist_exp.settings.identity import identity_hash
 from mnist_exp.settings.schema import PROTOCOL_KEYS, PROTOCOLS
+from mnist_exp.text import printable
 
 METRIC_NAMES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 VALIDATION_NAMES = ("validation_loss", "validation_accuracy")
@@ -69,7 +69,7 @@ def read_run(folder: Path) -> tuple[Run, list[str]]:
         reason = f": {record.reason}" if record.reason else ""
         raise ValueError(f"is not finished ({record.status}{reason})")
     _check_name(folder, record)
-    record.title = printable(record.title) or "untitled"
+    record.title = printable(record.title).lstrip("_") or "untitled"  # matplotlib hides labels like _this
     lacks = _check_classes(record)
     try:
         epochs = _read_epochs(folder, record)
@@ -77,7 +77,10 @@ def read_run(folder: Path) -> tuple[Run, list[str]]:
         raise ValueError(f"{error}{_restore_hint(folder / METRICS)}") from error
     timing = None
     try:
-        timing = read_table(folder, record, TIMING, ["epoch", *TIMES])
+        times = read_table(folder, record, TIMING, ["epoch", *TIMES])
+        if list(times["epoch"]) != list(epochs["epoch"]) or (times < 0).to_numpy().any():
+            raise ValueError(f"has a {TIMING} with other epochs than its {METRICS}, or with negative times")
+        timing = times
     except (ValueError, OSError) as error:
         lacks.append(describe_error(error) + _restore_hint(folder / TIMING))
     return Run(folder, record, epochs, timing), lacks

@@ -27,17 +27,9 @@ from mnist_exp.report.formats import (
 )
 from mnist_exp.report.misclassified import Misclassified
 from mnist_exp.report.runs import DIGITS
-from mnist_exp.report.statistics import (
-    FRACTION,
-    UNBOUNDED,
-    Estimate,
-    estimate,
-    holds_rounded,
-    prediction_interval,
-    z_score,
-)
-from mnist_exp.report.text import printable
+from mnist_exp.report.statistics import FRACTION, LOSS, Estimate, estimate, holds_rounded, prediction_interval, z_score
 from mnist_exp.report.wording import PER, sentence
+from mnist_exp.text import printable
 
 FINAL = {"test_loss": "test loss", "test_accuracy": "test accuracy"}
 FORENSIC_ORDER = ("published", "swapped splits only", "evaluation mode after epoch 1 only", "standard")
@@ -92,9 +84,10 @@ def verdict(collection: Collection, estimates: Estimates) -> Table | None:
     for group, model in _counterparts(collection, ("standard", "published")):
         for metric, name in FINAL.items():
             e, value = estimates.means[group][metric], published.table()[model][metric]
-            low, high = prediction_interval(e, FRACTION if metric == "test_accuracy" else UNBOUNDED)
+            low, high = prediction_interval(e, FRACTION if metric == "test_accuracy" else LOSS)
             answer = "reproduced" if holds_rounded((low, high), value) else "not reproduced"
-            answer = answer if e.n > 1 else "not enough seeds"
+            if not e.std > 0:  # one seed, or seeds that agree by chance: accuracies are multiples of one image
+                low, high, answer = math.nan, math.nan, "not enough seeds"
             row: Row = {"protocol": group.protocol, "model": group.label, "metric": name}
             row |= {"mean": e.mean, "std": e.std, "n": e.n, "interval_low": low, "interval_high": high}
             rows.append(row | {"published": value, "verdict": answer})

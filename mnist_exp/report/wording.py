@@ -5,9 +5,10 @@ import math
 from mnist_exp.report.statistics import IMAGES, SEEDS, Comparison, Estimate
 
 CAVEATS = {
-    IMAGES: " That is about new images for these two trained networks; it says nothing about other seeds.",
-    SEEDS: " That is about new seeds on these very images; it says nothing about other images.",
+    IMAGES: ("new images for these two trained networks", "it says nothing about other seeds"),
+    SEEDS: ("new seeds on these very images", "it says nothing about other images"),
 }
+"""What an interval is for, and what it leaves open."""
 PER = 10_000
 """Images that errors are counted in."""
 
@@ -26,7 +27,9 @@ def sentence(c: Comparison) -> str:
     if not c.significant:
         words = f"{c.first} and {c.second} cannot be told apart: {c.first} makes "
         p += " after Holm's correction" if d.low > 0 else ""  # else the interval would seem to contradict it
-    words += f"{_span(d)}; {_seeds(d.n)}, {test}{p}.{CAVEATS.get(d.basis, '')}"
+    words += f"{_span(d)}; {_seeds(d.n)}, {test}{p}."
+    if d.basis in CAVEATS:
+        words += " That is about {}; {}.".format(*CAVEATS[d.basis])
     if math.isnan(c.wins):
         return words
     return f"{words} A new run of {c.first} beats a new run of {c.second} with a probability of {_percent(c.wins)}."
@@ -43,10 +46,15 @@ def winner_sentence(means: dict[str, float], comparisons: list[Comparison]) -> s
         return f"{of} is the only one here."
     against = {c.second: c for c in [*comparisons, *(c.reversed() for c in comparisons)] if c.first == first}
     second = against[others[0]].difference
+    better = [label for label in others if against[label].significant and against[label].difference.mean < 0]
+    if better:  # each mean is over all seeds of a group, a difference over those that both have
+        return f"{of} has the highest mean, but on the seeds that both have, {better[0]} is more accurate."
+    if means[first] == means[others[0]]:
+        return f"{of} and {others[0]} are equally accurate."
     if math.isnan(second.low):
         return f"{of} comes first, but nothing says whether that is more than chance."
     span = f"{_span(second)} than {others[0]}"
-    only = "; this says nothing about other seeds" if second.basis == IMAGES else ""
+    only = f"; {CAVEATS[second.basis][1]}" if second.basis in CAVEATS else ""
     alike = [label for label in others if not against[label].significant]
     if not alike:
         return f"{of} wins, with {span}{only}."
@@ -56,8 +64,11 @@ def winner_sentence(means: dict[str, float], comparisons: list[Comparison]) -> s
 
 def _span(d: Estimate) -> str:
     """The interval of a difference of accuracies, in errors."""
-    low = f"{PER * d.low:.1f}" if d.low >= 0 else f"{-PER * d.low:.1f} more"
-    return f"{low} to {PER * d.high:.1f} fewer errors per {PER:,} images"
+    low, high = PER * d.low, PER * d.high
+    if high < 0:
+        return f"{-high:.1f} to {-low:.1f} more errors per {PER:,} images"
+    least = f"{low:.1f}" if low >= 0 else f"{-low:.1f} more"
+    return f"{least} to {high:.1f} fewer errors per {PER:,} images"
 
 
 def _seeds(n: int) -> str:

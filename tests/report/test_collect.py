@@ -7,8 +7,8 @@ import pytest
 
 from mnist_exp.machine import fingerprint
 from mnist_exp.report.collect import Collection, collect
-from mnist_exp.report.text import printable, slug
 from mnist_exp.settings.identity import identity_hash
+from mnist_exp.text import printable, slug
 from tests.report.conftest import write_run
 
 

@@ -296,6 +296,14 @@ def test_predictions_that_are_not_those_of_the_run_are_named(tmp_path: Path) -> 
     assert not found and "SHA-256 is not the recorded one" in problem.reason
 
 
+def test_groups_evaluated_on_other_images_are_named(tmp_path: Path) -> None:
+    write_run(tmp_path, accuracy=0.9, archive=answers(np.arange(100) % 10, 10))
+    write_run(tmp_path, "mlp", accuracy=0.9, archive=answers(np.arange(1, 101) % 10, 10), name="mlp")
+    found, (problem,) = load_misclassified(collect(tmp_path))
+    assert len(found) == 2 and (problem.folder, problem.left_out) == ("mlp", False)
+    assert problem.reason == "was evaluated on images with other labels than the runs of LeNet5"
+
+
 def test_pictures_are_those_of_the_split(tmp_path: Path) -> None:
     write_digits(tmp_path)
     images = load_images(tmp_path, {"name": "mnist"}, "test", labels().astype(np.int64))

@@ -398,6 +398,45 @@ def test_a_disk_that_fills_up_leaves_the_old_report_whole(
     assert files(tmp_path / "out") == before
 
 
+def test_a_file_that_cannot_be_replaced_leaves_the_old_report_whole(tmp_path: Path) -> None:
+    write_run(tmp_path / "runs")
+    assert run(tmp_path / "runs", tmp_path / "out", tmp_path) == 0
+    (tmp_path / "out" / "index.html").unlink()
+    (tmp_path / "out" / "index.html").mkdir()
+    before = files(tmp_path / "out")
+    write_run(tmp_path / "runs", "mlp")
+    with pytest.raises(UserError, match=r"index\.html: is a folder.*The report that was there is unchanged$"):
+        run(tmp_path / "runs", tmp_path / "out", tmp_path)
+    assert files(tmp_path / "out") == before
+
+
+def test_sections_and_groups_of_alike_names_have_files_of_their_own(tmp_path: Path) -> None:
+    for number, end in enumerate("ab"):  # beyond the length of a folder's name
+        write_run(tmp_path / "runs", seed=number, settings={"data.name": "x" * 90 + end}, title="All")
+    assert run(tmp_path / "runs", tmp_path / "out", tmp_path) == 0
+    names = [path.parent.name for path in (tmp_path / "out").glob("*/overview.svg")]
+    assert sorted(names) == ["x" * 80, "x" * 80 + "-2"]
+    plots = {path.name for path in (tmp_path / "out" / ("x" * 80)).glob("all-train-loss*.svg")}
+    assert plots == {"all-train-loss.svg", "all-train-loss-2.svg"}
+
+
+@pytest.mark.parametrize("images", [2, 4])
+def test_few_images_have_a_report(images: int, tmp_path: Path) -> None:
+    archive = answers(np.arange(images), 1)
+    write_run(tmp_path / "runs", epochs=1, accuracy=1 - 1 / images, archive=archive)
+    assert run(tmp_path / "runs", tmp_path / "out", tmp_path) == 0
+    assert not [*(tmp_path / "out").glob("*/reliability.svg")]
+
+
+def test_names_that_are_no_text_have_a_report(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "runs", title="_hidden", settings={"model.note": "left \u202e right"})
+    folder.rename(tmp_path / "runs" / os.fsdecode(b"lauf-f\xfcr"))
+    assert run(tmp_path / "runs", tmp_path / "out", tmp_path) == 0
+    text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
+    assert "lauf-f\ufffdr" in text and "left \ufffd right" in text and "\u202e" not in text
+    assert "<h3>hidden" in text  # matplotlib leaves _hidden out of legends
+
+
 def test_a_table_saved_from_a_spreadsheet_is_named_with_the_way_back(tmp_path: Path) -> None:
     folder = write_run(tmp_path)
     text = (folder / "metrics.csv").read_text()

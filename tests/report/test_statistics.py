@@ -1,5 +1,6 @@
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -182,6 +183,26 @@ def test_winner_in_words() -> None:
     values = accuracies(one)
     assert winner_sentence(means(values), compared(values, one)).endswith("nothing about other seeds.")
     assert "nothing says whether" in winner_sentence(means(values), compared(values))
+
+
+def test_a_winner_by_other_seeds_alone_is_none() -> None:
+    both = {0: 0.9100, 1: 0.9111, 2: 0.9121}
+    values = {"A": {0: 0.900, 1: 0.901, 2: 0.902, 3: 0.99, 4: 0.99}, "B": both}
+    said = winner_sentence(means(values), compared(values))
+    assert said == "A (93.66 %) has the highest mean, but on the seeds that both have, B is more accurate."
+    # Not significant, but all below 0: errors are counted the right way round.
+    c = compared({"A": {0: 0.90, 1: 0.91}, "B": {0: 0.92, 1: 0.9301}})[0]
+    loser = replace(c, difference=replace(c.difference, low=-0.03, high=-0.001), p_value=0.06)
+    said = winner_sentence({"A": 0.95, "B": 0.92}, [loser])
+    assert "with 10.0 to 300.0 more errors per 10,000 images than B, but cannot be told apart from B" in said
+
+
+def test_equal_means_have_no_winner_and_unknown_images_are_mentioned() -> None:
+    values = {"A": {0: 0.9, 1: 0.91}, "B": {0: 0.91, 1: 0.9}}
+    assert winner_sentence(means(values), compared(values)) == "A (90.50 %) and B are equally accurate."
+    values = {"A": {0: 0.9, 1: 0.91, 2: 0.92}, "B": {0: 0.8, 1: 0.8101, 2: 0.8203}}
+    said = winner_sentence(means(values), compared(values))
+    assert "A (91.00 %) wins" in said and said.endswith("; it says nothing about other images.")
 
 
 def test_a_winner_that_is_none() -> None:

@@ -1,10 +1,11 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from mnist_exp.report import formats, tables
+from mnist_exp.report import formats, page, tables
 from tests.report.conftest import EVIL, answers, read, write_run
 
 
@@ -165,6 +166,53 @@ def test_forensics_counts_deviations(tmp_path: Path) -> None:
     assert table.data["test_accuracy_deviations"].tolist() == pytest.approx([2, 0], abs=1e-6)
     assert table.cells["Evaluation mode after epoch 1"].tolist() == ["yes", "no"]
     assert table.cells["Difference in test accuracy"].tolist()[0] == "+2.0 SD"
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        (["reproduced"] * 6, "reproduced: 6 of its 6 values lie in the 95 % interval of one more run of ours."),
+        (["reproduced"] * 4, "in part: 4 of its 6 values lie in the 95 % interval of one more run of ours; of 2 there"),
+        (["not enough seeds"] * 4 + ["not reproduced"] * 2, "not reproduced: 0 of its 6 values"),
+        (["not enough seeds"] * 4 + ["not reproduced"] * 2, "; of 4 there are too few seeds."),
+        (["not enough seeds"] * 6, "There are not enough seeds to say whether the published result is reproduced."),
+    ],
+)
+def test_what_was_not_judged_is_no_miss(answers: list[str], said: str) -> None:
+    assert said in page.verdict_sentence(answers)
+
+
+def test_seeds_that_agree_by_chance_are_not_enough(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        write_run(tmp_path, seed=seed, epochs=20, accuracy=0.99)
+    table = tables.verdict(*read(tmp_path))
+    assert table is not None and set(table.data["verdict"]) == {"not enough seeds"}
+    assert table.cells["95 % prediction interval"].tolist() == ["–", "–"]
+
+
+def test_a_loss_is_not_negative(tmp_path: Path) -> None:
+    for seed, accuracy in enumerate((0.9, 0.99)):
+        write_run(tmp_path, seed=seed, epochs=20, accuracy=accuracy)
+    table = tables.verdict(*read(tmp_path))
+    assert table is not None and table.cells["95 % prediction interval"][0].startswith("0.0000 to ")
+
+
+def test_a_caption_is_latex_too(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    table = tables.comparison(*read(tmp_path))
+    bad = replace(table, title="a_b", note="50 % & {x} ^~ \\ #$")
+    caption = next(line for line in formats.latex(bad).splitlines() if line.startswith("\\caption"))
+    escaped = r"a\_b. 50 \% \& \{x\} \textasciicircum{}\textasciitilde{} \textbackslash{} \#\$"
+    assert caption.startswith(rf"\caption{{{escaped}}}")
+
+
+@pytest.mark.parametrize("text", ["epoch,train_seconds,eval_seconds,train_images_per_second\n", None])
+def test_times_that_cannot_be_are_left_out(text: str | None, tmp_path: Path) -> None:
+    path = write_run(tmp_path) / "timing.csv"
+    path.write_text(path.read_text().replace("5.0", "-5.0", 1) if text is None else text)
+    collection, estimates = read(tmp_path)
+    assert "other epochs than its metrics.csv, or with negative times" in collection.problems[0].reason
+    assert tables.cost(estimates).cells["Seconds per epoch"].tolist() == ["–"]
 
 
 def test_cost_is_the_median_of_the_runs_medians(tmp_path: Path) -> None:
