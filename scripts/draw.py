@@ -16,9 +16,10 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("outputs/report/draw.html"), help="(%(default)s)")
     arguments = parser.parse_args()
     page = render(load_each_model(arguments.runs))
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(arguments.out, page.encode())
-    print(f"Open {arguments.out} in a browser; the next report (make report) links to it")
+    out = arguments.out / "draw.html" if arguments.out.is_dir() else arguments.out
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, page.encode())
+    print(f"Open {out} in a browser; the next report (make report) links to it")
     return 0
 
 

@@ -17,6 +17,7 @@ from mnist_exp.cli.streams import run_script
 from mnist_exp.errors import DataError
 from mnist_exp.inference.preprocessing import open_image
 from mnist_exp.inference.trained import TrainedModel, load_each_model, load_run
+from mnist_exp.text import printable
 
 UNSURE = 0.9
 """The probability below which an answer is marked."""
@@ -45,7 +46,7 @@ def main() -> int:
             seen = models[0].prepare(open_image(source))
         except DataError as error:
             found.append({"image": name, "error": str(error)})
-            print(f"predict: {name} {error}", file=sys.stderr)
+            print(f"predict: {printable(name)} {error}", file=sys.stderr)
             continue
         found.append({"image": name, "answers": [_answer(model, model.rank(seen)[:2]) for model in models]})
         if not arguments.json:
@@ -89,7 +90,7 @@ def _answer(model: TrainedModel, top: list[tuple[str, float]]) -> dict[str, Any]
 
 def _text(found: dict[str, Any]) -> str:
     width = max(len(answer["model"]) for answer in found["answers"])
-    lines = [found["image"]]
+    lines = [printable(found["image"])]
     for answer in found["answers"]:
         top = "   ".join(f"{each['class']} {100 * each['probability']:5.1f} %" for each in answer["top"])
         lines.append(f"  {answer['model']:{width}}  {top}{'   unsure' if answer['unsure'] else ''}")

@@ -14,6 +14,7 @@ from mnist_exp.cli.streams import run_script
 from mnist_exp.errors import UserError
 from mnist_exp.report import formats
 from mnist_exp.report.build import build
+from mnist_exp.runs.record import RECORD
 from mnist_exp.settings.schema import default_data_root
 
 PRINTED = ("comparison", "verdict", "forensics", "differences")
@@ -28,11 +29,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, default=data, help="folder of the images, for pictures (%(default)s)")
     options = parser.parse_args(arguments)
     none = f"there are no finished runs in {options.runs}. Train some first: make sweep"
+    if (options.runs / RECORD).is_file():
+        none = f"{options.runs} is a run; name the folder that it is in"
     if not options.runs.is_dir():
         raise UserError(none)
+    if options.out.resolve() == options.runs.resolve():
+        raise UserError(f"{options.out} is the folder of the runs; name another one for the report (--out)")
     try:
         report = build(options.runs, options.out, options.data)
     except OSError as error:
+        if error.filename == str(options.runs):
+            raise UserError(f"{options.runs} cannot be read: {error.strerror}") from error
         what = "make room" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "check the folder, or set another one"
         raise UserError(
             f"{error.filename or options.out}: {error.strerror}; {what} (--out), then repeat the command. "
@@ -40,10 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
         ) from error
     except BrokenProcessPool as error:
         raise UserError("a drawing process was killed (out of memory, perhaps); repeat the command") from error
-    for problem in report.collection.problems:
-        print(f"{'left out' if problem.left_out else 'in part'}: {problem.folder} {problem.reason}", file=sys.stderr)
-    for warning in report.collection.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+    for line in report.collection.remarks:
+        print(line, file=sys.stderr)
     if not report.collection.groups:
         raise UserError(none)
     terminal = Console()

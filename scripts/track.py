@@ -7,6 +7,7 @@ where ``make report`` has made one. Repeat the command to add what is new and re
 import argparse
 import os
 import shutil
+import sys
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -14,9 +15,10 @@ from typing import Any
 
 from mnist_exp.cli.streams import run_script
 from mnist_exp.errors import UserError
-from mnist_exp.report.collect import collect
+from mnist_exp.report.collect import Collection, collect
 from mnist_exp.report.labels import flatten
 from mnist_exp.runs.record import METRICS, checksum
+from mnist_exp.text import printable
 
 OUTPUTS = Path("outputs")
 CHUNK = 100  # the most settings that MLflow's server accepts at once
@@ -110,7 +112,7 @@ class TensorBoard:
             for file in item.files:
                 shutil.copy(file, new)
                 if file.suffix == ".md":
-                    writer.add_text(file.stem, file.read_text(encoding="utf-8"))
+                    writer.add_text(file.stem, file.read_text(encoding="utf-8", errors="replace"))
         new.rename(folder)
 
 
@@ -126,15 +128,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("tracker", choices=trackers)
     parser.add_argument("--runs", type=Path, default=OUTPUTS / "runs", help="folder of the runs (%(default)s)")
     options = parser.parse_args(arguments)
-    groups = collect(options.runs).groups if options.runs.is_dir() else ()
-    if not groups:
+    collection = collect(options.runs) if options.runs.is_dir() else Collection()
+    for line in collection.remarks:
+        print(line, file=sys.stderr)
+    if not collection.groups:
         raise UserError(f"there are no finished runs in {options.runs}. Train some first: make sweep")
     items = []
-    for run in (run for group in groups for run in group.runs):
+    for run in (run for group in collection.groups for run in group.runs):
         settings, rows = run.record.choices | flatten(run.record.config), run.epochs.to_dict("records")
         values = [(int(row["epoch"]), str(key), float(x)) for row in rows for key, x in row.items() if key != "epoch"]
         files, (started, ended) = [run.folder / METRICS], (run.record.started, run.record.ended)
-        items.append(Item(run.folder.name, files, settings, values, started, ended))
+        items.append(Item(printable(run.folder.name), files, settings, values, started, ended))
     if (page := options.runs.parent / "report" / "index.html").is_file():
         items.append(Item("report", [page, *sorted(page.parent.glob("*.md"))]))
     try:

@@ -83,7 +83,9 @@ def unreadable_reason(error: Exception) -> str:
         return f"{Path(error.filename).name} is missing"
     if isinstance(error, RecordError):
         return f"run.json is a record {error}"
-    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, UserError):
+        return str(error)
+    return f"its files are not as expected ({type(error).__name__}: {error})"
 
 
 def format_accuracy(metrics: Mapping[str, Any]) -> str:

@@ -23,8 +23,9 @@ from mnist_exp.cli.sweep import JOBS_DIR, read_job, read_plan
 from mnist_exp.errors import ConfigError, UserError
 from mnist_exp.machine.fingerprint import other_code
 from mnist_exp.runs.lock import is_live
-from mnist_exp.runs.record import METRICS, TIMING, read_record
+from mnist_exp.runs.record import METRICS, RECORD, TIMING, read_record
 from mnist_exp.settings.identity import IDENTITY_VERSION
+from mnist_exp.text import printable
 
 STATUSES = ("running", "failed", "damaged", "interrupted", "waiting", "stale", "finished")
 REFRESH_SECONDS = 2
@@ -64,10 +65,12 @@ def read_run(run: Path) -> StatusRow:
             status, remark = "interrupted", GONE
         if status == "interrupted" and record.identity.get("version") != IDENTITY_VERSION:
             remark = EARLIER
-        if status == "finished":
-            remark = format_accuracy(record.metrics or {})
+        if status == "finished" and done == record.epochs and record.metrics:
+            remark = format_accuracy(record.metrics)
             if record.code is not None and (other := other_code(record.identity, record.code)):
                 status, remark = "stale", f"{remark}; made by other code: {other}"
+        elif status == "finished":
+            status, remark = "damaged", f"{METRICS} has {done} of {record.epochs} epochs, or {RECORD} has no metrics"
         return StatusRow(name, status, f"{done}/{record.epochs}", left, remark, _overrides(run))
     except ConfigError:  # not this run's fault
         raise
@@ -114,7 +117,7 @@ def render(rows: list[StatusRow], *, everything: bool) -> RenderableType:
         listed = len(of_this) if everything else most
         for row in of_this[:listed]:
             cells = (row.name, row.status, row.epochs, _duration(row.seconds_left), row.remark)
-            table.add_row(*(Text(cell, overflow="fold") for cell in cells))
+            table.add_row(*(Text(printable(cell), overflow="fold") for cell in cells))
         if status != "finished" and len(of_this) > listed:
             table.add_row(Text(f"… and {len(of_this) - listed} more"), status)
     parts: list[RenderableType] = [", ".join(f"{counts[status]} {status}" for status in STATUSES if counts[status])]

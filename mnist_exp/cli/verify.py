@@ -30,6 +30,7 @@ from mnist_exp.machine.provenance import PROJECT
 from mnist_exp.runs.record import METRICS, RESULT_FILES, Record, checksum, read_record
 from mnist_exp.settings.identity import IDENTITY_VERSION, diff_settings
 from mnist_exp.settings.schema import Config, DataConfig, DeviceConfig, ProtocolConfig, default_data_root
+from mnist_exp.text import printable
 
 EQUAL, DIFFERENT, UNVERIFIED, CLOSE = range(4)
 VERDICTS = ("equal, bit for bit", "DIFFERENT", "cannot be verified", "numerically close")
@@ -180,9 +181,9 @@ def main() -> int:
         print("verify: a process was killed (out of memory, perhaps); repeat the command", file=sys.stderr)
         return UNVERIFIED
     for finding in findings:
-        print(f"{finding.name}: {VERDICTS[finding.verdict]}")
+        print(f"{printable(finding.name)}: {VERDICTS[finding.verdict]}")
         for detail in finding.details:
-            print(f"  {detail}")
+            print(f"  {printable(detail)}")
     verdicts = {finding.verdict for finding in findings}
     if arguments.declare and verdicts == {EQUAL}:
         declare(arguments.declare, changes)

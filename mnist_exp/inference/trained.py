@@ -1,5 +1,6 @@
 """Finished runs as models that predict."""
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from mnist_exp.inference.preprocessing import open_image, to_digit, to_grey
 from mnist_exp.runs.record import RECORD, WEIGHTS, Record, RecordError, checksum, read_record
 from mnist_exp.settings import factory
 from mnist_exp.settings.schema import PROTOCOL_KEYS, PROTOCOLS
+from mnist_exp.text import printable
 
 DIGIT_DATASETS = ("mnist", "qmnist")  # pictures for runs on other data are only resized, as in training
 
@@ -33,7 +35,7 @@ class TrainedModel:
     @property
     def classes(self) -> list[str]:
         """The names of the ten classes, by label."""
-        return self.record.classes or [str(digit) for digit in range(10)]
+        return self.record.class_names or [str(digit) for digit in range(10)]
 
     @property
     def normalisation(self) -> tuple[float, float]:
@@ -101,8 +103,11 @@ def load_run(folder: Path | str) -> TrainedModel:
             missing = isinstance(error, FileNotFoundError)
             what = f"{WEIGHTS} {'is missing' if missing else f'cannot be read: {error.strerror}'}"
         raise RunFolderError(f"{folder}: {what}") from error
-    except (RecordError, SafetensorError) as error:
-        raise RunFolderError(f"{folder}: the record or the weights cannot be read: {error}") from error
+    except RecordError as error:
+        raise RunFolderError(f"{folder}: its run.json is a record {error}") from error
+    except SafetensorError as error:
+        raise RunFolderError(f"{folder}: its weights cannot be read: {error}") from error
+    record.title = printable(record.title)
     settings = dict(record.identity["model"])
     model = factory.build_model({"_target_": settings.pop("target"), **settings})
     try:
@@ -111,29 +116,42 @@ def load_run(folder: Path | str) -> TrainedModel:
         raise RunFolderError(
             f"{folder}: its weights are not those of the model as it is now; train it again"
         ) from error
-    return TrainedModel(record, model.eval())
+    trained = TrainedModel(record, model.eval())
+    try:
+        _, std = trained.normalisation
+    except (KeyError, TypeError, ValueError) as error:
+        raise RunFolderError(f"{folder}: its run.json does not say how images are normalised") from error
+    if not std > 0:
+        raise RunFolderError(f"{folder}: its run.json has a standard deviation of {std}")
+    return trained
 
 
 def load_each_model(runs: Path) -> list[TrainedModel]:
     """For each model, its run of MNIST's standard protocol with the lowest seed; of several, the longest trained.
 
+    Models of one title have their class in it, too.
+
     Raises:
         RunFolderError: there is none, or one cannot be used.
     """
-    found: dict[str, tuple[int, int, str]] = {}
+    found: dict[tuple[str, str], tuple[int, int, str]] = {}
     for folder in (path.parent for path in runs.glob(f"[!.]*/{RECORD}")):
         try:
             record = read_record(folder)
-        except RecordError:
+        except (RecordError, OSError):
             continue
         protocol = PROTOCOLS.get(tuple(record.identity["protocol"][key] for key in PROTOCOL_KEYS))
         usable = record.status == "finished" and (folder / WEIGHTS).exists()
         if usable and protocol == "standard" and record.identity["data"]["name"] == "mnist":
-            key = (record.seed, -record.epochs, folder.name)
-            found[record.title] = min(found.get(record.title, key), key)
+            kind, run = (record.title, record.identity["model"]["target"]), (record.seed, -record.epochs, folder.name)
+            found[kind] = min(found.get(kind, run), run)
     if not found:
         raise RunFolderError(
             f"there are no finished runs of MNIST's standard protocol in {runs}. Train some (make sweep), or use those "
             "that are tracked: --runs outputs/reference/runs"
         )
-    return [load_run(runs / name) for name in sorted(key[-1] for key in found.values())]
+    models = [load_run(runs / name) for name in sorted(run[-1] for run in found.values())]
+    shared = [title for title, count in Counter(model.record.title for model in models).items() if count > 1]
+    for model in (each for each in models if each.record.title in shared):
+        model.record.title += f", {type(model.model).__name__}"
+    return models

@@ -74,6 +74,13 @@ class Collection:
         return tuple(dict.fromkeys(group.section for group in self.groups))
 
     @property
+    def remarks(self) -> list[str]:
+        """The problems and the warnings, a line each, for the terminal."""
+        what = {True: "left out", False: "in part"}
+        problems = [f"{what[problem.left_out]}: {problem.folder} {problem.reason}" for problem in self.problems]
+        return problems + [f"warning: {warning}" for warning in self.warnings]
+
+    @property
     def folders(self) -> dict[str, str]:
         """Section → the folder of its figures, unique."""
         return dict(zip(self.sections, unique([slug(section) for section in self.sections], "-{}"), strict=True))

@@ -3,7 +3,6 @@
 import hashlib
 import io
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from mnist_exp.runs.record import METRICS, RECORD, TIMING, Record, RecordError, read_record
-from mnist_exp.settings.identity import identity_hash
+from mnist_exp.runs.record import METRICS, RECORD, TIMING, Record, RecordError, check_identity, read_record
 from mnist_exp.settings.schema import PROTOCOL_KEYS, PROTOCOLS
 from mnist_exp.text import printable
 
@@ -63,14 +61,18 @@ def read_run(folder: Path) -> tuple[Run, list[str]]:
         raise ValueError(f"has no file {RECORD}")
     try:
         record = read_record(folder)
+        check_identity(folder, record)
     except RecordError as error:
         raise ValueError(f"has a {RECORD} {error}") from error
     if record.status != "finished":
         reason = f": {record.reason}" if record.reason else ""
         raise ValueError(f"is not finished ({record.status}{reason})")
-    _check_name(folder, record)
     record.title = printable(record.title).lstrip("_") or "untitled"  # matplotlib hides labels like _this
-    lacks = _check_classes(record)
+    lacks = []
+    names = record.class_names
+    if not names and record.classes is not None:
+        lacks.append(f"has a {RECORD} whose classes are not ten different names, so they are shown as 0 to 9")
+    record.classes = names or [*DIGITS]
     try:
         epochs = _read_epochs(folder, record)
     except ValueError as error:
@@ -126,23 +128,6 @@ def describe_error(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"cannot be read: {error.strerror}"
     return printable(str(error) or type(error).__name__)
-
-
-def _check_name(folder: Path, record: Record) -> None:
-    """Raise a ValueError for an identity that was edited: a run's name ends in its hash."""
-    for name in (folder.name, record.name):
-        if (named := re.search(r"-seed(\d+)-([0-9a-f]{8})$", name)) and named[2] != identity_hash(record.identity):
-            raise ValueError(f"has a {RECORD} whose identity is not that of its name: one of the two was edited")
-
-
-def _check_classes(record: Record) -> list[str]:
-    """Give the record ten class names; what is wrong with those it had."""
-    given = record.classes
-    names = [printable(name) if isinstance(name, str) else "" for name in given] if isinstance(given, list) else []
-    named = len(names) == len({*names} - {""}) == len(DIGITS)
-    record.classes = names if named else [*DIGITS]
-    bad_names = f"has a {RECORD} whose classes are not ten different names, so they are shown as 0 to 9"
-    return [] if named or given is None else [bad_names]
 
 
 def read_table(folder: Path, record: Record, name: str, columns: Sequence[str]) -> pd.DataFrame:

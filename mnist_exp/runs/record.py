@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import re
 import types
 import typing
 from collections.abc import Container
@@ -10,6 +11,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+
+from mnist_exp.settings.identity import identity_hash
+from mnist_exp.text import printable
 
 RECORD_FORMAT = 1
 RECORD = "run.json"
@@ -98,6 +102,13 @@ class Record:
         """The number of epochs to train."""
         return int(self.identity["epochs"])
 
+    @property
+    def class_names(self) -> list[str] | None:
+        """The names of the classes by label, if the record has ten different ones."""
+        given = self.classes if isinstance(self.classes, list) else []
+        names = [printable(name) for name in given if isinstance(name, str)]
+        return names if len(names) == len({*names} - {""}) == len(given) == 10 else None
+
     def resume(self) -> None:
         """Note that the run continues, after it was interrupted or failed."""
         self.status, self.reason, self.ended = "running", None, None
@@ -141,7 +152,7 @@ class Record:
             raise RecordError(f"whose status is {fields['status']!r:.40}")
         # A value of another type is left out, as if it were missing; of the classes, the report says what is wrong.
         kinds = {each.name: _json_type(each.type) for each in dataclasses.fields(cls)}
-        values: dict[str, Any] = {name: fields[name] for name, kind in kinds.items() if type(fields.get(name)) is kind}
+        values: dict[str, Any] = {name: fields[name] for name, kind in kinds.items() if _is_a(fields.get(name), kind)}
         if not all(isinstance(value, float | int) for value in values.get("metrics", {}).values()):
             del values["metrics"]
         absent: dict[str, Any] = {"name": "", "choices": {}, "config": {}, "started": ""}
@@ -156,6 +167,13 @@ def read_record(run: Path) -> Record:
         RecordError: it cannot be used.
     """
     return Record.from_json((run / RECORD).read_bytes())
+
+
+def check_identity(run: Path, record: Record) -> None:
+    """Raise a RecordError if the identity was edited: a run's name ends in its hash."""
+    for name in (run.name, record.name):
+        if (named := re.search(r"-seed\d+-([0-9a-f]{8})$", name)) and named[1] != identity_hash(record.identity):
+            raise RecordError("whose identity is not that of its name: one of the two was edited")
 
 
 def selection_metric(metrics: Container[str]) -> str:
@@ -174,8 +192,12 @@ def _check_field(fields: dict[str, Any], path: str, kind: type) -> None:
         value = value.get(key) if isinstance(value, dict) else None
     if value is None:
         raise RecordError(f"without {path}")
-    if type(value) is not kind or (isinstance(value, int) and not 0 <= value < 2**63):
+    if not _is_a(value, kind):
         raise RecordError(f"whose {path} is {value!r:.40}")
+
+
+def _is_a(value: Any, kind: Any) -> bool:
+    return type(value) is kind and (kind is not int or 0 <= value < 2**63)
 
 
 def _json_type(annotation: Any) -> Any:

@@ -198,6 +198,21 @@ def test_damaged_folders_are_named_and_hide_nothing(runs: Path, tmp_path: Path) 
         assert row(lines, name)[0] == "damaged", name
 
 
+def test_a_finished_run_without_its_metrics_is_damaged(runs: Path, tmp_path: Path) -> None:
+    make(runs, "whole", "finished", 20)
+    (make(runs, "gone", "finished", 20) / "metrics.csv").unlink()
+    make(runs, "cut", "finished", 12)
+    lines = shown(tmp_path)
+    assert lines[0] == "2 damaged, 1 finished"
+    assert "metrics.csv has 0 of 20 epochs" in " ".join(row(lines, "gone"))
+    assert "metrics.csv has 12 of 20 epochs" in " ".join(row(lines, "cut"))
+
+
+def test_a_reason_controls_no_terminal(runs: Path, tmp_path: Path) -> None:
+    make(runs, "bad", "failed", 1, "red \x1b[31m\u202e")
+    assert "red \ufffd[31m\ufffd" in "\n".join(shown(tmp_path))
+
+
 def test_jobs_of_a_refused_sweep_wait_for_nothing(runs: Path, tmp_path: Path) -> None:
     make(runs, "done", "finished", 20)
     plan(runs, "1", "vgg", 2, refused="model=vgg: there is no such model")

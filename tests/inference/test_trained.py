@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,43 @@ def test_damaged_runs_are_reported(tmp_path: Path) -> None:
     (run / "run.json").write_text("{")
     with pytest.raises(RunFolderError, match="that is damaged"):
         load_run(run)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"name": "mnist", "std": 0.3}, "does not say how images are normalised"),
+        ({"name": "mnist", "mean": "0,1307", "std": 0.3}, "does not say how images are normalised"),
+        ({"name": "mnist", "mean": 0.1, "std": 0}, "has a standard deviation of 0"),
+    ],
+)
+def test_a_record_without_a_normalisation_is_refused(data: dict[str, Any], said: str, tmp_path: Path) -> None:
+    folder = copied(tmp_path, "mlp", lambda record: record["identity"].update(data=data))
+    with pytest.raises(RunFolderError, match=said):
+        load_run(folder)
+
+
+@pytest.mark.parametrize("classes", [["a", "b"], 5, [["x"]] * 10, ["a"] * 10])
+def test_classes_that_are_no_names_are_shown_as_digits(classes: object, tmp_path: Path) -> None:
+    folder = copied(tmp_path, "mlp", lambda record: record.update(classes=classes, title="\x1b[31mNet"))
+    model = load_run(folder)
+    assert model.classes == [*"0123456789"] and model.record.title == "\ufffd[31mNet"
+
+
+def test_models_of_one_title_are_told_apart(tmp_path: Path) -> None:
+    for name in ("lenet5", "mlp"):
+        copied(tmp_path, name, lambda record: record.update(title="Net"))
+    assert [model.record.title for model in load_each_model(tmp_path)] == ["Net, LeNet5", "Net, MLP"]
+
+
+def copied(runs: Path, model: str, change: Callable[[dict[str, Any]], None]) -> Path:
+    """A copy of a tracked run, its record changed."""
+    (run,) = (path.parent for path in RUNS.glob(f"{model}-standard-sgd-seed0-*/model.safetensors"))
+    shutil.copytree(run, runs / model)
+    record = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    change(record)
+    (runs / model / "run.json").write_text(json.dumps(record), encoding="utf-8")
+    return runs / model
 
 
 def test_of_each_model_the_lowest_seed_and_the_longest_training(tmp_path: Path) -> None:

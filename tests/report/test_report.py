@@ -420,6 +420,15 @@ def test_sections_and_groups_of_alike_names_have_files_of_their_own(tmp_path: Pa
     assert plots == {"all-train-loss.svg", "all-train-loss-2.svg"}
 
 
+def test_folders_that_are_mixed_up_are_named(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "runs", change=lambda record: record.update(multiply_accumulates=10**400))
+    with pytest.raises(UserError, match=r"is a run; name the folder that it is in$"):
+        run(folder, tmp_path / "out", tmp_path)
+    with pytest.raises(UserError, match=r"is the folder of the runs; name another one for the report"):
+        run(tmp_path / "runs", tmp_path / "runs", tmp_path)
+    assert run(tmp_path / "runs", tmp_path / "out", tmp_path) == 0  # more operations than a number can say
+
+
 @pytest.mark.parametrize("images", [2, 4])
 def test_few_images_have_a_report(images: int, tmp_path: Path) -> None:
     archive = answers(np.arange(images), 1)

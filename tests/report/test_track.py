@@ -183,6 +183,24 @@ def test_a_missing_extra_is_one_sentence(
         track.main([tracker, "--runs", str(runs)])
 
 
+def test_what_is_left_out_is_said(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(track, "TensorBoard", Recorder)
+    assert track.main(["tensorboard", "--runs", str(runs)]) == 0
+    output, errors = capsys.readouterr()
+    assert "left out: empty-metrics has an empty metrics.csv" in errors and "in part: no-timing" in errors
+    assert output.startswith("11 of 11 added")
+
+
+class Recorder:
+    look = "here"
+
+    def stored(self, item: track.Item) -> None: ...
+
+    def add(self, item: track.Item) -> None: ...
+
+
 def test_without_finished_runs_it_says_so(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there are no finished runs in"):
         track.main(["mlflow", "--runs", str(tmp_path / "runs")])
