@@ -1,6 +1,7 @@
 """From run folders to tables, figures and a page. Imports no torch.
 
-Others use `build` (all of it), `collect` (runs as groups), `tables`, `statistics` and `published`.
+Read `build` first, which others use: `collect` groups the runs, `misclassified` reads what they get wrong,
+`estimates` analyses both (by `statistics` and `crossed`), and `tables`, `figures` and `page` show what came out.
 """
 
 import logging
