@@ -78,10 +78,13 @@ function atBorder(height, width) {
 // The inside of a sheet that lies on a desk or fills a window, if what differs from the border is a sheet.
 function findSheet(values, height, width, other) {
   const box = findBox(other, width, 0.5), [top, left, h, w] = box, part = cut(other, width, ...box);
-  const isLarge = h > Math.max(height / 2, SMALLEST) && w > Math.max(width / 2, SMALLEST);
-  const reach = filled({ values: other.filter(atBorder(height, width)) });
-  // What reaches more of the edge is the brighter half of paper in uneven light.
-  if (!isLarge || reach > 0.25 || filled(part) < 0.5 || !isOutline(part)) return null;
+  const share = Math.min(h / height, w / width), solid = filled(part), all = filled({ values: other }) * other.length;
+  // Of MNIST's 70,000 digits, drawn larger, none is as much of a rectangle as a small sheet must be.
+  const isCard = solid > 0.7 && solid * h * w > 0.9 * all && Math.min(h, w) > 0.4 * Math.max(h, w) &&
+    Math.max(height, width) > 4 * SIDE;
+  if (Math.min(h, w) <= SMALLEST || share < (isCard ? 0.2 : 0.5) || solid < 0.5 || !isOutline(part)) return null;
+  // A sheet touches little of the border; what touches more is the brighter half of paper in uneven light.
+  if (filled({ values: other.filter(atBorder(height, width)) }) > 0.25) return null;
   const inset = 1 + Math.floor(Math.min(h, w) / 50);  // at its edges the brightness is mixed
   return cut(values, width, top + inset, left + inset, h - 2 * inset, w - 2 * inset);
 }
@@ -252,7 +255,7 @@ function findDigit(strength, height, width, threshold, isFlat) {
   return Float64Array.from(number, at => at && digit.has(parts[at - 1]) ? 1 : 0);
 }
 
-// Two digits side by side: parts about as high, with an empty column between them.
+// Two digits: parts about as high with an empty column between them, or about as large with an empty row.
 function checkSingle(ink, height, width) {
   const columns = new Float64Array(width), filled = new Uint8Array(width);
   ink.forEach((value, i) => { columns[i % width] += value; if (value > FAINT) filled[i % width] = 1; });
@@ -276,6 +279,16 @@ function checkSingle(ink, height, width) {
       }
     }
     left += columns[gap];
+  }
+  for (let gap = 1; gap < height; gap++) {
+    if (ink.subarray(gap * width, (gap + 1) * width).some(value => value > FAINT)) continue;
+    const boxes = [ink.subarray(0, gap * width), ink.subarray(gap * width)].map(
+      part => findBox(part.map(value => value > FAINT), width).slice(2));
+    const [heights, widths] = [0, 1].map(side => boxes.map(box => box[side]).sort((a, b) => a - b));
+    const alike = heights[0] > 0.75 * heights[1] && widths[0] > 0.5 * widths[1];
+    if (alike && boxes.every(([high, wide]) => high > 0.6 * wide)) {
+      throw new Error("It has more than one digit; keep one.");
+    }
   }
 }
 

@@ -143,9 +143,13 @@ def _find_sheet(values: Ink, unlike_border: NDArray[np.bool_]) -> Ink | None:
     """The inside of a sheet that lies on a desk or fills a window, if what differs from the border is a sheet."""
     rows, columns = _find_box(unlike_border, 0.5)  # without small things beside it on the desk
     part = unlike_border[rows, columns]
-    is_large = all(inner > max(side / 2, SMALLEST) for inner, side in zip(part.shape, values.shape, strict=True))
-    # A sheet touches little of the border; what touches more is the brighter half of paper in uneven light.
-    if not is_large or _border(unlike_border).mean() > 0.25 or part.mean() < 0.5 or not _is_outline(part):
+    share = min(inner / side for inner, side in zip(part.shape, values.shape, strict=True))
+    # Of MNIST's 70,000 digits, drawn larger, none is as much of a rectangle as a small sheet must be.
+    is_card = part.mean() > 0.7 and part.sum() > 0.9 * unlike_border.sum() and min(part.shape) > 0.4 * max(part.shape)
+    is_card &= max(values.shape) > 4 * SIDE
+    if min(part.shape) <= SMALLEST or share < (0.2 if is_card else 0.5) or part.mean() < 0.5 or not _is_outline(part):
+        return None
+    if _border(unlike_border).mean() > 0.25:  # a sheet touches little of the border: the brighter half of uneven paper
         return None
     inset = 1 + min(part.shape) // 50  # at its edges the brightness is mixed
     return values[rows, columns][inset:-inset, inset:-inset]
@@ -217,7 +221,7 @@ def _lighting(values: Ink) -> Ink:
 
 
 def _check_single(ink: Ink) -> None:
-    """Raise a DataError for two digits side by side: parts about as high, with an empty column between them.
+    """Raise a DataError for two digits: parts as high with an empty column between them, or as large with an empty row.
 
     Of MNIST's 70,000 digits, some of which are in two parts, none is taken for two.
     """
@@ -229,6 +233,12 @@ def _check_single(ink: Ink) -> None:
         lowest = min(np.ptp(np.flatnonzero((part > FAINT).any(axis=1))) + 1 for part in parts)
         share = min(columns[:gap].sum(), columns[gap:].sum()) / columns.sum()
         if lowest > enough * height and share > least:
+            raise DataError("has more than one digit; crop it to one")
+    for gap in np.flatnonzero((ink <= FAINT).all(axis=1)):
+        boxes = [part[_find_box(part > FAINT)].shape for part in (ink[:gap], ink[gap:])]
+        heights, widths = zip(*boxes, strict=True)
+        alike = min(heights) > 0.75 * max(heights) and min(widths) > 0.5 * max(widths)
+        if alike and all(high > 0.6 * wide for high, wide in boxes):
             raise DataError("has more than one digit; crop it to one")
 
 

@@ -126,6 +126,11 @@ def on_desk(digit: Grey, random: np.random.Generator) -> Grey:
     return np.pad(paper(desk, random), 40, constant_values=50)
 
 
+def on_card(digit: Grey, random: np.random.Generator) -> Grey:
+    """A photograph of a card that takes a quarter of the picture, on a dark desk."""
+    return np.pad(paper(np.pad(enlarge(digit), 30), random), 170, constant_values=50)
+
+
 def with_shadow(digit: Grey, random: np.random.Generator) -> Grey:
     """A photograph with a finger's shadow in a corner, which does not reach the digit."""
     picture = np.pad(enlarge(digit), 60)
@@ -164,6 +169,7 @@ def pencilled(digit: Grey, random: np.random.Generator) -> Grey:
 SURROUNDINGS: dict[str, Callable[[Grey, np.random.Generator], Grey]] = {
     "in a thin frame": framed,
     "on a desk": on_desk,
+    "on a small card": on_card,
     "a shadow in a corner": with_shadow,
     "a noisy scan": scanned,
     "pencil in uneven light": pencilled,

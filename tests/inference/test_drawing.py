@@ -89,6 +89,7 @@ def test_the_preprocessing_is_pythons(page: str, digits: Digits, tmp_path: Path)
     names = [*distortions.DISTORTIONS, *distortions.SURROUNDINGS] * 3
     grey = [distortions.distort(what, digits[0][place], place) for place, what in enumerate(names)]
     grey += [distortions.faint_patch(), np.full((50, 60), 255, np.uint8), np.hstack([digits[0][0], digits[0][1]])]
+    grey.append(np.vstack([distortions.enlarge(digits[0][place]) for place in (18, 8)]))  # 3 above 5
     pictures = [Image.fromarray(each) for each in grey]
     clear = Image.merge("LA", (Image.new("L", (28, 28), 30), pictures[-1].crop((0, 0, 28, 28)))).convert("RGBA")
     large = Image.fromarray(distortions.enlarge(digits[0][3], 1300)).convert("RGB")

@@ -198,6 +198,16 @@ def test_blank_paper_is_refused(seed: int) -> None:
         to_digit(distortions.paper(np.zeros((280, 280), np.uint8), np.random.default_rng(seed)))
 
 
+@pytest.mark.parametrize("gap", [0, 40])
+def test_two_digits_one_above_the_other_are_refused(gap: int, digits: Digits) -> None:
+    """Three, five and six are about as wide."""
+    threes, fives, sixes = (digits[0][digits[1] == digit][:3] for digit in (3, 5, 6))
+    for first, second in ((threes[0], fives[1]), (fives[2], threes[1]), (sixes[0], threes[2])):
+        apart = np.pad(distortions.enlarge(first), ((0, gap), (0, 0)))
+        with pytest.raises(DataError, match="more than one digit"):
+            to_digit(255 - np.vstack([apart, distortions.enlarge(second)]))
+
+
 @pytest.mark.parametrize("on_paper", [False, True])
 def test_two_digits_side_by_side_are_refused(on_paper: bool, digits: Digits) -> None:
     random = np.random.default_rng(2)
