@@ -82,7 +82,7 @@ function findSheet(values, height, width, other) {
   // Of MNIST's 70,000 digits, drawn larger, none is as much of a rectangle as a small sheet must be.
   const isCard = solid > 0.7 && solid * h * w > 0.9 * all && Math.min(h, w) > 0.4 * Math.max(h, w) &&
     Math.max(height, width) > 4 * SIDE;
-  if (Math.min(h, w) <= SMALLEST || share < (isCard ? 0.2 : 0.5) || solid < 0.5 || !isOutline(part)) return null;
+  if (Math.min(h, w) <= SMALLEST || share <= (isCard ? 0.2 : 0.5) || solid < 0.5 || !isOutline(part)) return null;
   // A sheet touches little of the border; what touches more is the brighter half of paper in uneven light.
   if (filled({ values: other.filter(atBorder(height, width)) }) > 0.25) return null;
   const inset = 1 + Math.floor(Math.min(h, w) / 50);  // at its edges the brightness is mixed

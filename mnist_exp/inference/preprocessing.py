@@ -147,7 +147,7 @@ def _find_sheet(values: Ink, unlike_border: NDArray[np.bool_]) -> Ink | None:
     # Of MNIST's 70,000 digits, drawn larger, none is as much of a rectangle as a small sheet must be.
     is_card = part.mean() > 0.7 and part.sum() > 0.9 * unlike_border.sum() and min(part.shape) > 0.4 * max(part.shape)
     is_card &= max(values.shape) > 4 * SIDE
-    if min(part.shape) <= SMALLEST or share < (0.2 if is_card else 0.5) or part.mean() < 0.5 or not _is_outline(part):
+    if min(part.shape) <= SMALLEST or share <= (0.2 if is_card else 0.5) or part.mean() < 0.5 or not _is_outline(part):
         return None
     if _border(unlike_border).mean() > 0.25:  # a sheet touches little of the border: the brighter half of uneven paper
         return None
