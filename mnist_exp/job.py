@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mnist_exp.data import folders, images
 from mnist_exp.data.folders import Folders
 from mnist_exp.data.images import ImageSplit
-from mnist_exp.errors import ConfigError, DivergedError, Interrupted, failure_reason
+from mnist_exp.errors import ConfigError, DivergedError, Interrupted, RunFolderError, failure_reason
 from mnist_exp.machine.determinism import make_deterministic, why_not_portable
 from mnist_exp.machine.fingerprint import LIBRARIES, other_code, other_versions, present_code
 from mnist_exp.machine.provenance import installed_version, provenance
@@ -265,7 +265,7 @@ def _record_failure(folder: RunFolder, record: Record, history: History, error: 
     record.reason = failure_reason(error)
     record.metrics = history.metrics[-1] if history.metrics else None
     record.ended = utc_now()
-    # Where even this cannot be written (a full disk), the record still says "running", and the next
-    # start resumes all the same: nobody holds the lock.
-    with contextlib.suppress(OSError):
+    # Where even this cannot be written (a full disk), the record still says "running", and the next start resumes all
+    # the same: nobody holds the lock. Or else another process holds it, and the record is that one's.
+    with contextlib.suppress(OSError, RunFolderError):
         folder.write_record(record)

@@ -92,6 +92,10 @@ MODELS = "model=lenet5,lenet5r,mlp"
         ("device.arithmetic=fast", "device.arithmetic=fast: must be one of portable, native"),
         ("-m device.arithmetic=portable,native epochs=1", "one sweep has one arithmetic; start a sweep for each"),
         ("-m ++device.arithmetic=native,portable epochs=1", "one sweep has one arithmetic; start a sweep for each"),
+        ("-m seed=range(5,5)", "the sweep has no job: a range(…) or glob(…) in the command stands for nothing"),
+        ("-m hydra.launcher.nope=1 seed=0,1", "no setting hydra.launcher.nope; --cfg hydra shows what there is"),
+        ("-m hydra.launcher.pre_dispatch=nope seed=0,1", "hydra.launcher: 'nope' is not a valid"),
+        ("optimizer=adam optimizer.betas=[0.9]", "optimizer.betas=[0.9]"),
         ("output_root=FILE", "FILE"),
         ("data.root=FILE", "FILE"),
     ],
@@ -351,6 +355,62 @@ def test_the_report_of_a_real_sweep(sweep: tuple[Path, str]) -> None:
 def test_a_report_of_nothing_says_what_to_type(tmp_path: Path) -> None:
     done = python(SCRIPTS / "report.py", cwd=tmp_path)
     assert done.returncode == 1 and "make sweep" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("# @package _global_\nepochs: one\n", "Value 'one' of type 'str' could not be converted to Integer"),
+        ("# @package _global_\nepoch: 1\n", "there is no setting epoch; did you mean epochs?"),
+        ("epochs: 1\n", "the first line must be: # @package _global_"),
+        ("defaults:\n  - override /model: mlp\n", "Its first line must be: # @package _global_"),
+        ("", "the first line must be: # @package _global_"),
+        ("# @package _global_\n- a\n", "Cannot merge DictConfig with ListConfig"),
+        ("# @package _global_\nepochs: [\n", "a file of settings is not valid YAML"),
+        (b"\xff\xfe", "a file of settings is not valid YAML"),
+    ],
+    ids=["type", "name", "no package", "no package for groups", "empty", "a list", "no YAML", "no text"],
+)
+def test_what_is_wrong_with_an_experiment_is_said(content: str | bytes, said: str, tmp_path: Path) -> None:
+    folder = tmp_path / "conf" / "experiment"
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
+    done = command("--config-dir", str(tmp_path / "conf"), "experiment=mine", cwd=tmp_path)
+    assert done.returncode == 1 and said in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_a_schedule_by_milestones_needs_only_a_config_file(tmp_path: Path) -> None:
+    folder = tmp_path / "conf" / "scheduler"
+    folder.mkdir(parents=True)
+    (folder / "steps.yaml").write_text("_target_: torch.optim.lr_scheduler.MultiStepLR\nmilestones: [1]\n")
+    words = ("--config-dir", str(tmp_path / "conf"), "model=mlp", "protocol=published")
+    done = command(*words, "scheduler=steps", "epochs=2", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (metrics,) = tmp_path.glob("outputs/runs/*/metrics.csv")
+    assert pd.read_csv(metrics)["learning_rate"].tolist() == pytest.approx([0.01, 0.001])
+    short = command(*words, "scheduler=onecycle", "scheduler.epochs=1", "epochs=2", cwd=tmp_path)
+    assert short.returncode == 1 and "the schedule is shorter than the training" in short.stderr
+    assert "Traceback" not in short.stderr
+
+
+def test_what_a_damaged_result_was_is_written_again(tmp_path: Path) -> None:
+    words = ("model=mlp.yaml", "protocol=published", "epochs=2")
+    assert command(*words, cwd=tmp_path).returncode == 0
+    before = results(tmp_path / "outputs" / "runs")
+    (run_folder,) = (tmp_path / "outputs" / "runs").glob("mlp-published-*")
+    for name, content in (("metrics.csv", b""), ("predictions.npz", b"garbage")):
+        (run_folder / name).write_bytes(content)
+        done = command("model=mlp", *words[1:], cwd=tmp_path)
+        assert done.returncode == 0 and "already finished" not in done.stdout, done.stderr
+        assert results(tmp_path / "outputs" / "runs") == before
+
+
+def test_a_refused_sweep_removes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "jobs").mkdir()
+    for name in ("0.json", "mine.json"):
+        (tmp_path / "jobs" / name).write_text("{}")
+    assert command("-m", "hydra.sweep.dir=.", "+nope=1", cwd=tmp_path).returncode == 1
+    assert len([*(tmp_path / "jobs").iterdir()]) == 2
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def group_choices() -> dict[str, str]:
         if chosen.get(group) is None:
             options = ", ".join(sorted(path.stem for path in (CONFIG_FOLDER / group).glob("*.yaml")))
             raise ConfigError(f"{group} cannot be left out; set {group}=…, one of {options}")
-    return {group: str(chosen[group]) for group in GROUPS}
+    return {group: str(chosen[group]).removesuffix(".yaml") for group in GROUPS}
 
 
 def run_files(settings: DictConfig) -> dict[str, str]:
@@ -128,6 +128,8 @@ def planned_jobs(config: DictConfig) -> list[list[str]]:
     parser = OverridesParser.create(GlobalHydra.instance().config_loader())  # resolves glob(*)
     overrides = parser.parse_overrides(words + list(config.hydra.overrides.task))
     (jobs,) = BasicSweeper.split_arguments(overrides, None)
+    if not jobs:
+        raise ConfigError("the sweep has no job: a range(…) or glob(…) in the command stands for nothing")
     return jobs
 
 

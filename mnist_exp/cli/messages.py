@@ -33,7 +33,11 @@ FOREIGN_MESSAGES = {
     'Could not detect "srun"': "there is no srun command here: run this on a login node of a SLURM cluster",
     "Could not find any running Ray": "{0}; first: ray start --head",
     "No trials are completed": "no trial of the search has finished",
-    "n_jobs == 0|batch_size must be": "hydra.launcher: {0}",
+    "n_jobs == 0|batch_size must be|.*not a valid": "hydra.launcher: {0}",
+    "TimeoutError": "a job took longer than hydra.launcher.timeout",
+    "Tried to step": "scheduler: {0}; the schedule is shorter than the training",
+    "If capturable=True": "optimizer.capturable=true: {0}",
+    r"In 'experiment/.*Could not override": "{0} Its first line must be: # @package _global_",
     "sbatch: ": "SLURM refused the jobs ({0}); the settings hydra.launcher.* are passed to sbatch",
     "Job .* has not produced any output": "{0}; the other jobs continue. Repeat the command for this one",
     "Config group override must be": "a config group takes the name of one option, such as model=mlp",
@@ -64,7 +68,7 @@ def user_message(error: Exception) -> str | None:
             return sentence.format(first_line, *match.groups())
     if isinstance(error, OSError):
         return disk_message(error)
-    if isinstance(error, yaml.YAMLError):
+    if isinstance(error, yaml.YAMLError | UnicodeDecodeError):
         return f"a file of settings is not valid YAML: {' '.join(str(error).split())}"
     innermost = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
     if isinstance(error, HydraException) or any(library in innermost.parents for library in LIBRARIES):
@@ -98,7 +102,9 @@ def unknown_setting(key: str) -> str:
     """What to say of a setting that does not exist."""
     section, _, name = key.rpartition(".")
     known = KNOWN_KEYS.get(section, ["lr", "momentum", "weight_decay"])
-    if close := difflib.get_close_matches(name, known, n=1):
+    if section.startswith("hydra"):
+        hint = "--cfg hydra shows what there is"
+    elif close := difflib.get_close_matches(name, known, n=1):
         hint = f"did you mean {f'{section}.' if section else ''}{close[0]}?"
     elif section in KNOWN_KEYS:
         hint = f"{section or 'the program'} has {', '.join(known)}"
@@ -150,9 +156,13 @@ def _about_settings(error: Exception) -> str:
         )
     if merging := re.match(r"Error merging override (.+)", lines[0]):
         return f"{merging[1]}: {_lines(cause)[0]}"
-    if "raised while composing config" in lines[0] and cause is not error:
-        return f"{lines[0].partition(':')[0]}: {_lines(cause)[0]}"
     key = next((line.partition(":")[2].strip() for line in lines if line.startswith("full_key:")), "")
+    if "raised while composing config" in lines[0]:
+        reason = _lines(cause)[0] if cause is not error else " ".join(lines[1:2])
+        if key == "experiment":
+            reason = "the first line must be: # @package _global_"
+        is_unknown = key and re.match("Key .* not in", reason)
+        return f"{lines[0].partition(':')[0]}: {unknown_setting(key) if is_unknown else reason}"
     return f"{key}: {lines[0]}" if key else lines[0]
 
 

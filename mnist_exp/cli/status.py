@@ -23,7 +23,7 @@ from mnist_exp.cli.sweep import JOBS_DIR, read_job, read_plan
 from mnist_exp.errors import ConfigError, UserError
 from mnist_exp.machine.fingerprint import other_code
 from mnist_exp.runs.lock import is_live
-from mnist_exp.runs.record import METRICS, RECORD, TIMING, read_record
+from mnist_exp.runs.record import METRICS, RECORD, TIMING, check_identity, read_record
 from mnist_exp.settings.identity import IDENTITY_VERSION
 from mnist_exp.text import printable
 
@@ -57,6 +57,7 @@ def read_run(run: Path) -> StatusRow:
         run = new
     try:
         record = read_record(run)
+        check_identity(run, record)
         done = len(_rows(run / METRICS))
         status, remark, left = record.status, record.reason or "", None
         if status == "running" and live:

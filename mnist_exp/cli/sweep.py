@@ -44,12 +44,13 @@ class SweepCallback(Callback):
         folder = Path(config.hydra.sweep.dir).absolute()
         # Jobs on other machines, which compose the settings again, then use the same folder.
         config.hydra.overrides.hydra.append(in_hydras_quotes("hydra.sweep.dir", [str(folder)]))
-        for earlier in (folder / JOBS_DIR).glob("*.json"):  # of another sweep that was given this folder
-            earlier.unlink()
         try:
             hydra_internals.reject_unknown(config)
             jobs = hydra_internals.planned_jobs(config)
             reject_two_arithmetics(jobs)
+            for earlier in (folder / JOBS_DIR).glob("*.json"):  # of another sweep that was given this folder
+                if earlier.stem.isdigit():
+                    earlier.unlink()
             current_folder = folder
             write_plan(folder, jobs)
             swept = hydra_internals.swept_data(config, jobs)

@@ -44,10 +44,13 @@ def present_code(identity: Mapping[str, Any]) -> dict[str, str]:
     entries = PARTS | {"model": (identity["model"]["target"].removeprefix("mnist_exp."),)}
     unused = UNUSED_WITH_FOLDERS if identity["data"]["name"] == "png_folder" else UNUSED_WITHOUT_FOLDERS
     skipped = unused | CHECKS | ANY_MODEL
-    return {
-        part: _checksum(entry, skipped | ({"job._load_images"} if part == "training" else set()))
-        for part, entry in sorted(entries.items())
-    }
+    try:
+        return {
+            part: _checksum(entry, skipped | ({"job._load_images"} if part == "training" else set()))
+            for part, entry in sorted(entries.items())
+        }
+    except SyntaxError as error:
+        raise ConfigError(f"{error.filename}, line {error.lineno}: {error.msg}") from error
 
 
 def other_code(identity: Mapping[str, Any], recorded: Mapping[str, str] | None) -> str:

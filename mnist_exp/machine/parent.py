@@ -12,12 +12,14 @@ import psutil
 @functools.cache
 def exit_when_parent_dies() -> None:
     """In a worker process: exit soon after the parent has died."""
-    if multiprocessing.current_process().name == "MainProcess":
+    parent = multiprocessing.parent_process()
+    if parent is None:
         return
-    parent = os.getppid()
+    number = parent.pid  # of when this process was made: it may have died since
+    assert number is not None
 
     def watch() -> None:
-        while os.getppid() == parent and psutil.pid_exists(parent):  # Windows never changes a parent's number
+        while os.getppid() == number and psutil.pid_exists(number):  # Windows never changes a parent's number
             time.sleep(1)
         os._exit(1)  # every file is written whole or not at all, so any instant is a safe one
 

@@ -1,6 +1,7 @@
 """Where a run was made: commit, package versions, processor and device, as JSON values for ``run.json``."""
 
 import importlib.metadata
+import os
 import platform
 import subprocess
 from pathlib import Path
@@ -14,6 +15,8 @@ PACKAGES = ("torch", "numpy", "pillow", "hydra-core", "omegaconf", "mnist-exp")
 PROJECT = Path(__file__).resolve().parents[2]
 CODE = ("mnist_exp", "conf", "requirements.lock", "pyproject.toml")
 """What can change a number; a changed README does not make a run's code uncertain."""
+GIT_PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR")
+"""Variables that lead to another repository, as hooks set them."""
 
 
 def provenance(device: torch.device) -> dict[str, Any]:
@@ -40,7 +43,8 @@ def _git_state() -> tuple[str | None, bool | None]:
     def git(*arguments: str) -> str:
         # A checkout may belong to another user, as in containers; Git would refuse to read it.
         command = ["git", "-c", "safe.directory=*", "-C", str(PROJECT), *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30).stdout.strip()
+        here = {key: value for key, value in os.environ.items() if key not in GIT_PLACES}
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=30, env=here).stdout.strip()
 
     try:
         git("ls-files", "--error-unmatch", "mnist_exp/run.py")  # not just inside somebody else's checkout

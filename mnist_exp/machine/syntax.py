@@ -54,7 +54,7 @@ def parse_module(module: str) -> Module:
     """A module's definitions and imports, by its name without ``mnist_exp.``."""
     path = find_module(module)
     assert path is not None
-    tree = _Essentials().visit(ast.parse(path.read_bytes()))
+    tree = _Essentials().visit(ast.parse(path.read_bytes(), str(path)))
     imports = {known: full for node in ast.walk(tree) for known, full in _imported(node, module, path)}
     nodes: dict[str, list[ast.stmt]] = {}
     for node in tree.body:

@@ -8,7 +8,7 @@ rewrites the rest from it.
 import contextlib
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +35,23 @@ PREVIOUS_CHECKPOINT = "checkpoint.previous.pt"
 
 
 class RunFolder:
-    """One run's folder, ``<output_root>/runs/<name>``. Use it inside `locked`."""
+    """One run's folder, ``<output_root>/runs/<name>``. Use it inside `locked`.
+
+    All that writes raises a RunFolderError once another process has taken the run over.
+    """
 
     def __init__(self, runs: Path, name: str, identity: dict[str, Any]) -> None:
         self.identity = identity
         self.final_path = runs / name
         self.path = self.final_path
+        self._check_lock: Callable[[], None] = lambda: None
         self._new_path = runs / f".{name}.new"
         self._old_path = runs / f".{name}.old"
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Keep every other process out of this folder, and repair what a dead one left."""
-        with lock.locked(self.final_path):
+        with lock.locked(self.final_path) as self._check_lock:
             self._recover()
             yield
 
@@ -74,9 +78,11 @@ class RunFolder:
         return record
 
     def is_complete(self, record: Record) -> bool:
-        """Whether the run is finished and its results are still there."""
-        files = (*RESULT_FILES, TIMING)
-        return record.status == "finished" and all((self.final_path / name).exists() for name in files)
+        """Whether the run is finished and its results are still there, as it wrote them."""
+        if record.status != "finished" or not {"test_loss", "test_accuracy"} <= (record.metrics or {}).keys():
+            return False
+        paths, recorded = [self.final_path / name for name in (*RESULT_FILES, TIMING)], record.files or {}
+        return all(path.is_file() and recorded.get(path.name) in (None, checksum(path)) for path in paths)
 
     def open_for_writing(self, record: Record, extra_files: dict[str, str], *, from_scratch: bool) -> None:
         """Make the folder, and write the extra files (relative path → text) and the record of a run that begins.
@@ -92,6 +98,7 @@ class RunFolder:
 
     def write_record(self, record: Record) -> None:
         """Replace ``run.json``."""
+        self._check_lock()
         write_atomically(self.path / RECORD, record.to_json())
 
     def load_history(self) -> History:
@@ -117,6 +124,7 @@ class RunFolder:
     def save_epoch(self, history: History) -> None:
         """Write what the run's newest epoch added: first the checkpoint, which has all rows, then the tables."""
         content = checkpoint.to_bytes(self.identity, history)
+        self._check_lock()
         if (self.path / CHECKPOINT).exists():
             (self.path / CHECKPOINT).replace(self.path / PREVIOUS_CHECKPOINT)
         write_atomically(self.path / CHECKPOINT, content)
@@ -130,6 +138,7 @@ class RunFolder:
 
     def finish(self, record: Record, files: dict[str, bytes]) -> None:
         """Write the results (name → content), tables of what they get wrong, and last the record, with checksums."""
+        self._check_lock()
         for name, content in (files | results.mistakes(files[PREDICTIONS])).items():
             write_atomically(self.path / name, content)
         record.files = {name: checksum(self.path / name) for name in RESULT_FILES}

@@ -9,11 +9,13 @@ import contextlib
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
 from filelock import SoftFileLease, Timeout
+
+from mnist_exp.errors import Interrupted, RunFolderError
 
 LEASE_SECONDS = 60.0
 """A lock whose last heartbeat is older than this is taken over, whichever host it is from."""
@@ -25,10 +27,17 @@ def lock_path(run: Path) -> Path:
 
 
 @contextlib.contextmanager
-def locked(run: Path) -> Iterator[None]:
+def locked(run: Path) -> Iterator[Callable[[], None]]:
     """Keep every other process out of a run's folder, on this host or another on the same disk.
 
-    A second process waits, and prints which one it waits for. A dead process's lock is taken over.
+    A second process waits, and prints which one it waits for. The lock of a dead process is taken over, and so is that
+    of one that was stopped for too long.
+
+    Yields:
+        A function to be called before anything is written.
+
+    Raises:
+        RunFolderError: (also that function) another process has taken the run over.
     """
     path = lock_path(run)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,8 +59,20 @@ def locked(run: Path) -> Iterator[None]:
                 holder = f"process {owner.pid} on {owner.hostname}" if owner else f"the holder of {path}"
                 print(f"{run.name}: waiting for {holder}, which is training it", flush=True)
             timeout = LEASE_SECONDS
+    lost = RunFolderError(
+        f"{run.name}: another process has taken this run over, since this one was stopped for too long"
+    )
+
+    def check() -> None:
+        if lock.owner is not None and not lock.is_lock_held_by_us:
+            raise lost
+
     try:
-        yield
+        yield check
+    except Interrupted:
+        if lock.compromise is None:
+            raise
+        raise lost from None
     finally:
         lock.release()
 

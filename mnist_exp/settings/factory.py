@@ -128,7 +128,7 @@ def _matches_annotation(value: Any, annotation: str) -> bool:
     if value is None:
         return bool(words & {"None", "NoneType", "Optional", "_empty"})
     by_type = {bool: {"bool"}, int: {"int", "float"}, float: {"float"}, str: {"str", "Literal"}}
-    accepted = by_type.get(type(value), {"tuple", "list", "Sequence"})
+    accepted = by_type.get(type(value), {"tuple", "list", "Sequence", "Iterable"})
     return bool(words & (accepted | {"Any", "_empty"}))  # _empty: there is no annotation
 
 
@@ -139,7 +139,7 @@ def _readable(annotation: Any) -> str:
 def _build(kind: str, cls: Callable[..., Any], *args: Any, **arguments: Any) -> Any:
     try:
         return cls(*args, **arguments)
-    except (TypeError, ValueError, RuntimeError, AssertionError, ZeroDivisionError) as error:
+    except (TypeError, ValueError, RuntimeError, AssertionError, ZeroDivisionError, IndexError) as error:
         given = " ".join(f"{kind}.{key}={value}" for key, value in arguments.items())
         raise ConfigError(f"{given or kind}: {error}") from error
 

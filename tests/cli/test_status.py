@@ -208,6 +208,11 @@ def test_a_finished_run_without_its_metrics_is_damaged(runs: Path, tmp_path: Pat
     assert "metrics.csv has 12 of 20 epochs" in " ".join(row(lines, "cut"))
 
 
+def test_an_edited_identity_is_named(runs: Path, tmp_path: Path) -> None:
+    make(runs, "mlp-standard-sgd-seed0-00000000", "finished", 20)
+    assert "identity is not that of its name" in " ".join(shown(tmp_path))
+
+
 def test_a_reason_controls_no_terminal(runs: Path, tmp_path: Path) -> None:
     make(runs, "bad", "failed", 1, "red \x1b[31m\u202e")
     assert "red \ufffd[31m\ufffd" in "\n".join(shown(tmp_path))

@@ -146,6 +146,12 @@ def edit(package: Path, file: str, old: str, new: str) -> None:
     forget()
 
 
+def test_code_that_cannot_be_read_is_named(package: Path) -> None:
+    edit(package, "models.py", "class MLP(", "class MLP((")
+    with pytest.raises(ConfigError, match=r"models\.py, line \d+: "):
+        present_code("MLP")
+
+
 @pytest.mark.parametrize("what", STALE)
 def test_what_makes_a_run_stale(
     what: str, package: Path, execute: Execute, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -344,7 +350,7 @@ EDITS: list[tuple[str, str, str, bool]] = [
     ("training.py", "NUM_CLASSES = 10", "NUM_CLASSES: int = 10", False),
     ("__init__.py", "__version__", "import torch\n\ntorch.set_default_dtype(torch.float64)\n__version__", True),
     ("job.py", "    _check_last_batch(state.", "    state.model.train()\n    _check_last_batch(state.", True),
-    ("job.py", "train_size / epoch.train_seconds", "1", True),
+    ("job.py", "train_size / result.train_seconds", "1", True),
     ("runs/results.py", "writer.writerows(rows)", "writer.writerows(rows[1:])", True),
     ("runs/folder.py", "self.final_path = runs / name", "self.final_path = runs / str(name)", False),
     ("data/idx.py", 'raise DataError(f"a file', 'raise ValueError(f"a file', True),

@@ -1,9 +1,12 @@
 """The device that is chosen, and what is recorded of the machine."""
 
+import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,7 +14,9 @@ import torch
 from mnist_exp.errors import ConfigError
 from mnist_exp.machine import provenance
 from mnist_exp.machine.determinism import PORTABLE, make_deterministic, why_not_portable
+from mnist_exp.machine.parent import exit_when_parent_dies
 from mnist_exp.settings.schema import DeviceConfig
+from tests.conftest import MINUTES
 
 
 @pytest.mark.parametrize(("cuda", "chosen"), [(True, "cuda"), (False, "cpu")])
@@ -44,6 +49,7 @@ def test_a_checkout_of_another_user_has_its_commit_recorded(tmp_path: Path, monk
     monkeypatch.setenv("GIT_CONFIG_GLOBAL", "/dev/null")
     refused = subprocess.run(["git", "-C", str(tmp_path), "rev-parse", "HEAD"], capture_output=True, text=True)
     assert "dubious ownership" in refused.stderr
+    monkeypatch.setenv("GIT_DIR", "/nowhere")  # a hook's
     assert provenance._git_state() == (commit, False)
     (tmp_path / "mnist_exp" / "run.py").write_text("pass")
     assert provenance._git_state() == (commit, True)
@@ -89,6 +95,16 @@ def test_a_process_keeps_its_arithmetic() -> None:
 def test_portable_is_the_cpu_only() -> None:
     assert why_not_portable(torch.device("cpu")) is None
     assert why_not_portable(torch.device("cuda")) == "a GPU rounds in its own way"
+
+
+def test_a_worker_whose_parent_died_while_it_started_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as dead:
+        dead.wait()
+    ended = threading.Event()
+    monkeypatch.setattr(os, "_exit", lambda _: ended.set())
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: SimpleNamespace(pid=dead.pid))
+    exit_when_parent_dies.__wrapped__()
+    assert ended.wait(MINUTES)
 
 
 def test_metrics_need_no_float64_of_the_device(few_digits: object, monkeypatch: pytest.MonkeyPatch) -> None:

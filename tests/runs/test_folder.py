@@ -5,6 +5,7 @@ import os
 import pickle
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -15,11 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from filelock import SoftFileLease
 from safetensors.torch import load_file
 
 from mnist_exp import files, job, models
 from mnist_exp.data.images import ImageSplit, stratified_split
-from mnist_exp.errors import ConfigError, DivergedError, RunFolderError
+from mnist_exp.errors import ConfigError, DivergedError, Interrupted, RunFolderError
 from mnist_exp.runs import folder as run_folder
 from mnist_exp.runs import lock
 from mnist_exp.runs.record import RESULT_FILES, checksum
@@ -395,3 +397,21 @@ def test_metrics_that_somebody_replaced_by_text_are_worked_out_again(execute: Ex
     path.write_text(json.dumps(content))
     again = execute(*MLP)
     assert again.metrics == first.metrics == json.loads(path.read_text())["metrics"]
+
+
+def test_a_run_that_another_process_has_taken_over_is_left_to_it(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, execute: Execute
+) -> None:
+    """As after Ctrl-Z for a minute: nothing more is written, the other's record included."""
+    before = results(finished)
+    record_before = (only_run(finished) / "run.json").read_bytes()
+    monkeypatch.setattr(SoftFileLease, "is_lock_held_by_us", False)
+    with pytest.raises(RunFolderError, match="another process has taken this run over"):
+        execute(*MLP, "overwrite=true")
+    assert results(finished) == before and (only_run(finished) / "run.json").read_bytes() == record_before
+
+
+def test_the_reason_of_a_lost_lock_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(SoftFileLease, "compromise", "lost")
+    with pytest.raises(RunFolderError, match="since this one was stopped for too long"), lock.locked(tmp_path / "run"):
+        raise Interrupted(signal.SIGINT)
