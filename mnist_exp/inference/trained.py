@@ -61,10 +61,11 @@ class TrainedModel:
         Raises:
             ValueError: the images are of another type or shape.
         """
-        if images.dtype != np.uint8 or images.ndim != 3:
-            raise ValueError(f"images must be uint8, [N, H, W], not {images.dtype}, {[*images.shape]}")
+        if not isinstance(images, np.ndarray) or images.dtype != np.uint8 or images.ndim != 3 or 0 in images.shape[1:]:
+            given = getattr(images, "dtype", type(images).__name__), [*getattr(images, "shape", [])]
+            raise ValueError("images must be uint8, [N, H, W], not {}, {}".format(*given))
         mean, std = self.normalisation
-        pixels = resize(torch.from_numpy(np.ascontiguousarray(images))[:, None])
+        pixels = resize(torch.from_numpy(np.array(images, order="C"))[:, None])
         with torch.inference_mode():
             logits: Tensor = self.model(pixels.float().div_(255).sub_(mean).div_(std))
         return logits

@@ -376,6 +376,14 @@ def test_broken_images_are_named_and_counted(kind: str, tmp_path: Path) -> None:
     assert not list((tmp_path / "cache").glob("*.npz"))
 
 
+def test_folders_may_be_named_in_words(tmp_path: Path) -> None:
+    """With names of files whose last number is no label."""
+    write(tmp_path, *(f"{word}/scan_{n}_{3}.png" for word in ("Zero", "seven", "nine") for n in (10, 11)))
+    folder = scan(tmp_path)
+    assert folder.labels.tolist() == [0, 9, 7, 0, 9, 7]  # by file name, then by folder
+    assert "labelled by the name of the folder" in folder.summary
+
+
 def test_two_folders_must_not_share_images_nor_lack_classes(tmp_path: Path) -> None:
     write(tmp_path / "all", "0_1.png", "1_2.png", "test/2_3.png", "test/3_4.png")
     write(tmp_path / "test", "0_1.png", "1_3.png", "2_9.png")
@@ -391,7 +399,10 @@ def test_two_folders_must_not_share_images_nor_lack_classes(tmp_path: Path) -> N
     shutil.copytree(tmp_path / "train", tmp_path / "copy")
     with pytest.raises(DataError, match=r"train and .*copy hold the same images"):
         scan_both(tmp_path / "train", tmp_path / "copy")
-    assert scan_both(tmp_path / "all", tmp_path / "train").keys() == {"train", "test"}
+    both = scan_both(tmp_path / "all", tmp_path / "train")
+    assert both.keys() == {"train", "test"}
+    assert both["test"].summary.endswith(f"; warning: 2 of its images are also in {tmp_path / 'all'}")
+    assert "warning" not in both["train"].summary
     # protocol=published trains on the test split, which then has to have the other's classes.
     with pytest.raises(DataError, match=r"train has no images of class 3, 4, but .*all has"):
         scan_both(tmp_path / "all", tmp_path / "train", "test")

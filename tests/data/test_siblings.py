@@ -78,6 +78,19 @@ def test_both_splits_are_read_in_order(small: tuple[str, Arrays], tmp_path: Path
             assert hashlib.sha256(content).hexdigest() == checksum
 
 
+def test_classes_that_the_models_do_not_have_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dataset that somebody added, as EMNIST's letters."""
+    folder, digests = tmp_path / "Letters" / "raw", {}
+    folder.mkdir(parents=True)
+    for file, array in (("images", np.zeros((2, 28, 28), np.uint8)), ("labels", np.array([3, 26], np.uint8))):
+        content = gzip.decompress(gzipped_idx(array))
+        (folder / file).write_bytes(content)
+        digests[file] = hashlib.sha256(content).hexdigest()
+    monkeypatch.setitem(CATALOG, "letters", Dataset("Letters", [], digests))
+    with pytest.raises(DataError, match="letters has labels outside 0 to 9, and the models have ten classes"):
+        load_raw("letters", "train", tmp_path)
+
+
 @pytest.mark.parametrize(
     "damage", [b"", b"<html>", gzip.compress(b"other images")], ids=["empty", "a page", "other images"]
 )

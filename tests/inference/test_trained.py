@@ -203,7 +203,7 @@ def test_other_data_are_only_resized_and_have_their_names(tmp_path: Path, digits
 
 
 def test_images_are_bytes_of_any_strides(models: list[TrainedModel], digits: Digits) -> None:
-    for wrong in (digits[0][:2] / 255, digits[0][0]):
+    for wrong in (digits[0][:2] / 255, digits[0][0], digits[0][:2, :0], [digits[0][0]], None):
         with pytest.raises(ValueError, match=r"images must be uint8, \[N, H, W\], not "):
             models[0].logits(wrong)  # type: ignore[arg-type]
     assert models[0].logits(digits[0][:2, ::-1]).shape == (2, 10)
