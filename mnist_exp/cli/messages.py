@@ -33,7 +33,7 @@ FOREIGN_MESSAGES = {
     'Could not detect "srun"': "there is no srun command here: run this on a login node of a SLURM cluster",
     "Could not find any running Ray": "{0}; first: ray start --head",
     "No trials are completed": "no trial of the search has finished",
-    "n_jobs == 0|batch_size must be|.*not a valid": "hydra.launcher: {0}",
+    "n_jobs == 0|batch_size must be|.*not a valid or supported arithmetic": "hydra.launcher: {0}",
     "TimeoutError": "a job took longer than hydra.launcher.timeout",
     "Tried to step": "scheduler: {0}; the schedule is shorter than the training",
     "If capturable=True": "optimizer.capturable=true: {0}",
