@@ -14,7 +14,7 @@ import struct
 import unicodedata
 import warnings
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -29,15 +29,16 @@ from mnist_exp.files import write_atomically
 IMAGE_SIZE = 32
 """Pixels per side that the models expect (LeCun et al., 1998)."""
 LABELS = range(10)
-NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-"""Names of folders that stand for the labels, too."""
+WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+LABELS_IN_WORDS = {word: str(label) for label, word in enumerate(WORDS)}
+"""Names of folders that stand for labels, too."""
 CACHE = "png_folder"
 """The folder under ``data.root`` for decoded images."""
 MAX_NAMED = 3  # files that a message names
 MIN_BRIGHTNESS = 64  # of 255; dark ink on transparency becomes no brighter than this
 
 
-@dataclass
+@dataclass(frozen=True)
 class Folder:
     """The PNG files of a folder, in order."""
 
@@ -73,7 +74,8 @@ def scan_both(train_dir: Path, test_dir: Path, trained: str = "train") -> Folder
     if both["train"].sha256 == both["test"].sha256:
         raise DataError(f"{train_dir} and {test_dir} hold the same images; train and test on different ones")
     if shared := len(both["train"].contents & both["test"].contents):
-        both["test"].summary += f"; warning: {shared:,} of its images are also in {train_dir}"
+        summary = f"{both['test'].summary}; warning: {shared:,} of its images are also in {train_dir}"
+        both["test"] = replace(both["test"], summary=summary)
     trained_on, evaluated_on = both[trained], both["test" if trained == "train" else "train"]
     if missing := sorted({*evaluated_on.labels.tolist()} - {*trained_on.labels.tolist()}):
         classes = ", ".join(map(str, missing))
@@ -208,8 +210,7 @@ def _choose_layout(root: Path, paths: list[str]) -> tuple[str, NDArray[np.int64]
 
 def _folder_labels(path: str) -> list[int]:
     """What may be the label in the names of a file's folders, nearest first: digits, else 07 and so on, else any."""
-    words = {word: str(number) for number, word in enumerate(NUMBER_WORDS)}
-    parts = [words.get(part.lower(), part) for part in reversed(Path(path).parts[:-1])]
+    parts = [LABELS_IN_WORDS.get(part.lower(), part) for part in reversed(Path(path).parts[:-1])]
     numbers = [part for part in parts if re.fullmatch("[0-9]+", part)]
     digits = [int(number) for number in numbers if len(number) == 1]
     return digits or [int(n) for n in numbers if int(n) in LABELS] or [int(n) for n in numbers[:1]]

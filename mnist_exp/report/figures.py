@@ -65,9 +65,8 @@ def of_section(
     plots += reliability(section, calibrated, styles)
     plots.append(cost(section, scores, estimates.costs, styles))
     names = unique([plot.name for plot in plots], "-{}")  # a group may be called "all"
-    return [
-        replace(plot, name=f"{collection.folders[section]}/{name}") for plot, name in zip(plots, names, strict=True)
-    ]
+    folder = collection.folders[section]
+    return [replace(plot, name=f"{folder}/{name}") for plot, name in zip(plots, names, strict=True)]
 
 
 def overview(section: str, scores: dict[Group, Estimate], styles: Styles) -> Plot:
