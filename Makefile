@@ -6,6 +6,9 @@ DEVICE ?= cpu
 RUN := .venv/bin/python
 COMPILE = .venv/bin/uv pip compile -q --universal --python-version 3.11 --no-header --no-annotate --no-emit-index-url $(UPGRADE)
 
+# .venv knows its folder. Where that was moved or copied, it is made anew; a link to another checkout's is used as it is.
+MOVED := $(shell [ ! -L .venv ] && [ -e .venv/.ready ] && [ "$$(cat .venv/.ready)" != "$(CURDIR)" ] && echo moved)
+
 .PHONY: help setup clusters extras sweep search status reproduce forensics report predict draw verify bench docs test lint lock clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # make -j4 sweep report: in this order
@@ -36,7 +39,7 @@ reproduce: .venv/.ready  ## Train the runs behind the published numbers (60), th
 	$(RUN) -m mnist_exp.run experiment=reproduce
 	@echo "Next: make report"
 
-forensics: .venv/.ready  ## Train the two slips separately and together (30 more runs)
+forensics: .venv/.ready  ## Train with each of the two bugs alone (30 more runs)
 	$(RUN) -m mnist_exp.run experiment=forensics
 	@echo "Next: make report"
 
@@ -81,13 +84,18 @@ lock: .venv/.ready  ## Update the locks to pyproject.toml, versions kept where i
 	sed -i '1i # What searches and trackers add to requirements.lock, or hold back. Made by: make lock' requirements-extras.lock
 
 clean:  ## Remove .venv and caches; results and digits stay
+	@if .venv/bin/python scripts/status.py 2>/dev/null | grep -qE '(^| )[0-9]+ running'; then \
+		echo "Runs are training here (make status); stop them first, or wait for them." >&2; exit 1; fi
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis mnist_exp.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.venv/.ready: requirements.lock pyproject.toml
+.venv/.ready: requirements.lock pyproject.toml $(MOVED)
 	@$(PYTHON) -c 'import sys; sys.exit("mnist_exp needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; name another: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
-	$(PYTHON) -m venv .venv
+	$(PYTHON) -m venv $(if $(MOVED),--clear) .venv
 	.venv/bin/python -m pip install --disable-pip-version-check --no-compile -r requirements.lock
 	@.venv/bin/python -m compileall -q -j 0 .venv/lib >/dev/null || true  # as pip would, but on every core
 	.venv/bin/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
-	@touch $@
+	@echo "$(CURDIR)" > $@
+
+.PHONY: moved
+moved:

@@ -33,6 +33,10 @@ class RunFolderError(UserError):
     """A run's folder that cannot be used as it is."""
 
 
+class ChangedFileError(RunFolderError):
+    """A run's file that is not the one that the run wrote."""
+
+
 class DivergedError(UserError):
     """A loss that is no longer a finite number."""
 

@@ -1,9 +1,13 @@
-"""One run, from its settings to its finished folder. Knows no Hydra; its progress is shown by a `Display`."""
+"""One run, from its settings to its finished folder. Knows no Hydra; its progress is shown by a `Display`.
+
+`decide` says what to do with what is there already, `train_run` does it.
+"""
 
 import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -11,21 +15,21 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from mnist_exp.data import folders, images
+from mnist_exp.data import datasets, folders, images
 from mnist_exp.data.folders import Folders
 from mnist_exp.data.images import ImageSplit
 from mnist_exp.errors import ConfigError, DivergedError, Interrupted, RunFolderError, failure_reason
 from mnist_exp.machine.determinism import make_deterministic, why_not_portable
-from mnist_exp.machine.fingerprint import LIBRARIES, other_code, other_versions, present_code
-from mnist_exp.machine.provenance import installed_version, provenance
+from mnist_exp.machine.fingerprint import other_code, other_versions, present_code, present_versions
+from mnist_exp.machine.provenance import provenance
 from mnist_exp.runs import results
 from mnist_exp.runs.checkpoint import History
 from mnist_exp.runs.folder import RunFolder
 from mnist_exp.runs.record import Record, selection_metric, utc_now
 from mnist_exp.settings import factory
-from mnist_exp.settings.identity import run_identity, run_name, settings_of_numbers
+from mnist_exp.settings.identity import run_identity, run_name, settings_affecting_results
 from mnist_exp.settings.schema import Config, DataConfig
-from mnist_exp.training import LEARNING_RATE_HINT, EpochResult, TrainState, evaluate, fit
+from mnist_exp.training import LEARNING_RATE_HINT, EpochResult, TrainState, evaluate, fit, predictions
 
 
 class Display(Protocol):
@@ -59,6 +63,54 @@ class RunResult:
         return self.metrics[selection_metric(self.metrics)]
 
 
+class Action(Enum):
+    """What to do with a run."""
+
+    SKIP = "it is finished"
+    RESUME = "from its last epoch, if it has one"
+    RESTART = "from scratch, whatever there is"
+
+
+def decide(
+    identity: Mapping[str, Any],
+    finished: Record | None,
+    history: History,
+    code: Mapping[str, str],
+    versions: Mapping[str, str | None],
+    *,
+    overwrite: bool = False,
+    stale: str = "retrain",
+) -> tuple[Action, str]:
+    """What to do with a run, and why, for the user (empty where there is nothing to say).
+
+    Args:
+        identity: the run's identity.
+        finished: its record, if it is finished and its results are there.
+        history: what its checkpoint holds.
+        code: the checksums of the present code.
+        versions: the present versions of packages.
+        overwrite: train it anew in any case.
+        stale: ``retrain`` a finished run of other code, or ``keep`` it.
+    """
+    if overwrite:
+        return Action.RESTART, ""
+    if finished:
+        other = other_code(identity, code, finished.code)
+        changed = other_versions(versions, (finished.provenance or {}).get("packages"))
+        if not other:
+            using = f", with {changed}" if changed else ""
+            return Action.SKIP, f"already finished{using}; skipped (overwrite=true trains it again)"
+        if stale == "keep":
+            return Action.SKIP, f"trained by other code: {other}; kept, since stale=keep"
+        return Action.RESTART, f"trained by other code: {other}; training it anew"
+    if history.training is not None:  # resuming must not mix two versions
+        if other := other_code(identity, code, history.code):
+            return Action.RESTART, f"interrupted under other code: {other}; training it from the start"
+        if changed := other_versions(versions, history.packages):
+            return Action.RESTART, f"interrupted under {changed}; training it from the start"
+    return Action.RESUME, ""
+
+
 def train_run(
     config: Config, choices: dict[str, str], extra_files: dict[str, str], make_display: Callable[[str, int], Display]
 ) -> RunResult:
@@ -80,61 +132,38 @@ def train_run(
     contents = {f"{split}_sha256": each.sha256 for split, each in scanned.items()}
     identity = run_identity(config, components, device.type, contents)
     name = run_name(choices, identity)
+    code, versions = present_code(identity), present_versions(identity)
     folder = RunFolder(Path(config.output_root) / "runs", name, identity)
-    code, versions = present_code(identity), {library: installed_version(library) for library in LIBRARIES}
     with folder.locked():
         record = folder.load_record()
-        from_scratch = config.overwrite
-        if record and record.metrics and folder.is_complete(record) and not from_scratch:
-            if _keep_finished_run(record, versions, config.stale):
-                return RunResult(str(folder.final_path), record.metrics, skipped=True)
-            from_scratch = True
-        history = History() if from_scratch else folder.load_history()
-        if _must_restart(name, identity, history, versions):
-            from_scratch, history = True, History()
+        finished = record if record and folder.is_complete(record) else None
+        history = History() if finished or config.overwrite else folder.load_history()
+        action, why = decide(
+            identity, finished, history, code, versions, overwrite=config.overwrite, stale=config.stale
+        )
+        if why:
+            print(f"{name}: {why}", flush=True)
+        if finished and finished.metrics and action is Action.SKIP:
+            return RunResult(str(folder.final_path), finished.metrics, skipped=True)
+        if action is Action.RESTART:
+            history = History()
         history.code, history.packages = code, versions
-        if record is None or from_scratch:
-            title, settings = str(config.model.get("title", choices["model"])), settings_of_numbers(config)
-            record = Record(name=name, title=title, choices=choices, identity=identity, config=settings)
-        else:
+        if record and action is Action.RESUME:
             record.resume()
+        else:
+            title, settings = str(config.model.get("title", choices["model"])), settings_affecting_results(config)
+            record = Record(name=name, title=title, choices=choices, identity=identity, config=settings)
         record.code = code
-        folder.open_for_writing(record, extra_files, from_scratch=from_scratch)
+        folder.open_for_writing(record, extra_files, from_scratch=action is Action.RESTART)
         if config.device.arithmetic == "portable" and (reason := why_not_portable(device)):
             print(f"{name}: another machine may give other bytes: {reason}", flush=True)
         try:
             with make_display(name, config.epochs) as display:
-                _train(config, device, scanned, _Output(folder, record, history, display))
+                _train(config, device, scanned, folder, record, history, display)
         except BaseException as error:
             _record_failure(folder, record, history, error)
             raise
     return RunResult(str(folder.final_path), history.metrics[-1], skipped=False)
-
-
-def _keep_finished_run(record: Record, versions: dict[str, str | None], stale: str) -> bool:
-    """Return whether a finished run is kept, and print why."""
-    other = other_code(record.identity, record.code)
-    changed = other_versions(versions, (record.provenance or {}).get("packages"))
-    said = "already finished; skipped (overwrite=true trains it again)"
-    if other and stale == "retrain":
-        said = f"trained by other code: {other}; training it anew"
-    elif other:
-        said = f"trained by other code: {other}; kept, since stale=keep"
-    elif changed:
-        said = f"already finished, with {changed}; skipped (overwrite=true trains it again)"
-    print(f"{record.name}: {said}", flush=True)
-    return not other or stale == "keep"
-
-
-def _must_restart(name: str, identity: dict[str, Any], history: History, versions: dict[str, str | None]) -> bool:
-    """Return whether resuming would mix two versions of the code or of a library, and print which."""
-    if history.training is None:
-        return False
-    other, changed = other_code(identity, history.code), other_versions(versions, history.packages)
-    if other or changed:
-        by = f"other code: {other}" if other else changed
-        print(f"{name}: interrupted under {by}; training it from the start", flush=True)
-    return bool(other or changed)
 
 
 def scan_folders(config: DataConfig, train_split: str) -> Folders:
@@ -144,76 +173,44 @@ def scan_folders(config: DataConfig, train_split: str) -> Folders:
     return folders.scan_both(Path(str(config.train_dir)), Path(str(config.test_dir)), train_split)
 
 
-@dataclass
-class _Output:
-    """Where a run's results go."""
-
-    folder: RunFolder
-    record: Record
-    history: History
-    display: Display
-
-
-def _train(config: Config, device: torch.device, scanned: Folders, output: _Output) -> None:
-    folder, record, history = output.folder, output.record, output.history
-    train, evaluation, validation, record.data = _load_images(config, device, scanned)
-    record.classes = images.class_names(config.data.name)
-    state = _build_state(config, device, len(train))
-    _check_last_batch(state.model, train, config.batch_size)
+def _train(
+    config: Config,
+    device: torch.device,
+    scanned: Folders,
+    folder: RunFolder,
+    record: Record,
+    history: History,
+    display: Display,
+) -> None:
+    data = images.load_for_run(config, scanned, device)
+    state = TrainState(**vars(factory.build(config, device, len(data.train))))
+    _check_last_batch(state.model, data.train, config.batch_size)
+    record.data, record.classes = data.checksums, datasets.class_names(config.data.name)
     record.parameters = sum(parameter.numel() for parameter in state.model.parameters())
-    record.multiply_accumulates = _multiply_accumulates(state.model, train)
-    record.provenance = provenance(device)
+    record.multiply_accumulates = _multiply_accumulates(state.model, data.train)
+    record.provenance = provenance(device, history.packages or {})
     if history.training is not None:
         state.load_state_dict(history.training)
         folder.write_tables(history)
-        output.display.resumed(state.epoch)
+        display.resumed(state.epoch)
     record.add_start(state.epoch)
     folder.write_record(record)
 
     logits = None
-    for result in fit(
-        state,
-        train,
-        evaluation,
-        validation,
-        epochs=config.epochs,
-        batch_size=config.batch_size,
-        training_mode=config.protocol.training_mode,
-        on_step=output.display.step,
-    ):
-        _append_epoch(history, result, len(train), state)
+    settings: dict[str, Any] = {"epochs": config.epochs, "batch_size": config.batch_size}
+    settings |= {"training_mode": config.protocol.training_mode, "on_step": display.step}
+    for result in fit(state, data.train, data.evaluation, data.validation, **settings):
+        history.add(result.metrics.as_row(), _timing(result, len(data.train)), state.state_dict())
         folder.save_epoch(history)
-        output.display.epoch(result)
+        display.epoch(result)
         logits = result.logits
     if logits is None:  # interrupted between its last epoch and its results
-        logits = evaluate(state.model, evaluation)
+        logits = evaluate(state.model, data.evaluation)
     if broken := [name for name, tensor in state.model.state_dict().items() if not tensor.isfinite().all()]:
         raise DivergedError(f"the weights of {broken[0]} became nan or infinite; {LEARNING_RATE_HINT}")
     record.status, record.metrics, record.ended = "finished", history.metrics[-1], utc_now()
-    folder.finish(record, results.to_files(state.model.state_dict(), logits, evaluation.labels))
-
-
-def _load_images(
-    config: Config, device: torch.device, scanned: Folders
-) -> tuple[ImageSplit, ImageSplit, ImageSplit | None, dict[str, str]]:
-    """What a run trains on, evaluates on and validates on, and the checksums of the files."""
-    splits = (config.protocol.train_split, config.protocol.eval_split)
-    (train, evaluation), checksums = images.load(config.data, scanned, splits, device)
-    validation = None
-    if config.data.validation_size:
-        train, validation = images.stratified_split(train, config.data.validation_size, config.seed)
-    return train, evaluation, validation, checksums
-
-
-def _build_state(config: Config, device: torch.device, train_size: int) -> TrainState:
-    # One seed, two generators: torch's global one draws the initial weights and then dropout's masks; a separate one
-    # draws the order of the images, so that runs of one seed see them in the same order, whatever the model.
-    torch.manual_seed(config.seed)
-    model = factory.build_model(config.model).to(device)
-    optimizer = factory.build_optimizer(config.optimizer, model)
-    steps_per_epoch = -(-train_size // config.batch_size)
-    scheduler, per_batch = factory.build_scheduler(config.scheduler, optimizer, steps_per_epoch)
-    return TrainState(model, optimizer, scheduler, per_batch, torch.Generator().manual_seed(config.seed))
+    found = predictions(logits, data.evaluation.labels)
+    folder.finish(record, results.to_files(state.model.state_dict(), found))
 
 
 def _check_last_batch(model: torch.nn.Module, train: ImageSplit, batch_size: int) -> None:
@@ -246,17 +243,13 @@ def _multiply_accumulates(model: torch.nn.Module, split: ImageSplit) -> int:
     return int(counter.get_total_flops()) // 2
 
 
-def _append_epoch(history: History, result: EpochResult, train_size: int, state: TrainState) -> None:
-    history.metrics.append(result.metrics.as_row())
-    history.timing.append(
-        {
-            "epoch": result.metrics.epoch,
-            "train_seconds": result.train_seconds,
-            "eval_seconds": result.eval_seconds,
-            "train_images_per_second": train_size / result.train_seconds,
-        }
-    )
-    history.training = state.state_dict()
+def _timing(result: EpochResult, train_size: int) -> dict[str, float]:
+    return {
+        "epoch": result.metrics.epoch,
+        "train_seconds": result.train_seconds,
+        "eval_seconds": result.eval_seconds,
+        "train_images_per_second": train_size / result.train_seconds,
+    }
 
 
 def _record_failure(folder: RunFolder, record: Record, history: History, error: BaseException) -> None:

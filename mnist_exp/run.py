@@ -27,6 +27,7 @@ from mnist_exp.cli.signals import install_signal_handlers
 from mnist_exp.cli.streams import ensure_std_streams, silence_stdout
 from mnist_exp.errors import Interrupted, UserError
 from mnist_exp.machine.parent import exit_when_parent_dies
+from mnist_exp.runs.sweeps import SweepFolder
 
 
 def run_job(settings: DictConfig) -> float:
@@ -69,13 +70,30 @@ def run_job(settings: DictConfig) -> float:
     finally:
         if in_sweep:
             outcome["seconds"] = time.perf_counter() - start
-            sweep.write_result(Path(context.sweep.dir), int(context.job.num), outcome)
+            SweepFolder(Path(context.sweep.dir)).write_result(int(context.job.num), outcome)
 
 
 def main() -> None:
-    """Run the command line; a user's mistake gets one message and a non-zero exit code."""
+    """Run the command line and exit; a user's mistake gets one message and a non-zero exit code.
+
+    Leaves no state behind, so that it can be called again in the same process (``%run`` in IPython).
+    """
     debugging = "HYDRA_FULL_ERROR" in os.environ
+    arguments, handlers = [*sys.argv], {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    sweep.started.clear()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # have Hydra raise its errors, not print them
+    try:
+        code = _run_command(debugging)
+    finally:
+        sys.argv[:] = arguments
+        if not debugging:
+            del os.environ["HYDRA_FULL_ERROR"]
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    sys.exit(code)
+
+
+def _run_command(debugging: bool) -> int:
     code, refused = 0, None
     ensure_std_streams()
     install_signal_handlers()
@@ -93,19 +111,19 @@ def main() -> None:
             traceback.print_exception(cause)
         else:
             print(f"mnist_exp: {message}", file=sys.stderr)
-        # What repeating the same command cannot cure: then no job of the sweep is waiting for anything.
-        is_lasting = isinstance(cause, UserError | HydraException | ImportError | RuntimeError)
-        refused = message if is_lasting and not isinstance(cause, BrokenProcessPool) else None
+        # Permanent errors: the remaining jobs cannot run either, so none of them is waiting for anything.
+        is_permanent = isinstance(cause, UserError | HydraException | ImportError | RuntimeError)
+        refused = message if is_permanent and not isinstance(cause, BrokenProcessPool) else None
         code = 1
     try:
-        if sweep.current_folder is not None and not sweep.print_summary(refused):
-            code = code or 1
+        for folder in sweep.started:
+            code = code if sweep.print_summary(folder, refused) else code or 1
         sys.stdout.flush()
     except Exception as error:  # the job results or the standard output are unavailable
         silence_stdout()
         print(f"mnist_exp: the sweep's summary cannot be shown: {job_failure_reason(error)}", file=sys.stderr)
         code = code or 1
-    sys.exit(code)
+    return code
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 `fit` is the place to start. Knows no disk, no config, no display.
 """
 
-import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from mnist_exp.data.images import ImageSplit
 from mnist_exp.errors import DivergedError
+from mnist_exp.machine.layout import use_fastest_layout
 
 NUM_CLASSES = 10
 EVALUATION_BATCH = 250
@@ -156,7 +156,7 @@ def fit(
 def evaluate(model: nn.Module, images: ImageSplit) -> Tensor:
     """Logits of all images, float32, ``[N, 10]``. Leaves the model in evaluation mode."""
     model.eval()
-    with torch.inference_mode(), use_blocked_layout(model):
+    with use_fastest_layout(model), torch.inference_mode():
         # Written to one tensor: small ones kept between the large ones of each batch would fragment the
         # memory, which took 400 MB more.
         logits = torch.empty(len(images), NUM_CLASSES, device=images.labels.device)
@@ -164,6 +164,20 @@ def evaluate(model: nn.Module, images: ImageSplit) -> Tensor:
             batch = slice(start, start + EVALUATION_BATCH)
             logits[batch] = model(images.normalised(batch))
         return logits
+
+
+def predictions(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """What ``predictions.npz`` holds of the evaluated images, on the CPU.
+
+    Args:
+        logits: float32, ``[N, 10]``.
+        labels: int64, ``[N]``.
+
+    Returns:
+        ``label`` and ``predicted``, uint8, ``[N]``, and ``probabilities``, float32, ``[N, 10]``.
+    """
+    found = {"label": labels.byte(), "predicted": logits.argmax(dim=1).byte(), "probabilities": logits.softmax(dim=1)}
+    return {name: tensor.cpu() for name, tensor in found.items()}
 
 
 def _evaluate_metrics(state: TrainState, images: ImageSplit) -> tuple[Tensor, float, float]:
@@ -186,7 +200,7 @@ def _train_epoch(
     logits: list[Tensor] = []
     learning_rate = 0.0
     steps = -(-len(images) // batch_size)
-    with use_blocked_layout(state.model):
+    with use_fastest_layout(state.model):
         for batch, targets in _batches(images, order, labels, batch_size):
             batch_logits = state.model(batch)
             loss = cross_entropy(batch_logits, targets)
@@ -231,29 +245,6 @@ def _batches(images: ImageSplit, order: Tensor, labels: Tensor, batch_size: int)
         gathered = images.normalised(order[start : start + block])
         targets = labels[start : start + block]
         yield from zip(torch.split(gathered, batch_size), torch.split(targets, batch_size), strict=True)
-
-
-@contextlib.contextmanager
-def use_blocked_layout(model: nn.Module) -> Iterator[None]:
-    """Within this context, have a model that can (`LeNet5`) use the memory layout that is fastest on this CPU.
-
-    Its feature maps are then in oneDNN's blocked layout: as many channels side by side as fit into a vector register, 8
-    or 16. Otherwise they would be converted before and after each layer, a fifth of a training step. Where 8 fit
-    (AVX2), C1 is also computed from five shifted copies of the digits (`LeNet5.first_maps`).
-    """
-    capability = torch.backends.cpu.get_cpu_capability()
-    parameter = next(model.parameters())
-    has_layout = torch.backends.mkldnn.is_available() and "AVX" in capability  # type: ignore[no-untyped-call]
-    fits = parameter.device.type == "cpu" and parameter.dtype == torch.float32
-    if not (has_layout and fits and hasattr(model, "blocked_layout")):
-        yield
-        return
-    switches: Any = model
-    switches.blocked_layout, switches.columns = True, capability == "AVX2"
-    try:
-        yield
-    finally:
-        switches.blocked_layout = switches.columns = False
 
 
 def _accuracy(logits: Tensor, labels: Tensor) -> float:

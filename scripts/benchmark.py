@@ -31,12 +31,14 @@ from torchvision.transforms import Compose, Normalize, Resize, ToTensor
 
 from mnist_exp.data.images import ImageSplit, load
 from mnist_exp.machine.determinism import make_deterministic, tune_malloc
+from mnist_exp.machine.fingerprint import PACKAGES, installed_version
+from mnist_exp.machine.layout import use_fastest_layout
 from mnist_exp.machine.provenance import PROJECT, provenance
 from mnist_exp.report.formats import markdown
 from mnist_exp.report.published import MODELS
 from mnist_exp.settings import factory
 from mnist_exp.settings.schema import ARITHMETICS, SPLITS, DataConfig, DeviceConfig, default_data_root
-from mnist_exp.training import TrainState, fit, use_blocked_layout
+from mnist_exp.training import TrainState, fit
 
 BATCH = 64
 EPOCHS = 20
@@ -117,7 +119,7 @@ def floor_step(name: str, split: ImageSplit) -> float:
     state = new_state(name, split.images.device.type)
     batch, labels = split.normalised(slice(0, BATCH)), split.labels[:BATCH]
     seconds = []
-    with use_blocked_layout(state.model):
+    with use_fastest_layout(state.model):
         for steps in (20, FLOOR_STEPS):  # the first ones warm up
             start = time.perf_counter()
             for _ in range(steps):

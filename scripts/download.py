@@ -4,8 +4,7 @@ import argparse
 from pathlib import Path
 
 from mnist_exp.cli.streams import run_script
-from mnist_exp.data.catalog import CATALOG
-from mnist_exp.data.idx import load_raw
+from mnist_exp.data.datasets import DATASETS, load
 from mnist_exp.settings.schema import default_data_root
 
 
@@ -14,11 +13,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     default = default_data_root()
     parser.add_argument("root", nargs="?", type=Path, default=default, metavar="DIR", help="(default: %(default)s)")
-    parser.add_argument("--data", choices=CATALOG, default="mnist", help="(default: %(default)s)")
+    parser.add_argument("--data", choices=DATASETS, default="mnist", help="(default: %(default)s)")
     arguments = parser.parse_args()
     root = arguments.root.expanduser()
-    load_raw(arguments.data, "test", root)
-    images, _, _ = load_raw(arguments.data, "train", root)
+    ((images, _, _),) = load(arguments.data, root, ("train",))
     print(f"{arguments.data} is in {root.absolute()}, checked")
     mean, std = images.mean() / 255, images.std() / 255
     print(f"its training pixels, from 0 to 1: mean {mean:.6f}, standard deviation {std:.6f}")

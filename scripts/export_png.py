@@ -10,8 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from mnist_exp.cli.streams import run_script
-from mnist_exp.data.catalog import CATALOG
-from mnist_exp.data.idx import load_raw
+from mnist_exp.data.datasets import DATASETS, load
 from mnist_exp.errors import DataError
 from mnist_exp.settings.schema import SPLITS, default_data_root
 
@@ -23,7 +22,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="DIR")
     parser.add_argument("--layout", choices=tuple(LAYOUTS), default="file", help="whose name has the label")
-    parser.add_argument("--data", choices=CATALOG, default="mnist")
+    parser.add_argument("--data", choices=DATASETS, default="mnist")
     parser.add_argument("--root", type=Path, default=default_data_root(), help="folder of its files (%(default)s)")
     arguments = parser.parse_args()
     for split in SPLITS:
@@ -37,7 +36,7 @@ def main() -> int:
 
 def export(name: str, root: Path, split: str, folder: Path, layout: str) -> None:
     """Write one split. Images are numbered in their order, so that reading them restores it."""
-    images, labels, _ = load_raw(name, split, root)
+    ((images, labels, _),) = load(name, root, (split,))
     if folder.exists() and any(folder.iterdir()):
         raise DataError(f"{folder} is not empty; name a new folder")
     for number, (image, label) in enumerate(zip(images, labels.tolist(), strict=True)):

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from mnist_exp import job
 from mnist_exp.cli.hydra_internals import CONFIG_FOLDER, GROUPS, to_config
 from mnist_exp.cli.progress import Lines
-from mnist_exp.data import fetch, images
+from mnist_exp.data import datasets, images
 from mnist_exp.data.images import ImageSplit
 from mnist_exp.machine.determinism import make_deterministic
 from mnist_exp.runs.folder import RunFolder
@@ -33,6 +33,7 @@ SCRIPTS = Path(__file__).parents[1] / "scripts"
 FEW = 600
 MINUTES = 300
 """Seconds after which something that should happen will not."""
+NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 LONGEST = ("test_run", "test_faults", "test_folders")
 Execute = Callable[..., job.RunResult]
 
@@ -61,7 +62,8 @@ def digits_root() -> Path:
 
 def mnist_files(root: Path) -> dict[str, bytes]:
     """The contents of the four files; they are fetched where one is missing."""
-    return fetch.load_or_fetch("mnist", "train", root) | fetch.load_or_fetch("mnist", "test", root)
+    datasets.load("mnist", root, ())
+    return {name: (root / "MNIST" / "raw" / name).read_bytes() for name in NAMES}
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,7 @@
 """The models against a plain reading of the table of layers."""
 
+import copy
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,8 +12,11 @@ from torch.nn.functional import cross_entropy
 from mnist_exp import models
 from mnist_exp import training as training_loop
 from mnist_exp.data.images import ImageSplit
+from mnist_exp.machine.layout import _put_on as put_on
+from mnist_exp.machine.layout import use_fastest_layout
 
 HAS_ONEDNN = torch.backends.mkldnn.is_available() and "AVX" in torch.backends.cpu.get_cpu_capability()  # type: ignore[no-untyped-call]
+CAPABILITIES = {"blocked": "AVX512", "columns": "AVX2"}
 COUNTS = {"LeNet5": 61_706, "LeNet5Regularized": 61_990, "MLP": 62_930}
 
 
@@ -62,7 +67,7 @@ def test_one_seed_draws_the_same_initial_weights_as_the_plain_model(name: str) -
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("name", COUNTS)
 def test_same_logits_and_gradients_as_the_plain_model(
-    name: str, training: bool, layout: str, few_digits: tuple[ImageSplit, ImageSplit]
+    name: str, training: bool, layout: str, few_digits: tuple[ImageSplit, ImageSplit], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     digits, labels = few_digits[0].normalised(slice(0, 64)), few_digits[0].labels[:64]
     summed = name == "LeNet5Regularized" and training and layout != "plain"
@@ -72,7 +77,9 @@ def test_same_logits_and_gradients_as_the_plain_model(
         digits = digits + torch.randn(digits.shape, generator=torch.Generator().manual_seed(0))
     ours, theirs = getattr(models, name)().train(training), plain(name).train(training)
     copy_weights(ours, theirs)
-    ours.blocked_layout, ours.columns = layout != "plain" and HAS_ONEDNN, layout == "columns"
+    if layout != "plain" and HAS_ONEDNN and name != "MLP":
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: CAPABILITIES[layout])
+        put_on(ours)
     outputs = []
     for model in (ours, theirs):
         torch.manual_seed(0)  # one dropout mask for both
@@ -87,14 +94,17 @@ def test_same_logits_and_gradients_as_the_plain_model(
 
 @pytest.mark.skipif(not HAS_ONEDNN, reason="oneDNN has no blocked layout here")
 @pytest.mark.parametrize("count", [64, 32, 1])
-def test_columns_change_no_byte(count: int, few_digits: tuple[ImageSplit, ImageSplit]) -> None:
+def test_columns_change_no_byte(
+    count: int, few_digits: tuple[ImageSplit, ImageSplit], monkeypatch: pytest.MonkeyPatch
+) -> None:
     batch, labels = few_digits[0].normalised(slice(0, count)), few_digits[0].labels[:count]
-    model = models.LeNet5()
-    model.blocked_layout = True
-    found = []
-    for columns in (False, True):
-        model.columns = columns
-        model.zero_grad()
+    torch.manual_seed(0)
+    start, found = models.LeNet5(), []
+    for layout in ("blocked", "columns"):
+        model = copy.deepcopy(start)
+        with monkeypatch.context() as patch:
+            patch.setattr(torch.backends.cpu, "get_cpu_capability", partial(CAPABILITIES.get, layout))
+            put_on(model)
         logits = model(batch)
         torch.autograd.backward(cross_entropy(logits, labels))
         found.append([logits.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)])
@@ -133,7 +143,30 @@ def test_in_the_loop_maps_are_blocked_where_the_processor_has_it(few_digits: tup
     layouts: list[torch.layout] = []
     model.C3.register_forward_hook(lambda module, inputs, output: layouts.append(output.layout))
     training_loop.evaluate(model, few_digits[1])
-    assert {*layouts} == {torch._mkldnn if HAS_ONEDNN else torch.strided}  # type: ignore[attr-defined]
+    assert {*layouts[-3:]} == {torch._mkldnn if HAS_ONEDNN else torch.strided}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("layer", "edited"),
+    [
+        ("C1", nn.Conv2d(1, 6, 5, padding_mode="reflect")),
+        ("C1", nn.Sequential(nn.ZeroPad2d(1), nn.Conv2d(1, 6, 7))),
+        ("C3", nn.Sequential(nn.Conv2d(6, 16, 5), nn.Hardshrink())),
+        ("flatten", nn.Sequential(nn.Flatten())),
+    ],
+)
+def test_an_edited_model_computes_what_it_says(
+    layer: str, edited: nn.Module, few_digits: tuple[ImageSplit, ImageSplit]
+) -> None:
+    """Where oneDNN cannot do it, or would do something else, the layout is left alone."""
+    model = models.LeNet5().eval()
+    setattr(model, layer, edited)
+    digits = few_digits[0].normalised(slice(0, 8))
+    expected = model(digits)
+    with use_fastest_layout(model):
+        logits = model(digits)
+        torch.autograd.backward(logits.sum())
+    torch.testing.assert_close(logits, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_logits_are_not_probabilities(few_digits: tuple[ImageSplit, ImageSplit]) -> None:

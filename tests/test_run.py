@@ -22,6 +22,7 @@ from mnist_exp.errors import ConfigError
 from mnist_exp.report import tables
 from mnist_exp.report.collect import collect
 from mnist_exp.report.estimates import make_estimates
+from mnist_exp.runs.sweeps import SweepFolder
 from tests.conftest import MINUTES, SCRIPTS, command, python, results, started, wait_until
 
 MODELS = "model=lenet5,lenet5r,mlp"
@@ -75,7 +76,7 @@ MODELS = "model=lenet5,lenet5r,mlp"
         ("optimizer.fused=abc", "optimizer.fused=abc: must be of type bool"),
         ("optimizer=sgdd", "optimizer=sgdd: there is no such optimizer; there are: adam, adamw, rmsprop, sgd"),
         ("optimizer._target_=torch.optim.LBFGS", "cannot be used here"),
-        ("model._target_=os.system", "must name a model in mnist_exp.models"),
+        ("model._target_=os.system", "must name one of the models in mnist_exp.models"),
         ("scheduler=step scheduler.step_size=0", "scheduler.step_size=0"),
         ("scheduler.interval=day", "scheduler.interval=day: must be one of epoch, step"),
         ("model=lenet5r model.dropout=2", "dropout probability has to be between 0 and 1"),
@@ -422,14 +423,15 @@ def test_jobs_wait_for_nothing_only_if_a_repeated_command_must_fail_too(
     jobs = [["output_root=a-\udcff"], ["seed=1"]]  # not UTF-8, as a folder's name may be
 
     def fail(_: object) -> None:
-        monkeypatch.setattr(sweep_module, "current_folder", tmp_path)
-        sweep_module.write_plan(tmp_path, jobs)
+        sweep_module.started.append(SweepFolder(tmp_path))
+        SweepFolder(tmp_path).write_plan(jobs)
         raise error
 
     monkeypatch.setattr(hydra_internals, "start", fail)
     with pytest.raises(SystemExit) as exit:
         run.main()
-    assert exit.value.code == 1 and sweep_module.read_plan(tmp_path) == (jobs, refused)
+    plan = SweepFolder(tmp_path).read_plan()
+    assert exit.value.code == 1 and (plan.jobs, plan.refused) == (jobs, refused)
 
 
 def test_a_data_folder_of_nobody_is_named(tmp_path: Path) -> None:
@@ -440,7 +442,7 @@ def test_a_data_folder_of_nobody_is_named(tmp_path: Path) -> None:
 
 def test_a_sweep_without_results_fails(tmp_path: Path) -> None:
     done = command("-m", "model=mlp", "hydra.launcher.pre_dispatch=0", cwd=tmp_path)
-    assert done.returncode == 1 and "Jobs: 1 without a result" in done.stdout, done.stderr
+    assert done.returncode == 1 and "Jobs: 1 missing" in done.stdout, done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -10,9 +10,10 @@ from torch.nn.functional import cross_entropy
 
 from mnist_exp.data.images import ImageSplit
 from mnist_exp.errors import DivergedError
+from mnist_exp.machine.layout import use_fastest_layout
 from mnist_exp.models import LeNet5Regularized
 from mnist_exp.settings import factory
-from mnist_exp.training import EpochResult, TrainState, evaluate, fit, use_blocked_layout
+from mnist_exp.training import EpochResult, TrainState, evaluate, fit
 
 SGD = {"_target_": "torch.optim.SGD", "lr": 0.05, "momentum": 0.9}
 CONSTANT = {"_target_": "torch.optim.lr_scheduler.ConstantLR", "factor": 1.0}
@@ -47,7 +48,7 @@ def test_two_epochs_equal_a_plain_loop(model: str, few_digits: Pair) -> None:
         total, hits = 0.0, 0
         for chosen in torch.tensor_split(torch.randperm(600, generator=shuffle), tuple(range(64, 600, 64))):
             x = (train.images[chosen].float() / 255 - 0.1307) / 0.30812881
-            with use_blocked_layout(net):
+            with use_fastest_layout(net):
                 logits = net(x)
             loss = cross_entropy(logits, train.labels[chosen])
             optimizer.zero_grad()

@@ -17,7 +17,7 @@ import yaml
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 
 from mnist_exp.errors import UserError, disk_message, failure_reason, memory_message
-from mnist_exp.runs.record import RecordError, selection_metric
+from mnist_exp.runs.record import selection_metric
 from mnist_exp.settings.schema import Config, DataConfig, DeviceConfig, ProtocolConfig
 
 SCHEMAS = {"": Config, "device": DeviceConfig, "data": DataConfig, "protocol": ProtocolConfig}
@@ -79,17 +79,6 @@ def user_message(error: Exception) -> str | None:
 def job_failure_reason(error: BaseException) -> str:
     """Why a job ended, for the sweep's summary."""
     return (user_message(error) if isinstance(error, Exception) else None) or failure_reason(error)
-
-
-def unreadable_reason(error: Exception) -> str:
-    """Why a run's files cannot be used."""
-    if isinstance(error, FileNotFoundError):
-        return f"{Path(error.filename).name} is missing"
-    if isinstance(error, RecordError):
-        return f"run.json is a record {error}"
-    if isinstance(error, UserError):
-        return str(error)
-    return f"its files are not as expected ({type(error).__name__}: {error})"
 
 
 def format_accuracy(metrics: Mapping[str, Any]) -> str:

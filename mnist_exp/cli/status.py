@@ -5,7 +5,6 @@ Only reads files: no launcher is asked, no file is written.
 
 import argparse
 import contextlib
-import csv
 import sys
 import time
 from collections import Counter
@@ -18,12 +17,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from mnist_exp.cli.messages import format_accuracy, unreadable_reason
-from mnist_exp.cli.sweep import JOBS_DIR, read_job, read_plan
-from mnist_exp.errors import ConfigError, UserError
-from mnist_exp.machine.fingerprint import other_code
+from mnist_exp.cli.messages import format_accuracy
+from mnist_exp.errors import RunFolderError, UserError
+from mnist_exp.machine.fingerprint import other_code, present_code
 from mnist_exp.runs.lock import is_live
-from mnist_exp.runs.record import METRICS, RECORD, TIMING, check_identity, read_record
+from mnist_exp.runs.read import Run, read_finished_run, read_run
+from mnist_exp.runs.sweeps import Plan, SweepFolder
 from mnist_exp.settings.identity import IDENTITY_VERSION
 from mnist_exp.text import printable
 
@@ -50,62 +49,61 @@ class StatusRow:
     """What the run was last started with."""
 
 
-def read_run(run: Path) -> StatusRow:
+def describe_run(folder: Path) -> StatusRow:
     """The state of a run's folder, or of the one beside it where the run is being trained again."""
-    name, live = run.name, is_live(run)
-    if live and (new := run.with_name(f".{name}.new")).exists():
-        run = new
+    name, live = folder.name, is_live(folder)
+    if live and (new := folder.with_name(f".{name}.new")).exists():
+        folder = new
     try:
-        record = read_record(run)
-        check_identity(run, record)
-        done = len(_rows(run / METRICS))
+        run = read_run(folder)
+        record = run.record
         status, remark, left = record.status, record.reason or "", None
         if status == "running" and live:
-            left = _seconds_left(run, record.epochs - done)
+            left = _seconds_left(run)
         elif status == "running":
             status, remark = "interrupted", GONE
         if status == "interrupted" and record.identity.get("version") != IDENTITY_VERSION:
             remark = EARLIER
-        if status == "finished" and done == record.epochs and record.metrics:
-            remark = format_accuracy(record.metrics)
-            if record.code is not None and (other := other_code(record.identity, record.code)):
+        if status == "finished":
+            remark = format_accuracy(read_finished_run(folder).record.metrics or {})
+            if record.code and (other := other_code(record.identity, present_code(record.identity), record.code)):
                 status, remark = "stale", f"{remark}; made by other code: {other}"
-        elif status == "finished":
-            status, remark = "damaged", f"{METRICS} has {done} of {record.epochs} epochs, or {RECORD} has no metrics"
-        return StatusRow(name, status, f"{done}/{record.epochs}", left, remark, _overrides(run))
-    except ConfigError:  # not this run's fault
-        raise
-    except Exception as error:  # a file may hold anything
-        return StatusRow(name, "damaged", remark=unreadable_reason(error))
-
-
-def read_sweep(sweep: Path, runs: list[StatusRow], *, newest: bool) -> list[StatusRow]:
-    """The jobs of a sweep that have no run's folder: waiting ones, and those that failed before they had one.
-
-    Jobs of an older sweep that were never started will not start, unless others of it are running.
-    """
-    try:
-        jobs, refused = read_plan(sweep)
-    except Exception as error:  # a file may hold anything
-        return [StatusRow(f"sweeps/{sweep.name}", "damaged", remark=f"jobs.json: {type(error).__name__}")]
-    started = {row.overrides for row in runs}
-    running = {row.overrides for row in runs if row.status == "running"}
-    if not newest and running.isdisjoint(map(tuple, jobs)):
-        return []
-    rows, shown = [], ("failed",) if refused else ("failed", "waiting")
-    for number, job in enumerate(jobs):
-        result = read_job(sweep / JOBS_DIR / f"{number}.json") or {"status": "waiting"}
-        if tuple(job) not in started and result["status"] in shown:
-            rows.append(StatusRow(" ".join(job), result["status"], remark=str(result.get("reason") or "")))
-    return rows
+        epochs = f"{len(run.epochs)}/{record.epochs}"
+        return StatusRow(name, status, epochs, left, remark, _overrides(folder))
+    except RunFolderError as error:
+        return StatusRow(name, "damaged", remark=str(error))
 
 
 def read_all(runs: Path) -> list[StatusRow]:
     """All runs; then the jobs that have no run yet, of the newest sweep and of every sweep that is still running."""
-    rows = [read_run(run) for run in sorted(runs.glob("[!.]*/"))]
-    sweeps = sorted((runs.parent / "sweeps").glob("[!.]*/"), reverse=True)
-    jobs = [row for sweep in sweeps for row in read_sweep(sweep, rows, newest=sweep == sweeps[0])]
+    rows = [describe_run(run) for run in sorted(runs.glob("[!.]*/"))]
+    plans, jobs = [], []
+    for sweep in map(SweepFolder, (runs.parent / "sweeps").glob("[!.]*/")):
+        try:
+            plans.append((sweep.read_plan(), sweep))
+        except Exception as error:  # a file may hold anything
+            jobs.append(StatusRow(f"sweeps/{sweep.path.name}", "damaged", remark=f"jobs.json: {type(error).__name__}"))
+    plans.sort(key=lambda each: (each[0].started, each[1].path.name), reverse=True)
+    for plan, sweep in plans:
+        jobs += _describe_jobs(plan, sweep, rows, newest=plan is plans[0][0])
     return list(dict.fromkeys([*rows, *jobs]))
+
+
+def _describe_jobs(plan: Plan, sweep: SweepFolder, runs: list[StatusRow], *, newest: bool) -> list[StatusRow]:
+    """The jobs of a sweep that have no run's folder: waiting ones, and those that failed before they had one.
+
+    Jobs of an older sweep that were never started will not start, unless others of it are running.
+    """
+    known = {row.overrides for row in runs}
+    running = {row.overrides for row in runs if row.status == "running"}
+    if not newest and running.isdisjoint(map(tuple, plan.jobs)):
+        return []
+    rows, shown, results = [], ("failed",) if plan.refused else ("failed", "waiting"), dict(sweep.read_results())
+    for number, job in enumerate(plan.jobs):
+        result = results.get(number, {"status": "waiting"})
+        if tuple(job) not in known and result["status"] in shown:
+            rows.append(StatusRow(" ".join(job), result["status"], remark=str(result.get("reason") or "")))
+    return rows
 
 
 def render(rows: list[StatusRow], *, everything: bool) -> RenderableType:
@@ -129,16 +127,11 @@ def render(rows: list[StatusRow], *, everything: bool) -> RenderableType:
     return Group(*parts)
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    if not path.exists():  # the run has only just started
-        return []
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def _seconds_left(run: Path, epochs: int) -> float | None:
-    recent = [float(row["train_seconds"]) + float(row["eval_seconds"]) for row in _rows(run / TIMING)[-5:]]
-    return epochs * sum(recent) / len(recent) if recent else None
+def _seconds_left(run: Run) -> float | None:
+    if run.timing is None:
+        return None
+    recent = run.timing[["train_seconds", "eval_seconds"]].sum(axis=1).tail(5).mean()
+    return float((run.record.epochs - len(run.epochs)) * recent)
 
 
 def _overrides(run: Path) -> tuple[str, ...] | None:

@@ -15,19 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from joblib import Parallel, delayed
 from joblib.externals.loky import get_reusable_executor
 
-from mnist_exp.cli.messages import unreadable_reason
+from mnist_exp.cli.messages import job_failure_reason
 from mnist_exp.cli.progress import Lines
-from mnist_exp.errors import ConfigError, DivergedError, RunFolderError
+from mnist_exp.errors import ChangedFileError, ConfigError, DivergedError
 from mnist_exp.files import write_atomically
 from mnist_exp.job import train_run
-from mnist_exp.machine.fingerprint import EQUIVALENT, LIBRARIES, other_code, present_code, representative
+from mnist_exp.machine.fingerprint import EQUIVALENT, canonical_checksum, other_code, present_code
 from mnist_exp.machine.parent import exit_when_parent_dies
 from mnist_exp.machine.provenance import PROJECT
-from mnist_exp.runs.record import METRICS, RESULT_FILES, Record, checksum, read_record
+from mnist_exp.runs.read import Run, read_finished_run
+from mnist_exp.runs.record import RESULT_FILES, Record, read_record
 from mnist_exp.settings.identity import IDENTITY_VERSION, diff_settings
 from mnist_exp.settings.schema import Config, DataConfig, DeviceConfig, ProtocolConfig, default_data_root
 from mnist_exp.text import printable
@@ -37,6 +37,8 @@ VERDICTS = ("equal, bit for bit", "DIFFERENT", "cannot be verified", "numericall
 TOLERANCE = {"test_accuracy": 0.005, "test_loss": 0.02}  # measured: docs/reproduction.md, "Elsewhere"
 ENVIRONMENT = ("platform", "cpu", "cpu_capability", "threads", "device")
 """What can change how arithmetic rounds, of all that is recorded."""
+ROUNDING = ("torch", "numpy")
+"""The packages that can."""
 PROCESSOR = ("cpu", "cpu_capability")
 """Those of them that cannot, where arithmetic is portable."""
 
@@ -50,22 +52,26 @@ class Finding:
     details: list[str]
 
 
-def verify(run: Path, train_dir: str | None = None, test_dir: str | None = None) -> Finding:
-    """Train a run again, in a temporary folder, and compare the two; the others say where its PNG files are here."""
+def verify(folder: Path, train_dir: str | None = None, test_dir: str | None = None) -> Finding:
+    """Train a run again, in a temporary folder, and compare the two.
+
+    Args:
+        folder: the run's.
+        train_dir: of a run with ``data=png_folder``, where its training images are now.
+        test_dir: and its test images.
+    """
     exit_when_parent_dies()
     try:
-        record = read_record(run)
-        if record.status != "finished":
-            raise RunFolderError(f"it is not finished ({record.status})")
-        of_folders = record.identity["data"]["name"] == "png_folder"
+        run = read_finished_run(folder)
+        of_folders = run.record.identity["data"]["name"] == "png_folder"
         folders = {"train_dir": train_dir, "test_dir": test_dir} if of_folders else {}
         with tempfile.TemporaryDirectory() as temporary:
-            result = train_run(_config(record, temporary, folders), record.choices, {}, Lines)
-            return _compare(run, record, Path(result.folder))
-    except DivergedError as error:  # which the stored run did not
-        return Finding(run.name, DIFFERENT, [str(error)])
+            result = train_run(_config(run.record, temporary, folders), run.record.choices, {}, Lines)
+            return _compare(run, read_finished_run(Path(result.folder)))
+    except (DivergedError, ChangedFileError) as error:  # the stored run did not diverge
+        return Finding(folder.name, DIFFERENT, [str(error)])
     except Exception as error:  # a record may hold anything
-        return Finding(run.name, UNVERIFIED, [unreadable_reason(error)])
+        return Finding(folder.name, UNVERIFIED, [job_failure_reason(error)])
 
 
 def _config(record: Record, output_root: str, folders: dict[str, Any]) -> Config:
@@ -78,27 +84,21 @@ def _config(record: Record, output_root: str, folders: dict[str, Any]) -> Config
     return Config(**settings, output_root=output_root)
 
 
-def _compare(run: Path, record: Record, retrained: Path) -> Finding:
-    again = read_record(retrained)
-    if others := diff_settings(again.identity, record.identity):
-        return Finding(run.name, DIFFERENT, [f"its data or settings differ: {', '.join(others)}"])
-    stored = dict(record.files or {})  # of a file that was too large to be kept, this is all there is
-    stored |= {name: checksum(run / name) for name in RESULT_FILES if (run / name).exists()}
-    changed = [name for name in RESULT_FILES if checksum(retrained / name) != stored[name]]
-    if not changed:
-        return Finding(run.name, EQUAL, [])
-    return _explain(run, record, again, retrained, changed)
+def _compare(run: Run, again: Run) -> Finding:
+    name, record = run.folder.name, run.record
+    if others := diff_settings(again.record.identity, record.identity):
+        return Finding(name, DIFFERENT, [f"its data or settings differ: {', '.join(others)}"])
+    for file in RESULT_FILES:  # one that was too large to be kept is known by its checksum
+        if (run.folder / file).exists():
+            run.read(file)
+    changed = [file for file in RESULT_FILES if (again.record.files or {})[file] != (record.files or {}).get(file)]
+    return _explain(run, again, changed) if changed else Finding(name, EQUAL, [])
 
 
-def _explain(run: Path, record: Record, again: Record, retrained: Path, changed: list[str]) -> Finding:
+def _explain(run: Run, again: Run, changed: list[str]) -> Finding:
     """What differs and why, where it is known."""
     details = [f"{', '.join(changed)} came out differently"]
-    tampered = checksum(run / METRICS) != (record.files or {})[METRICS]
-    if tampered:
-        details.append(f"{METRICS} is not the file that the run wrote: it was changed afterwards")
-    stored, new = pd.read_csv(run / METRICS), pd.read_csv(retrained / METRICS)
-    if stored.shape != new.shape or list(stored) != list(new):
-        return Finding(run.name, DIFFERENT, [*details, f"{METRICS} has other rows or columns"])
+    stored, new = run.epochs, again.epochs
     unequal = (stored != new).to_numpy().nonzero()
     if len(unequal[0]):
         row, column = int(unequal[0][0]), str(stored.columns[unequal[1][0]])
@@ -106,24 +106,24 @@ def _explain(run: Path, record: Record, again: Record, retrained: Path, changed:
         details.append(f"first difference: epoch {row + 1}, {column}: stored {was}, now {now}")
     far = {name: float((stored[name] - new[name]).abs().iloc[-1]) for name in TOLERANCE}
     details.append("difference after the last epoch: " + ", ".join(f"{n} {d:.2g}" for n, d in far.items()))
-    if other := other_code(record.identity, record.code) if record.code else "":
+    code = run.record.code
+    if other := other_code(run.record.identity, present_code(run.record.identity), code) if code else "":
         details.append(f"the code is not the one that made the run: {other}")
-    explained = diff_settings(_rounding(again), _rounding(record))
+    explained = diff_settings(_rounding(again.record), _rounding(run.record))
     details += [f"recorded and present environment differ: {line}" for line in explained]
-    if not (explained or tampered or other):
+    if not (explained or other):
         details.append("nothing that is recorded explains it")
-    close = bool(explained) and not (tampered or other) and all(far[name] <= limit for name, limit in TOLERANCE.items())
-    return Finding(run.name, CLOSE if close else DIFFERENT, details)
+    close = bool(explained) and not other and all(far[name] <= limit for name, limit in TOLERANCE.items())
+    return Finding(run.folder.name, CLOSE if close else DIFFERENT, details)
 
 
 def undeclared_changes(records: list[Record]) -> set[tuple[str, str, str]]:
     """How the present code differs from that of these runs: part, old checksum, new checksum."""
     return {
-        (part, record.code[part], new)
+        (part, old, new)
         for record in records
-        if record.code
         for part, new in present_code(record.identity).items()
-        if representative(part, record.code[part]) != representative(part, new)
+        if (old := (record.code or {}).get(part)) and canonical_checksum(part, old) != canonical_checksum(part, new)
     }
 
 
@@ -139,7 +139,7 @@ def declare(what: str, changes: set[tuple[str, str, str]]) -> None:
 def _rounding(record: Record) -> dict[str, Any]:
     """The part of a record's provenance that can change how arithmetic rounds."""
     provenance = record.provenance or {}
-    packages = {package: provenance["packages"][package] for package in LIBRARIES}
+    packages = {name: provenance["packages"][name] for name in ROUNDING if name in provenance["packages"]}
     portable = provenance.get("portable", False)
     return {key: provenance[key] for key in ENVIRONMENT if not (portable and key in PROCESSOR)} | packages
 

@@ -25,6 +25,7 @@ from PIL import Image, ImageOps
 
 from mnist_exp.errors import DataError, disk_errors_as_data_errors
 from mnist_exp.files import write_atomically
+from mnist_exp.text import printable
 
 IMAGE_SIZE = 32
 """Pixels per side that the models expect (LeCun et al., 1998)."""
@@ -94,7 +95,7 @@ def scan(root: Path) -> Folder:
     if not paths:
         raise DataError(f"{root} has no PNG files in it" + skipped)
     paths.sort(key=_natural_key)
-    layout, labels = _choose_layout(root, paths)
+    layout, labels = _read_labels(root, paths)
     summary = f"{root}: {len(paths):,} PNG files, labelled by the name of the {layout}{skipped}"
     contents: set[bytes] = set()
     checksum = _checksum(root, paths, labels, lambda _, content: contents.add(hashlib.sha256(content).digest()))
@@ -158,8 +159,7 @@ def to_grey32(image: Image.Image) -> Image.Image:
 def _list_images(root: Path) -> tuple[list[str], str]:
     """The PNG files below a folder, and a remark on other files there."""
     if not root.is_dir():
-        fault = "is not a folder" if root.exists() else "is missing"
-        raise DataError(f"{root} {fault}; name a folder of PNG files")
+        raise DataError(f"{root} {'is not a folder' if root.exists() else 'is missing'}; name a folder of PNG files")
     paths: list[str] = []
     skipped: list[str] = []
     seen: set[Path] = set()
@@ -170,42 +170,39 @@ def _list_images(root: Path) -> tuple[list[str], str]:
     for folder, below, names in os.walk(root, onerror=fail, followlinks=True):
         if (place := Path(folder).resolve()) in seen:  # a link that leads back up
             below.clear()
-            continue
-        seen.add(place)
         hidden = {name for name in below if name.startswith(".")}
         below[:] = sorted({*below} - hidden)
-        for name in [*hidden, *names]:
+        for name in [*hidden, *names] if place not in seen else ():
             path = Path(folder, name)
             is_image = name.lower().endswith(".png") and not name.startswith(".")
             # Reading a pipe would block; a broken link is a file that cannot be read.
-            is_file = path.is_file() or path.is_symlink()
-            found = paths if is_image and is_file else skipped
+            found = paths if is_image and (path.is_file() or path.is_symlink()) else skipped
             found.append(str(path.relative_to(root)))
-    if not skipped:
-        return paths, ""
-    return paths, f" (skipped: {len(skipped)} others, such as {_printable(max(skipped))})"
+        seen.add(place)
+    remark = f" (skipped: {len(skipped)} others, such as {printable(max(skipped))})" if skipped else ""
+    return paths, remark
 
 
-def _choose_layout(root: Path, paths: list[str]) -> tuple[str, NDArray[np.int64]]:
+def _read_labels(root: Path, paths: list[str]) -> tuple[str, NDArray[np.int64]]:
     """Where the labels are, in the names of the files or of the folders, and the labels."""
-    by_folder = {path: next(iter(_folder_labels(path)), None) for path in paths}
-    by_name = {path: _name_label(path, prefixed=by_folder[path] is None) for path in paths}
+    by_folder = {path: _folder_labels(path) for path in paths}
+    by_name = {path: _name_labels(path, prefixed=not by_folder[path]) for path in paths}
     layouts = {"folder": by_folder, "file": by_name}
     # A layout is usable if it gives every file a label from 0 to 9; other numbers are dates or shards.
-    usable = [name for name, labels in layouts.items() if all(label in LABELS for label in labels.values())]
-    layout = max(usable or layouts, key=lambda name: sum(label is not None for label in layouts[name].values()))
+    usable = [name for name, found in layouts.items() if all(each and each[0] in LABELS for each in found.values())]
+    layout = max(usable or layouts, key=lambda name: sum(map(bool, layouts[name].values())))
     labels = layouts[layout]
     lack = f"have no label in the name of the {layout}; name all files like 12_7.png, or put all into folders like 7/"
-    _raise_if_any(root, (path for path in paths if labels[path] is None), paths, lack)
-    _raise_if_any(root, (path for path in paths if labels[path] not in LABELS), paths, "have a label outside 0 to 9")
+    _raise_if_any(root, (path for path in paths if not labels[path]), paths, lack)
+    _raise_if_any(root, (path for path in paths if labels[path][0] not in LABELS), paths, "have a label outside 0 to 9")
     if len(usable) == 2:
-        differing = (path for path in paths if by_name[path] != by_folder[path])
+        differing = (path for path in paths if by_name[path] != by_folder[path][:1])
         fault = "have different labels in the names of the file and the folder (12_7.png, 7/)"
         _raise_if_any(root, differing, paths, fault)
     elif layout == "folder":
-        unclear = (path for path in paths if len({*_folder_labels(path)}) > 1)
+        unclear = (path for path in paths if len({*labels[path]}) > 1)
         _raise_if_any(root, unclear, paths, "are inside two label folders (3/7/); keep one")
-    return layout, np.array([*labels.values()], dtype=np.int64)
+    return layout, np.array([labels[path][0] for path in paths], dtype=np.int64)
 
 
 def _folder_labels(path: str) -> list[int]:
@@ -216,25 +213,19 @@ def _folder_labels(path: str) -> list[int]:
     return digits or [int(n) for n in numbers if int(n) in LABELS] or [int(n) for n in numbers[:1]]
 
 
-def _name_label(path: str, *, prefixed: bool) -> int | None:
+def _name_labels(path: str, *, prefixed: bool) -> list[int]:
     """The label in a name like 12_7.png; where ``prefixed`` is allowed, also in one like train_00012_7.png.
 
     Such a name in a folder named by a label is more often a date or a shard, so there the folder decides.
     """
-    pattern = r"(?s:.*[^0-9])?[0-9]+_([0-9]+)" if prefixed else r"[0-9]+_([0-9]+)"
-    match = re.fullmatch(pattern, Path(path).stem)
-    return int(match[1]) if match else None
+    match = re.fullmatch(("(?s:.*[^0-9])?" if prefixed else "") + "[0-9]+_([0-9]+)", Path(path).stem)
+    return [int(match[1])] if match else []
 
 
 def _raise_if_any(root: Path, offenders: Iterable[str], paths: list[str], fault: str) -> None:
     if bad := sorted(offenders, key=_natural_key):
-        first = ", ".join(map(_printable, bad[:MAX_NAMED])) + (", …" if len(bad) > MAX_NAMED else "")
+        first = ", ".join(map(printable, bad[:MAX_NAMED])) + (", …" if len(bad) > MAX_NAMED else "")
         raise DataError(f"{len(bad)} of {len(paths)} PNG files in {root} {fault}: {first}")
-
-
-def _printable(path: str) -> str:
-    """On one line, in printable characters: a file's name may hold any bytes."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in path)
 
 
 def _natural_key(path: str) -> tuple[object, ...]:

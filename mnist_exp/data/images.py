@@ -9,12 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from mnist_exp.data import folders
-from mnist_exp.data.catalog import CATALOG
+from mnist_exp.data import datasets, folders
 from mnist_exp.data.folders import IMAGE_SIZE, Folders
-from mnist_exp.data.idx import load_raw
 from mnist_exp.errors import ConfigError
-from mnist_exp.settings.schema import DataConfig
+from mnist_exp.settings.schema import Config, DataConfig
 
 RESIZE_BLOCK = 5000
 """Images resized at once, which bounds the memory that it takes."""
@@ -50,6 +48,27 @@ class ImageSplit:
         return images.float().div_(255).sub_(self.mean).div_(self.std)
 
 
+@dataclass(frozen=True)
+class RunImages:
+    """What a run trains on, what it evaluates, and what it validates on (None: nothing is held out)."""
+
+    train: ImageSplit
+    evaluation: ImageSplit
+    validation: ImageSplit | None
+    checksums: dict[str, str]
+    """The SHA-256 of each file or folder behind them."""
+
+
+def load_for_run(config: Config, scanned: Folders, device: torch.device) -> RunImages:
+    """The images of a run, on the device that trains; arguments and errors as of `load` and `stratified_split`."""
+    splits = (config.protocol.train_split, config.protocol.eval_split)
+    (train, evaluation), checksums = load(config.data, scanned, splits, device)
+    validation = None
+    if config.data.validation_size:
+        train, validation = stratified_split(train, config.data.validation_size, config.seed)
+    return RunImages(train, evaluation, validation, checksums)
+
+
 def load(
     config: DataConfig, scanned: Folders, splits: tuple[str, ...], device: torch.device
 ) -> tuple[tuple[ImageSplit, ...], dict[str, str]]:
@@ -65,30 +84,23 @@ def load(
         DataError: files are missing or damaged, and no source has them.
     """
     root = Path(config.root)
-    loaded: list[ImageSplit] = []
-    checksums: dict[str, str] = {}
-    for split in splits:
-        if folder := scanned.get(split):
-            images, labels = folders.load(folder, root / folders.CACHE), folder.labels
-            sums = {f"{split}_dir": folder.sha256}
-        else:
-            images, labels, sums = load_raw(config.name, split, root)
-        checksums |= sums
-        loaded.append(
-            ImageSplit(
-                images=resize(torch.from_numpy(images)[:, None]).to(device),
-                labels=torch.from_numpy(labels).to(device),
-                mean=config.mean,
-                std=config.std,
-            )
+    if scanned:
+        both = [scanned[split] for split in splits]
+        cache = root / folders.CACHE
+        sums = [{f"{split}_dir": scanned[split].sha256} for split in splits]
+        raw = [(folders.load(each, cache), each.labels, sha256) for each, sha256 in zip(both, sums, strict=True)]
+    else:
+        raw = datasets.load(config.name, root, splits)
+    loaded = [
+        ImageSplit(
+            images=resize(torch.from_numpy(images)[:, None]).to(device),
+            labels=torch.from_numpy(labels).to(device),
+            mean=config.mean,
+            std=config.std,
         )
-    return tuple(loaded), checksums
-
-
-def class_names(name: str) -> list[str] | None:
-    """The names of a dataset's classes by label; None where they are the digits."""
-    classes = CATALOG[name].classes if name in CATALOG else ()
-    return list(classes) or None
+        for images, labels, _ in raw
+    ]
+    return tuple(loaded), {file: sha256 for *_, checksums in raw for file, sha256 in checksums.items()}
 
 
 def stratified_split(images: ImageSplit, size: int, seed: int) -> tuple[ImageSplit, ImageSplit]:

@@ -1,5 +1,7 @@
 """Finished runs as models that predict."""
 
+import contextlib
+import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,10 +18,9 @@ from mnist_exp.data.folders import to_grey32
 from mnist_exp.data.images import resize
 from mnist_exp.errors import DataError, RunFolderError
 from mnist_exp.inference.preprocessing import open_image, to_digit, to_grey
-from mnist_exp.runs.record import RECORD, WEIGHTS, Record, RecordError, checksum, read_record
+from mnist_exp.runs.read import read_finished_run, read_run
+from mnist_exp.runs.record import WEIGHTS, Record
 from mnist_exp.settings import factory
-from mnist_exp.settings.schema import PROTOCOL_KEYS, PROTOCOLS
-from mnist_exp.text import printable
 
 DIGIT_DATASETS = ("mnist", "qmnist")  # pictures for runs on other data are only resized, as in training
 
@@ -35,7 +36,7 @@ class TrainedModel:
     @property
     def classes(self) -> list[str]:
         """The names of the ten classes, by label."""
-        return self.record.class_names or [str(digit) for digit in range(10)]
+        return self.record.class_names
 
     @property
     def normalisation(self) -> tuple[float, float]:
@@ -92,24 +93,13 @@ def load_run(folder: Path | str) -> TrainedModel:
     """
     folder = Path(folder)
     try:
-        record = read_record(folder)
-        if record.status != "finished":
-            raise RunFolderError(f"{folder} is not finished ({record.status}); repeat its command")
-        if (record.files or {}).get(WEIGHTS) != checksum(folder / WEIGHTS):
-            raise RunFolderError(f"{folder / WEIGHTS} is not the file that the run wrote; train the run again")
-        weights = load((folder / WEIGHTS).read_bytes())
-    except OSError as error:
-        what = "there is no such run; make status lists them"
-        if folder.is_dir() and (folder / RECORD).exists():
-            missing = isinstance(error, FileNotFoundError)
-            what = f"{WEIGHTS} {'is missing' if missing else f'cannot be read: {error.strerror}'}"
-        raise RunFolderError(f"{folder}: {what}") from error
-    except RecordError as error:
-        raise RunFolderError(f"{folder}: its run.json is a record {error}") from error
+        run = read_finished_run(folder)
+        weights = load(run.read(WEIGHTS))
+    except RunFolderError as error:
+        raise RunFolderError(f"{folder}: {error}") from error
     except SafetensorError as error:
         raise RunFolderError(f"{folder}: its weights cannot be read: {error}") from error
-    record.title = printable(record.title)
-    settings = dict(record.identity["model"])
+    settings = dict(run.record.identity["model"])
     model = factory.build_model({"_target_": settings.pop("target"), **settings})
     try:
         model.load_state_dict(weights)
@@ -117,14 +107,7 @@ def load_run(folder: Path | str) -> TrainedModel:
         raise RunFolderError(
             f"{folder}: its weights are not those of the model as it is now; train it again"
         ) from error
-    trained = TrainedModel(record, model.eval())
-    try:
-        _, std = trained.normalisation
-    except (KeyError, TypeError, ValueError) as error:
-        raise RunFolderError(f"{folder}: its run.json does not say how images are normalised") from error
-    if not std > 0:
-        raise RunFolderError(f"{folder}: its run.json has a standard deviation of {std}")
-    return trained
+    return TrainedModel(run.record, model.eval())
 
 
 def load_each_model(runs: Path) -> list[TrainedModel]:
@@ -133,25 +116,36 @@ def load_each_model(runs: Path) -> list[TrainedModel]:
     Models of one title have their class in it, too.
 
     Raises:
-        RunFolderError: there is none, or one cannot be used.
+        RunFolderError: there is none.
     """
-    found: dict[tuple[str, str], tuple[int, int, str]] = {}
-    for folder in (path.parent for path in runs.glob(f"[!.]*/{RECORD}")):
-        try:
-            record = read_record(folder)
-        except (RecordError, OSError):
-            continue
-        protocol = PROTOCOLS.get(tuple(record.identity["protocol"][key] for key in PROTOCOL_KEYS))
-        usable = record.status == "finished" and (folder / WEIGHTS).exists()
-        if usable and protocol == "standard" and record.identity["data"]["name"] == "mnist":
-            kind, run = (record.title, record.identity["model"]["target"]), (record.seed, -record.epochs, folder.name)
-            found[kind] = min(found.get(kind, run), run)
-    if not found:
+    found: dict[tuple[str, str], list[tuple[int, int, Path]]] = {}
+    for folder in runs.glob(f"[!.]*/{WEIGHTS}"):
+        with contextlib.suppress(RunFolderError):
+            record = read_run(folder.parent).record
+            if (
+                record.status == "finished"
+                and record.protocol == "standard"
+                and record.identity["data"]["name"] == "mnist"
+            ):
+                kind, run = (
+                    (record.title, record.identity["model"]["target"]),
+                    (record.seed, -record.epochs, folder.parent),
+                )
+                found.setdefault(kind, []).append(run)
+    models = []
+    for candidates in found.values():
+        for *_, folder in sorted(candidates):
+            try:
+                models.append(load_run(folder))
+                break
+            except RunFolderError as error:  # the next one may do
+                print(f"warning: {error}", file=sys.stderr)
+    if not models:
         raise RunFolderError(
             f"there are no finished runs of MNIST's standard protocol in {runs}. Train some (make sweep), or use those "
             "that are tracked: --runs outputs/reference/runs"
         )
-    models = [load_run(runs / name) for name in sorted(run[-1] for run in found.values())]
+    models.sort(key=lambda model: model.record.name)
     shared = [title for title, count in Counter(model.record.title for model in models).items() if count > 1]
     for model in (each for each in models if each.record.title in shared):
         model.record.title += f", {type(model.model).__name__}"

@@ -1,89 +1,93 @@
-"""What made a run: its code, as checksums, and its libraries' versions, compared with the present ones.
+"""What made a run: checksums of its code, and versions of its packages, compared with the present ones.
 
-There is a checksum for each of the model, the training loop, data loading and the machine's settings, taken from
-what the part's entry points reach within this package (`mnist_exp.machine.syntax`). So a new class beside the others
-or a reworded message changes nothing, and a changed layer or constant does. Imports no torch.
+Numbers are made in few files (`PARTS`, and those of the model, the optimizer and the schedule) and nowhere else. A
+part's checksum is that of the syntax trees, without docstrings, of its files and of every local module that they
+import; installed packages count by their versions. Imports no torch.
 """
 
+import ast
 import functools
 import hashlib
+import importlib.metadata
+import re
+import sys
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
+from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
 from mnist_exp.errors import ConfigError
-from mnist_exp.machine.syntax import STATEMENTS, Definition, find_module, parse_module, split_name
 
 PARTS = {
-    "training": ("job._train", "runs.results.to_csv"),
-    "data": ("job._load_images",),
-    "machine": ("machine.determinism.make_deterministic",),
+    "training": ("mnist_exp.training", "mnist_exp.settings.factory"),
+    "data": ("mnist_exp.data.images", "mnist_exp.data.datasets", "mnist_exp.data.folders"),
+    "machine": ("mnist_exp.machine.determinism", "mnist_exp.machine.layout"),
 }
-"""Part → the functions that it starts from; the model's part starts from its class."""
-LIBRARIES = ("torch", "numpy")
-"""The packages whose versions can change a number."""
+"""The modules of the core that can change a number."""
+COMPONENTS = ("model", "optimizer", "scheduler")
+"""What settings name a class of."""
+ELSEWHERE = {f"mnist_exp.{name}" for name in ("errors", "files", "text", "settings.schema", "data.fetch")}
+"""Modules that the parts import, but that only check, refuse, store or fetch."""
+PACKAGES = ("numpy", "pillow", "torch", "torchvision")
+"""The installed packages that can change a number of any run."""
 PART_NAMES = {"training": "the training loop", "data": "data loading", "machine": "the machine's settings"}
-NOT_FOLLOWED = {
-    *("errors", "files", "settings.schema", "data.fetch", "data.catalog"),
-    *("runs.folder", "runs.record", "runs.checkpoint", "machine.provenance"),
-}
-"""Modules that cannot change a number: they check contents, or only store and describe."""
-ANY_MODEL = {"models"}
-"""The factory uses the whole module, so every model would count; the model's part covers the one that is trained."""
-CHECKS = {f"settings.factory.{name}" for name in ("UNSUITABLE", "RESERVED_ARGUMENTS", "_matches_annotation")}
-"""What only refuses settings, and so does not change the numbers of those that are accepted."""
-UNUSED_WITH_FOLDERS, UNUSED_WITHOUT_FOLDERS = {"data.idx.load_raw"}, {"data.folders.load"}
-"""Functions that load data, but not for runs with and without folders of images."""
+PROJECT = Path(__file__).resolve().parents[2]
 EQUIVALENT = Path(__file__).with_name("equivalent_code.toml")
 """The tracked declarations of changes that leave all numbers alone."""
 
 
 def present_code(identity: Mapping[str, Any]) -> dict[str, str]:
     """The checksum of each part of the code that a run of this identity would have now, 16 hexadecimal digits."""
-    entries = PARTS | {"model": (identity["model"]["target"].removeprefix("mnist_exp."),)}
-    unused = UNUSED_WITH_FOLDERS if identity["data"]["name"] == "png_folder" else UNUSED_WITHOUT_FOLDERS
-    skipped = unused | CHECKS | ANY_MODEL
-    try:
-        return {
-            part: _checksum(entry, skipped | ({"job._load_images"} if part == "training" else set()))
-            for part, entry in sorted(entries.items())
-        }
-    except SyntaxError as error:
-        raise ConfigError(f"{error.filename}, line {error.lineno}: {error.msg}") from error
+    parts = PARTS | {kind: (module,) for kind, module in _components(identity).items() if _find(module)}
+    return {part: _checksum(modules) for part, modules in sorted(parts.items())}
 
 
-def other_code(identity: Mapping[str, Any], recorded: Mapping[str, str] | None) -> str:
-    """What of the present code differs from the recorded one, in words; empty if nothing does.
+def present_versions(identity: Mapping[str, Any]) -> dict[str, str | None]:
+    """The versions of the packages that can change a run's numbers; None where one is not installed."""
+    names = {name for module in _components(identity).values() for name in _walk((module,))[1]}
+    names -= {*sys.stdlib_module_names, "mnist_exp", *PACKAGES}
+    known = importlib.metadata.packages_distributions() if names else {}  # reads all that is installed
+    return {name: installed_version(name) for name in sorted({*PACKAGES, *(known.get(n, [n])[0] for n in names)})}
+
+
+def other_code(identity: Mapping[str, Any], present: Mapping[str, str], recorded: Mapping[str, str] | None) -> str:
+    """Which parts of the present code differ from the recorded one, in words; empty if none does.
 
     Changes that were declared to leave all numbers alone do not count.
     """
     if recorded is None:
         return "its record has no checksums of it"
-    names = PART_NAMES | {"model": identity["model"]["target"].rpartition(".")[2]}
+    names = PART_NAMES | {kind: identity[kind]["target"].rpartition(".")[2] for kind in COMPONENTS if kind in identity}
     return ", ".join(
         names[part]
-        for part, checksum in present_code(identity).items()
-        if representative(part, checksum) != representative(part, recorded.get(part, ""))
+        for part, checksum in present.items()
+        if canonical_checksum(part, checksum) != canonical_checksum(part, recorded.get(part, ""))
     )
 
 
 def other_versions(present: Mapping[str, str | None], recorded: Mapping[str, Any] | None) -> str:
-    """Which library versions differ from the recorded ones, in words; empty if none does."""
-    known = recorded or {}
-    return ", ".join(
-        f"{name} {known.get(name)} (now {present[name]})" for name in LIBRARIES if known.get(name) != present[name]
-    )
+    """Which of the recorded versions differ from the present ones, in words; empty if none does."""
+    pairs = [(name, (recorded or {}).get(name, now), now) for name, now in present.items()]
+    return ", ".join(f"{name} {then} (now {now})" for name, then, now in pairs if then != now)
 
 
-def representative(part: str, checksum: str) -> str:
-    """The checksum that stands for all code that was declared equivalent to this one's."""
+def installed_version(package: str) -> str | None:
+    """A package's version; None where it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def canonical_checksum(part: str, checksum: str) -> str:
+    """One checksum for all code that was declared equivalent to this one's."""
     return _declared().get((part, checksum), checksum)
 
 
 @functools.cache
 def _declared() -> dict[tuple[str, str], str]:
-    """(part, checksum) → its representative, from the tracked declarations."""
+    """(part, checksum) → its canonical checksum, from the tracked declarations."""
     same: dict[tuple[str, str], set[str]] = {}
     try:
         for each in tomllib.loads(EQUIVALENT.read_text(encoding="utf-8")).get("change", []):
@@ -95,50 +99,98 @@ def _declared() -> dict[tuple[str, str], str]:
     return {key: min(joined) for key, joined in same.items()}
 
 
-def _checksum(entries: Iterable[str], skipped: set[str]) -> str:
-    """The checksum of all code that these functions and classes use, directly or through one another.
+def _components(identity: Mapping[str, Any]) -> dict[str, str]:
+    """The module that defines the class of each component."""
+    targets = {kind: str(identity[kind]["target"]).rpartition(".") for kind in COMPONENTS if kind in identity}
+    return {kind: _source(module, name) for kind, (module, _, name) in targets.items()}
 
-    A walk from definition to definition: each adds its text, and the names in it are visited next.
-    """
-    texts: dict[str, str] = {}
-    pending, visited, imported = [*entries, f"__init__.{STATEMENTS}"], set(skipped), {"__init__"}
-    while pending:
-        name = pending.pop()
-        module, attribute = split_name(name)
-        if name in visited or module in NOT_FOLLOWED or not module:
-            continue
-        visited.add(name)
-        parsed = parse_module(module)
-        for other in _imported_by(module) - imported:  # importing a module runs its statements
-            imported.add(other)
-            pending += [f"{other}.{STATEMENTS}"] if STATEMENTS in parse_module(other).definitions else []
-        if not attribute:  # the module as an object, as in getattr(layers, name): all of it
-            pending += [f"{module}.{known}" for known in (*parsed.definitions, *parsed.imports)]
-            continue
-        # A name that is only imported has no text of its own, and leads to what it stands for.
-        definition = parsed.definitions.get(attribute, Definition(text="", used={attribute}, objects=set()))
-        texts[name] = definition.text
-        for used in definition.used:
-            head, _, rest = used.partition(".")
-            if head in parsed.definitions and head != attribute:
-                pending.append(f"{module}.{head}")
-            if target := parsed.imports.get(head):
-                full = (f"{target}.{rest}" if rest and target != used else target).removeprefix("mnist_exp.")
-                is_ours = f"{target}.".startswith("mnist_exp.")
-                if is_ours and (used in definition.objects or not find_module(full)):
-                    pending.append(full)
-                else:  # another package's, whose version is recorded, or a module of which only some names are used
-                    texts[full] = ""
-    lines = (f"{name} {text}" for name, text in sorted(texts.items()) if text or "." in name)
+
+@functools.cache
+def _checksum(modules: tuple[str, ...]) -> str:
+    """The checksum of these modules and of all local ones that they import."""
+    lines = (f"{name} {_text(path)}" for name, path in sorted(_walk(modules)[0].items()))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
-def _imported_by(module: str) -> set[str]:
-    """A module with its packages, and all that are imported for what they do: by a name that nobody uses."""
-    found: set[str] = set()
-    pending = [module]
+@functools.cache
+def _walk(modules: tuple[str, ...]) -> tuple[dict[str, Path], set[str]]:
+    """The files of these modules and of all local ones that they import, and the names of other packages."""
+    files: dict[str, Path] = {}
+    others: set[str] = set()
+    pending, excluded = [*modules], ELSEWHERE.union(*PARTS.values()) - {*modules}
     while pending:
-        if (name := pending.pop()) and name not in found and name not in NOT_FOLLOWED:
-            found.add(name)
-            pending += [name.rpartition(".")[0], *parse_module(name).effects]
-    return found
+        module = pending.pop()
+        if not (path := _find(module)):
+            others.add(module.partition(".")[0])
+        elif module not in files and module not in excluded:
+            files[module] = path
+            pending += _imports(module, path)
+    return files, others
+
+
+def _find(module: str) -> Path | None:
+    """The file of a module; None where it is of an installed package, of Python itself, or missing."""
+    names = module.split(".")
+    if names[0] in sys.stdlib_module_names:
+        return None
+    places = [str(PROJECT)] if names[0] == "mnist_exp" else None  # whatever else is installed
+    origin = None
+    for count in range(1, len(names) + 1):
+        if not (spec := PathFinder.find_spec(".".join(names[:count]), places)):
+            return None
+        places, origin = list(spec.submodule_search_locations or ()), spec.origin
+    if not origin or not origin.endswith(".py"):
+        return None
+    is_installed = names[0] != "mnist_exp" and {"site-packages", "dist-packages"} & {*Path(origin).parts}
+    return None if is_installed else Path(origin)
+
+
+def _imports(module: str, path: Path) -> Iterator[str]:
+    """The modules that a module imports, wherever it does."""
+    package = module.split(".")[: None if path.name == "__init__.py" else -1]
+    for node in ast.walk(_parse(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            start = package[: len(package) - node.level + 1] if node.level else []
+            source = ".".join([*start, *filter(None, [node.module])])
+            yield from (_source(source, alias.name) for alias in node.names)
+
+
+def _source(module: str, name: str) -> str:
+    """The module behind a name of another one: itself a module, or where a package's ``__init__`` has it from."""
+    if _find(f"{module}.{name}"):
+        return f"{module}.{name}"
+    path = _find(module)
+    for node in _parse(path).body if path and path.name == "__init__.py" else ():
+        if isinstance(node, ast.ImportFrom) and node.module and name in [a.asname or a.name for a in node.names]:
+            return f"{module}.{node.module}" if node.level else node.module
+    return module
+
+
+@functools.cache
+def _parse(path: Path) -> ast.Module:
+    try:
+        return ast.parse(path.read_bytes(), str(path))
+    except SyntaxError as error:
+        raise ConfigError(f"{error.filename}, line {error.lineno}: {error.msg}") from error
+
+
+def _text(path: Path) -> str:
+    """A module's syntax tree as text, and the checksums of the files beside it that it names."""
+    tree = _parse(path)
+    texts = {each.value for each in ast.walk(tree) if isinstance(each, ast.Constant) and isinstance(each.value, str)}
+    named = [path.parent / text for text in sorted(texts) if re.fullmatch(r"[\w-]+\.\w+", text)]
+    return " ".join([_canonical(tree), *(hashlib.sha256(f.read_bytes()).hexdigest() for f in named if f.is_file())])
+
+
+def _canonical(node: Any) -> str:
+    """A syntax tree as text without docstrings, the same under every version of Python."""
+    if isinstance(node, list):
+        return f"[{' '.join(map(_canonical, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+        return ""
+    fields = [(name, value) for name, value in ast.iter_fields(node) if value not in (None, []) and name != "ctx"]
+    return f"({type(node).__name__} {' '.join(f'{name}={_canonical(value)}' for name, value in sorted(fields))})"

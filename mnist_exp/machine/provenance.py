@@ -1,17 +1,19 @@
 """Where a run was made: commit, package versions, processor and device, as JSON values for ``run.json``."""
 
-import importlib.metadata
 import os
 import platform
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from mnist_exp.machine.determinism import why_not_portable
+from mnist_exp.machine.fingerprint import installed_version
 
-PACKAGES = ("torch", "numpy", "pillow", "hydra-core", "omegaconf", "mnist-exp")
+PACKAGES = ("hydra-core", "omegaconf", "mnist-exp")
+"""Packages whose versions are recorded, beside those that can change a number."""
 PROJECT = Path(__file__).resolve().parents[2]
 CODE = ("mnist_exp", "conf", "requirements.lock", "pyproject.toml")
 """What can change a number; a changed README does not make a run's code uncertain."""
@@ -19,14 +21,14 @@ GIT_PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR")
 """Variables that lead to another repository, as hooks set them."""
 
 
-def provenance(device: torch.device) -> dict[str, Any]:
-    """Commit, versions, processor and threads: JSON values, no paths."""
+def provenance(device: torch.device, versions: Mapping[str, str | None]) -> dict[str, Any]:
+    """Commit, versions (those given, and some more), processor and threads: JSON values, no paths."""
     commit, dirty = _git_state()
     return {
         "git_commit": commit,
         "git_dirty": dirty,
         "python": platform.python_version(),
-        "packages": {name: installed_version(name) for name in PACKAGES},
+        "packages": {**versions} | {name: installed_version(name) for name in PACKAGES},
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_model(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
@@ -51,14 +53,6 @@ def _git_state() -> tuple[str | None, bool | None]:
         return git("rev-parse", "HEAD"), bool(git("status", "--porcelain", "--", *CODE))
     except (OSError, subprocess.SubprocessError):
         return None, None
-
-
-def installed_version(package: str) -> str | None:
-    """A package's version; None where it is not installed."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _cpu_model() -> str:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mnist_exp.machine.fingerprint import representative
+from mnist_exp.errors import RunFolderError
+from mnist_exp.machine.fingerprint import canonical_checksum
 from mnist_exp.report import published
 from mnist_exp.report.labels import MADE_BY, flatten, make_labels
 from mnist_exp.report.runs import VALIDATION_NAMES, Problem, Run, describe_error, read_run
@@ -37,7 +38,7 @@ class Group:
     @property
     def protocol(self) -> str:
         """The protocol's name."""
-        return self.runs[0].protocol
+        return self.runs[0].record.protocol
 
     @property
     def selection_metric(self) -> str:
@@ -105,7 +106,7 @@ def collect(runs: Path) -> Collection:
                 raise ValueError(f"has the settings and seed of {twin.folder.name}, and {same} numbers")
             finished[key] = run
             problems += [Problem(printable(folder.name), reason, left_out=False) for reason in lacks]
-        except (ValueError, OSError, RecursionError) as error:
+        except (ValueError, OSError, RunFolderError) as error:
             problems.append(Problem(printable(folder.name), describe_error(error)))
     runs_found = list(finished.values())
     return Collection(tuple(_group(runs_found)), tuple(problems), tuple(_warnings(runs_found)))
@@ -153,7 +154,7 @@ def _made_by(run: Run) -> dict[str, Any]:
     """What may differ between runs of one setting, which are then never averaged: `MADE_BY`."""
     code, provenance = run.record.code or {}, run.record.provenance or {}
     packages = provenance.get("packages")
-    known = {part: representative(part, each) for part, each in sorted(code.items()) if isinstance(each, str)}
+    known = {part: canonical_checksum(part, each) for part, each in sorted(code.items()) if isinstance(each, str)}
     made_by: dict[str, Any] = {f"{part}.code": checksum[:8] for part, checksum in known.items()}
     torch = packages.get("torch") if isinstance(packages, Mapping) else None
     portable = provenance.get("portable")
@@ -181,7 +182,7 @@ def _warnings(runs: list[Run]) -> list[str]:
 def _section_names(firsts: list[Run]) -> list[str]:
     """The names of sections, given the first run of each."""
     data = [run.record.identity["data"] for run in firsts]
-    names = [f"{each['name']}, {run.protocol} protocol" for each, run in zip(data, firsts, strict=True)]
+    names = [f"{each['name']}, {run.record.protocol} protocol" for each, run in zip(data, firsts, strict=True)]
     names = make_labels(names, [flatten(each) for each in data])
     for place, each in enumerate(data):
         size = each.get("validation_size")

@@ -1,21 +1,21 @@
 """Which images the models get wrong, from the predictions of their runs."""
 
-from collections.abc import Mapping, Sequence
+import hashlib
+import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mnist_exp.data.catalog import CATALOG
 from mnist_exp.data.folders import CACHE, read_cache
-from mnist_exp.data.idx import read_raw
-from mnist_exp.errors import DataError
+from mnist_exp.errors import RunFolderError
 from mnist_exp.report.collect import Collection, Group
 from mnist_exp.report.predictions import UNKNOWN_LABEL, Predictions, read_predictions
 from mnist_exp.report.runs import Problem, describe_error
+from mnist_exp.runs.record import Record
 from mnist_exp.text import printable
 
 
@@ -110,7 +110,7 @@ def load_misclassified(collection: Collection) -> tuple[list[Misclassified], lis
                 if mine := read_predictions(run):
                     label = _merge(label, mine.labels) if predictions else mine.labels
                     predictions[run.record.seed] = mine
-            except (ValueError, OSError) as error:
+            except (ValueError, OSError, RunFolderError) as error:
                 problems.append(Problem(printable(run.folder.name), describe_error(error), left_out=False))
         if predictions:
             first = next((m for m in found if m.group.section == group.section), None)
@@ -155,33 +155,29 @@ def gallery(misclassified: Sequence[Misclassified], most: int) -> list[Miss]:
     ]
 
 
-def load_images(root: Path, data: Mapping[str, Any], split: str, label: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """The images of a split, uint8, ``[N, 28, 28]`` or ``[N, 32, 32]``, as they are below ``root``.
+def load_images(root: Path, record: Record, labels: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """The images that a run was evaluated on, uint8, ``[N, H, W]``, as they are below ``root``; nothing is fetched.
 
-    Nothing is fetched; of a folder of PNG files only the cache that training made is read.
+    Of MNIST and its siblings these are the files that the run recorded, of a folder of PNG files the cache that
+    training made.
 
     Args:
         root: the folder of the data.
-        data: what a run's identity says of its data.
-        split: ``train`` or ``test``.
-        label: the labels that they must have, ``[N]``; any where `UNKNOWN_LABEL`.
+        record: the run's.
+        labels: of the images, ``[N]``.
 
     Raises:
-        ValueError: the files are missing or damaged, or hold other labels than ``label``.
+        RunFolderError: they are not there as the run had them.
     """
-    if data["name"] == "png_folder":
-        decoded = read_cache(root / CACHE, str(data.get(f"{split}_sha256")), len(label))
+    split = record.identity["protocol"]["eval_split"]
+    if sha256 := record.identity["data"].get(f"{split}_sha256"):
+        decoded = read_cache(root / CACHE, sha256, len(labels))
         if decoded is None:
-            raise ValueError("the folder's decoded images are not in the data folder, or damaged")
+            raise RunFolderError("the decoded images are not in the data folder, or are damaged")
         return decoded
-    if data["name"] not in CATALOG:
-        raise ValueError(f"there are no images of {data['name']} to read")
-    try:
-        images, labels = read_raw(data["name"], split, root)
-    except DataError as error:
-        raise ValueError(f"the images cannot be read from the data folder: {error}") from error
-    if not same_images(np.asarray(labels).astype(np.int64), label):
-        raise ValueError(
-            f"the images of the {split} split in {root.name} are not those that the runs were evaluated on"
-        )
-    return images
+    file, sha256 = [("", ""), *(record.data or {}).items()][-2]  # before the labels of the split that comes last
+    for path in sorted(root.glob(f"*/raw/{file}")) if file else ():
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() == sha256:
+            return np.frombuffer(content, np.uint8, offset=16).reshape(-1, *struct.unpack(">II", content[8:16]))
+    raise RunFolderError(f"the images that the runs were evaluated on are not in {root.name}")

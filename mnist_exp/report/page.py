@@ -11,6 +11,7 @@ from typing import Any
 import jinja2
 from PIL import Image
 
+from mnist_exp.errors import RunFolderError
 from mnist_exp.report import formats, published
 from mnist_exp.report.collect import Collection
 from mnist_exp.report.estimates import Estimates
@@ -91,8 +92,8 @@ def _gallery(section: str, misclassified: Sequence[Misclassified], data: Path) -
     group, images, reason = mine[0].group, None, ""
     split = group.record.identity["protocol"]["eval_split"]
     try:
-        images = load_images(data, group.record.identity["data"], split, mine[0].labels)
-    except ValueError as error:
+        images = load_images(data, group.record, mine[0].labels)
+    except RunFolderError as error:
         reason = str(error)
     misses = [(miss, None if images is None else _picture(images[miss.index])) for miss in gallery(mine, GALLERY)]
     found = {"section": section, "groups": len(mine), "classes": group.classes, "split": split}

@@ -25,6 +25,12 @@ class History:
     packages: dict[str, str | None] | None = None
     """The versions that trained it so far."""
 
+    def add(self, metrics: dict[str, float], timing: dict[str, float], training: dict[str, Any]) -> None:
+        """Add an epoch: its rows, and the state after it."""
+        self.metrics.append(metrics)
+        self.timing.append(timing)
+        self.training = training
+
 
 def to_bytes(identity: dict[str, Any], history: History) -> bytes:
     """The checkpoint file of a run with this identity."""

@@ -18,7 +18,6 @@ from mnist_exp.runs import checkpoint, lock, results
 from mnist_exp.runs.checkpoint import History
 from mnist_exp.runs.record import (
     METRICS,
-    PREDICTIONS,
     RECORD,
     RESULT_FILES,
     TIMING,
@@ -68,11 +67,9 @@ class RunFolder:
         except FileNotFoundError:
             return None
         except UnknownFormatError as error:
-            raise RunFolderError(
-                f"{path} is a record {error}; use the version that wrote it, or another output_root"
-            ) from error
+            raise RunFolderError(f"{path}: {error}; use the version that wrote it, or another output_root") from error
         except RecordError as error:
-            self._quarantine(path, f"is a record {error}")
+            self._quarantine(path, str(error))
             return None
         self._check_identity(path, record.identity)
         return record
@@ -115,7 +112,7 @@ class RunFolder:
                 identity, history = checkpoint.read(path)
             except Exception as error:  # whatever is wrong with it, it is not a usable checkpoint
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
-                self._quarantine(path, f"is damaged or not a checkpoint ({reason})")
+                self._quarantine(path, f"it is damaged, or not a checkpoint ({reason})")
                 continue
             self._check_identity(path, identity)
             return history
@@ -133,13 +130,13 @@ class RunFolder:
 
     def write_tables(self, history: History) -> None:
         """Write ``metrics.csv`` and ``timing.csv`` from the rows so far."""
-        write_atomically(self.path / METRICS, results.to_csv(history.metrics))
-        write_atomically(self.path / TIMING, results.to_csv(history.timing))
+        for name, rows in ((METRICS, history.metrics), (TIMING, history.timing)):
+            write_atomically(self.path / name, results.to_csv(rows[0], [[*row.values()] for row in rows]))
 
     def finish(self, record: Record, files: dict[str, bytes]) -> None:
-        """Write the results (name → content), tables of what they get wrong, and last the record, with checksums."""
+        """Write the results (name → content) and last the record, with checksums."""
         self._check_lock()
-        for name, content in (files | results.mistakes(files[PREDICTIONS])).items():
+        for name, content in files.items():
             write_atomically(self.path / name, content)
         record.files = {name: checksum(self.path / name) for name in RESULT_FILES}
         self.write_record(record)
@@ -175,7 +172,7 @@ class RunFolder:
     def _quarantine(self, path: Path, what: str) -> None:
         aside = path.with_name(f"{path.name}.damaged")
         path.replace(aside)
-        print(f"warning: {path} {what}; it was set aside as {aside.name}", file=sys.stderr, flush=True)
+        print(f"warning: {path} was set aside as {aside.name}: {what}", file=sys.stderr, flush=True)
 
 
 def _remove(folder: Path) -> None:

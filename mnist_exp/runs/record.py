@@ -1,19 +1,19 @@
 """``run.json``: what is known of a run, typed. Written by runs; read by the report, status and verify."""
 
 import dataclasses
+import functools
 import hashlib
 import json
+import operator
 import re
-import types
-import typing
 from collections.abc import Container
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from mnist_exp.settings.identity import identity_hash
-from mnist_exp.text import printable
+from mnist_exp.errors import RunFolderError
+from mnist_exp.settings.schema import PROTOCOL_KEYS, PROTOCOLS
 
 RECORD_FORMAT = 1
 RECORD = "run.json"
@@ -29,21 +29,12 @@ MISTAKES_COLUMNS = ("index", "label", "predicted", "probability")
 CLASS_COUNTS = "classes.csv"
 """How many images of each label were evaluated, and how many of them the run gets wrong."""
 STATUSES = ("running", "finished", "failed", "interrupted")
-REQUIRED: dict[str, type] = {  # a record without one of these, or of another type, cannot be used
-    "title": str,
-    "status": str,
-    "identity.model.target": str,
-    "identity.data.name": str,
-    "identity.protocol.train_split": str,
-    "identity.protocol.eval_split": str,
-    "identity.protocol.training_mode": str,
-    "identity.seed": int,
-    "identity.epochs": int,
-}
+REQUIRED = ("model.target", "data.name", *(f"protocol.{key}" for key in PROTOCOL_KEYS), "seed", "epochs")
+"""What every identity has, by dotted path."""
 
 
-class RecordError(ValueError):
-    """A ``run.json`` that cannot be used; the message completes "a record …"."""
+class RecordError(RunFolderError):
+    """A ``run.json`` that cannot be used."""
 
 
 class UnknownFormatError(RecordError):
@@ -103,11 +94,15 @@ class Record:
         return int(self.identity["epochs"])
 
     @property
-    def class_names(self) -> list[str] | None:
-        """The names of the classes by label, if the record has ten different ones."""
-        given = self.classes if isinstance(self.classes, list) else []
-        names = [printable(name) for name in given if isinstance(name, str)]
-        return names if len(names) == len({*names} - {""}) == len(given) == 10 else None
+    def class_names(self) -> list[str]:
+        """The names of the classes, by label."""
+        return self.classes or [str(digit) for digit in range(10)]
+
+    @property
+    def protocol(self) -> str:
+        """The protocol's name, or what it consists of."""
+        values = tuple(str(self.identity["protocol"][key]) for key in PROTOCOL_KEYS)
+        return PROTOCOLS.get(values, ", ".join(values))
 
     def resume(self) -> None:
         """Note that the run continues, after it was interrupted or failed."""
@@ -135,45 +130,41 @@ class Record:
             RecordError: it is damaged, of another format, or lacks something that every run has.
         """
         try:
-            fields = json.loads(content.decode())
-            # Rejects NaN, which is not JSON, and half of a surrogate pair, which no file can hold.
-            json.dumps(fields, ensure_ascii=False, allow_nan=False).encode()
+            fields = json.loads(content, parse_constant=_refuse)
         except (ValueError, RecursionError) as error:
-            raise RecordError(f"that is damaged ({type(error).__name__}: {error})") from error
-        fields = fields if isinstance(fields, dict) else {}
-        number = fields.get("format")
+            raise RecordError(f"{RECORD} is damaged ({type(error).__name__}: {error})") from error
+        number = fields.pop("format", None) if isinstance(fields, dict) else None
         if number != RECORD_FORMAT:
-            error_type = UnknownFormatError if type(number) is int else RecordError
-            raise error_type(f"of format {number}, and this version of mnist_exp reads format {RECORD_FORMAT}")
-        required = REQUIRED | ({"parameters": int} if fields.get("status") == "finished" else {})
-        for path, kind in required.items():
-            _check_field(fields, path, kind)
-        if fields["status"] not in STATUSES:
-            raise RecordError(f"whose status is {fields['status']!r:.40}")
-        # A value of another type is left out, as if it were missing; of the classes, the report says what is wrong.
-        kinds = {each.name: _json_type(each.type) for each in dataclasses.fields(cls)}
-        values: dict[str, Any] = {name: fields[name] for name, kind in kinds.items() if _is_a(fields.get(name), kind)}
-        if not all(isinstance(value, float | int) for value in values.get("metrics", {}).values()):
-            del values["metrics"]
-        absent: dict[str, Any] = {"name": "", "choices": {}, "config": {}, "started": ""}
-        return cls(**(absent | values | {"classes": fields.get("classes")}))
+            kind = UnknownFormatError if type(number) is int else RecordError
+            raise kind(f"{RECORD} has format {number}, and this version of mnist_exp reads format {RECORD_FORMAT}")
+        known = {each.name: each for each in dataclasses.fields(cls)}
+        try:
+            record = cls(**{name: value for name, value in fields.items() if name in known})
+            for path in REQUIRED:
+                functools.reduce(operator.getitem, path.split("."), record.identity)
+        except (TypeError, KeyError) as error:
+            raise RecordError(f"{RECORD} lacks what every run has: {error}") from error
+        if record.status not in STATUSES:
+            raise RecordError(f"{RECORD} has the status {record.status!r:.40}")
+        for name, each in known.items():
+            value, kinds = getattr(record, name), str(each.type)
+            if type(value).__name__.replace("NoneType", "None") not in re.findall(r"\w+", re.sub(r"\[.*\]", "", kinds)):
+                raise RecordError(f"{RECORD} has a {name} that is no {kinds}: {value!r:.40}")
+        return record
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
 
 
 def read_record(run: Path) -> Record:
     """The record in a run's folder.
 
     Raises:
-        FileNotFoundError: there is none.
+        OSError: there is none that can be read.
         RecordError: it cannot be used.
     """
     return Record.from_json((run / RECORD).read_bytes())
-
-
-def check_identity(run: Path, record: Record) -> None:
-    """Raise a RecordError if the identity was edited: a run's name ends in its hash."""
-    for name in (run.name, record.name):
-        if (named := re.search(r"-seed\d+-([0-9a-f]{8})$", name)) and named[1] != identity_hash(record.identity):
-            raise RecordError("whose identity is not that of its name: one of the two was edited")
 
 
 def selection_metric(metrics: Container[str]) -> str:
@@ -184,23 +175,3 @@ def selection_metric(metrics: Container[str]) -> str:
 def checksum(path: Path) -> str:
     """A file's SHA-256, hexadecimal."""
     return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def _check_field(fields: dict[str, Any], path: str, kind: type) -> None:
-    value: Any = fields
-    for key in path.split("."):
-        value = value.get(key) if isinstance(value, dict) else None
-    if value is None:
-        raise RecordError(f"without {path}")
-    if not _is_a(value, kind):
-        raise RecordError(f"whose {path} is {value!r:.40}")
-
-
-def _is_a(value: Any, kind: Any) -> bool:
-    return type(value) is kind and (kind is not int or 0 <= value < 2**63)
-
-
-def _json_type(annotation: Any) -> Any:
-    """The type of a field's value in JSON: dict, for ``dict[str, str] | None``."""
-    given = typing.get_args(annotation)[0] if isinstance(annotation, types.UnionType) else annotation
-    return typing.get_origin(given) or given

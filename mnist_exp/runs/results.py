@@ -2,57 +2,43 @@
 
 import csv
 import io
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import safetensors.torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from mnist_exp.runs.record import CLASS_COUNTS, MISTAKES, MISTAKES_COLUMNS, PREDICTIONS, WEIGHTS
 
 
-def to_csv(rows: list[dict[str, float]]) -> bytes:
+def to_csv(header: Iterable[str], rows: Iterable[Sequence[object]]) -> bytes:
     """A table with a header; floats are written so that reading them gives the same numbers."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows([[*header], *rows])
     return text.getvalue().encode()
 
 
-def to_files(weights: dict[str, Tensor], logits: Tensor, labels: Tensor) -> dict[str, bytes]:
-    """File name → content.
+def to_files(weights: Mapping[str, Tensor], predictions: Mapping[str, Tensor]) -> dict[str, bytes]:
+    """File name → content: the weights, the predictions, and as tables that a person can read, the errors among them.
 
     Args:
         weights: the model's state.
-        logits: of the evaluated images, float32, ``[N, 10]``.
-        labels: of the evaluated images, int64, ``[N]``.
+        predictions: as from `mnist_exp.training.predictions`.
     """
-    # Contiguous, whatever memory layout the model computes in.
-    tensors = {name: tensor.cpu().contiguous() for name, tensor in weights.items()}
-    predictions = io.BytesIO()
-    np.savez(
-        predictions,
-        label=labels.cpu().numpy().astype(np.uint8),
-        predicted=logits.argmax(dim=1).cpu().numpy().astype(np.uint8),
-        probabilities=logits.softmax(dim=1).cpu().numpy(),
-    )
-    return {WEIGHTS: safetensors.torch.save(tensors), PREDICTIONS: predictions.getvalue()}
+    # Contiguous, whatever memory layout the model computes in; and cloned, since layers may share their weights.
+    tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in weights.items()}
+    arrays = {name: tensor.numpy() for name, tensor in predictions.items()}
+    archive = io.BytesIO()
+    np.savez(archive, allow_pickle=False, **arrays)
+    return {WEIGHTS: safetensors.torch.save(tensors), PREDICTIONS: archive.getvalue()} | _tables(**arrays)
 
 
-def mistakes(predictions: bytes) -> dict[str, bytes]:
-    """What a run got wrong, by its ``predictions.npz``, as tables that a person can read: file name → content."""
-    with np.load(io.BytesIO(predictions), allow_pickle=False) as archive:
-        label, predicted, probabilities = (archive[key] for key in ("label", "predicted", "probabilities"))
-    wrong = np.flatnonzero(label != predicted)
-    rows = zip(wrong, label[wrong], predicted[wrong], probabilities[wrong, predicted[wrong]], strict=True)
+def _tables(
+    label: NDArray[np.uint8], predicted: NDArray[np.uint8], probabilities: NDArray[np.float32]
+) -> dict[str, bytes]:
+    (wrong,) = np.nonzero(label != predicted)
+    sure = [f"{probability:.4f}" for probability in probabilities[wrong, predicted[wrong]]]
+    errors = zip(wrong, label[wrong], predicted[wrong], sure, strict=True)
     counts = zip(range(10), np.bincount(label, minlength=10), np.bincount(label[wrong], minlength=10), strict=True)
-    return {
-        MISTAKES: _csv(MISTAKES_COLUMNS, [(*row, f"{probability:.4f}") for *row, probability in rows]),
-        CLASS_COUNTS: _csv(("label", "images", "wrong"), list(counts)),
-    }
-
-
-def _csv(header: tuple[str, ...], rows: list[tuple[object, ...]]) -> bytes:
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([header, *rows])
-    return text.getvalue().encode()
+    return {MISTAKES: to_csv(MISTAKES_COLUMNS, errors), CLASS_COUNTS: to_csv(("label", "images", "wrong"), counts)}

@@ -5,24 +5,27 @@ three kinds of class can be named: our models, and torch's optimizers and schedu
 """
 
 import difflib
+import importlib
 import inspect
 import math
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Generator, nn
 from torch.optim import Optimizer, lr_scheduler
 
-from mnist_exp import models
 from mnist_exp.errors import ConfigError
+from mnist_exp.settings.schema import Config
 
-KINDS: dict[str, tuple[str, Any, type]] = {
-    "model": ("mnist_exp.models", models, nn.Module),
-    "optimizer": ("torch.optim", torch.optim, Optimizer),
-    "scheduler": ("torch.optim.lr_scheduler", lr_scheduler, lr_scheduler.LRScheduler),
+KINDS: dict[str, tuple[str, type]] = {
+    "model": ("mnist_exp.models", nn.Module),
+    "optimizer": ("torch.optim", Optimizer),
+    "scheduler": ("torch.optim.lr_scheduler", lr_scheduler.LRScheduler),
 }
+"""Component → the module that its class must be in, and the class that it must inherit from."""
 UNSUITABLE = {
     "LBFGS": "it evaluates the loss several times a step",
     "SparseAdam": "it needs sparse gradients",
@@ -33,6 +36,31 @@ RESERVED_ARGUMENTS = {"params", "optimizer", "steps_per_epoch", "last_epoch"}
 NON_ARGUMENTS = {"model": {"_target_", "title"}, "optimizer": {"_target_"}, "scheduler": {"_target_", "interval"}}
 """Keys of a config group that are not arguments of its class."""
 INTERVALS = ("epoch", "step")
+
+
+@dataclass(frozen=True)
+class Components:
+    """What a run trains, and by what."""
+
+    model: nn.Module
+    optimizer: Optimizer
+    scheduler: lr_scheduler.LRScheduler
+    step_scheduler_per_batch: bool
+    """Whether the schedule advances after each step, or after each epoch."""
+    shuffle: Generator
+    """Draws the order of the training images."""
+
+
+def build(config: Config, device: torch.device, train_size: int) -> Components:
+    """All components of a run that trains on ``train_size`` images."""
+    # One seed, two generators: torch's global one draws the initial weights and then dropout's masks; a separate one
+    # draws the order of the images, so that runs of one seed see them in the same order, whatever the model.
+    torch.manual_seed(config.seed)
+    model = build_model(config.model).to(device)
+    optimizer = build_optimizer(config.optimizer, model)
+    steps_per_epoch = -(-train_size // config.batch_size)
+    scheduler, per_batch = build_scheduler(config.scheduler, optimizer, steps_per_epoch)
+    return Components(model, optimizer, scheduler, per_batch, Generator().manual_seed(config.seed))
 
 
 def component_identity(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
@@ -59,11 +87,26 @@ def dry_build(model: dict[str, Any], optimizer: dict[str, Any], scheduler: dict[
         ConfigError: the first setting that cannot be used.
     """
     with torch.random.fork_rng():
-        built = build_optimizer(optimizer, build_model(model))
+        net = build_model(model)
+        _check_shapes(net.eval(), model["_target_"])
+        built = build_optimizer(optimizer, net)
     schedule, _ = build_scheduler(scheduler, built, steps_per_epoch=1)
     built.step()  # without gradients, nothing changes
     # Some schedules check their arguments only at their first step; `_build` makes ConfigErrors of what they raise.
     _build("scheduler", lambda **_: schedule.step(), **_resolve("scheduler", scheduler)[1])
+
+
+def _check_shapes(model: nn.Module, target: str) -> None:
+    """Raise a ConfigError unless two images give two rows of a logit for each class."""
+    images = torch.zeros(2, 1, 32, 32)
+    try:
+        with torch.inference_mode():
+            found = [*model(images).shape]
+    except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
+        reason = " ".join(str(error).split())
+        raise ConfigError(f"model: {target} cannot use images of shape {[*images.shape]}: {reason}") from error
+    if found != [2, 10]:
+        raise ConfigError(f"model: {target} gives {found} for images of shape {[*images.shape]}; [2, 10] is needed")
 
 
 def build_model(settings: dict[str, Any]) -> nn.Module:
@@ -96,12 +139,17 @@ def build_scheduler(
 
 def _resolve(kind: str, settings: dict[str, Any]) -> tuple[Callable[..., Any], dict[str, Any]]:
     """The class that the settings name, and those of them that are its arguments, checked."""
-    module_name, module, base = KINDS[kind]
+    module_name, base = KINDS[kind]
     target = settings.get("_target_")
     prefix, _, name = str(target).rpartition(".")
-    cls = vars(module).get(name) if prefix == module_name else None
+    is_inside = prefix == module_name or prefix.startswith(f"{module_name}.")
+    try:
+        cls = vars(importlib.import_module(prefix)).get(name) if is_inside else None
+    except Exception as error:  # of any kind: the module may be half written
+        reason = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"{kind}._target_={target}: {prefix} cannot be imported ({reason})") from error
     if not (inspect.isclass(cls) and issubclass(cls, base) and cls is not base and not name.startswith("_")):
-        raise ConfigError(f"{kind}._target_={target}: must name a {kind} in {module_name}")
+        raise ConfigError(f"{kind}._target_={target}: must name one of the {kind}s in {module_name}")
     if name in UNSUITABLE:
         raise ConfigError(f"{kind}._target_={target}: cannot be used here, since {UNSUITABLE[name]}")
     arguments = {key: value for key, value in settings.items() if key not in NON_ARGUMENTS[kind]}
@@ -112,15 +160,17 @@ def _resolve(kind: str, settings: dict[str, Any]) -> tuple[Callable[..., Any], d
             close = difflib.get_close_matches(key, takes, n=1)
             hint = f"did you mean {kind}.{close[0]}?" if close else f"it takes {', '.join(takes) or 'no settings'}"
             raise ConfigError(f"{kind}.{key}: {settings['_target_']} has no such setting; {hint}")
-        if not _matches_annotation(value, str(known[key].annotation)):
-            raise ConfigError(f"{kind}.{key}={value}: must be of type {_readable(known[key].annotation)}")
+        annotation = known[key].annotation
+        if not _matches(value, str(annotation)):
+            wanted = annotation.__name__ if inspect.isclass(annotation) else str(annotation).replace("typing.", "")
+            raise ConfigError(f"{kind}.{key}={value}: must be of type {wanted}")
         numbers = value if isinstance(value, list | tuple) else [value]
         if any(isinstance(number, float) and not math.isfinite(number) for number in numbers):
             raise ConfigError(f"{kind}.{key}={value}: must be finite")
     return cls, arguments
 
 
-def _matches_annotation(value: Any, annotation: str) -> bool:
+def _matches(value: Any, annotation: str) -> bool:
     """Whether a value read from YAML is of a type that the annotation, as text, names; torch itself rarely checks."""
     words = set(re.findall(r"\w+", annotation))
     if annotation.lower().removeprefix("typing.").startswith("tuple"):
@@ -130,10 +180,6 @@ def _matches_annotation(value: Any, annotation: str) -> bool:
     by_type = {bool: {"bool"}, int: {"int", "float"}, float: {"float"}, str: {"str", "Literal"}}
     accepted = by_type.get(type(value), {"tuple", "list", "Sequence", "Iterable"})
     return bool(words & (accepted | {"Any", "_empty"}))  # _empty: there is no annotation
-
-
-def _readable(annotation: Any) -> str:
-    return annotation.__name__ if inspect.isclass(annotation) else str(annotation).replace("typing.", "")
 
 
 def _build(kind: str, cls: Callable[..., Any], *args: Any, **arguments: Any) -> Any:

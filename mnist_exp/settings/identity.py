@@ -29,7 +29,7 @@ def run_identity(
         A tree of JSON values. Numbers are written one way (``1.0`` is ``1``), so that equal settings
         are equal however they were spelled.
     """
-    settings = settings_of_numbers(config)
+    settings = settings_affecting_results(config)
     settings["data"] |= contents
     if not config.data.validation_size:
         del settings["data"]["validation_size"]
@@ -39,7 +39,7 @@ def run_identity(
     return canonical
 
 
-def settings_of_numbers(config: Config) -> dict[str, Any]:
+def settings_affecting_results(config: Config) -> dict[str, Any]:
     """The settings that can change a number: all but paths (which may hold a user's name), `overwrite` and `stale`."""
     settings = dataclasses.asdict(config)
     for key in ("output_root", "overwrite", "stale"):

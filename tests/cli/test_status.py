@@ -2,6 +2,7 @@
 
 import json
 import os
+import os
 import signal
 import socket
 import subprocess
@@ -13,10 +14,10 @@ import pytest
 from filelock import SoftFileLease
 
 from mnist_exp.cli import status
-from mnist_exp.cli.sweep import write_plan
 from mnist_exp.runs import lock
 from mnist_exp.runs.lock import is_live
 from mnist_exp.runs.record import Record
+from mnist_exp.runs.sweeps import SweepFolder
 from mnist_exp.settings.identity import IDENTITY_VERSION
 from tests.conftest import MINUTES, SCRIPTS, python, started, wait_until
 
@@ -49,7 +50,9 @@ def make(runs: Path, name: str, state: str, epoch: int = 6, reason: str | None =
     record = Record(name=name, title="MLP", choices={}, identity=identity, config={}, status=state, reason=reason)
     record.parameters, record.metrics = 1, {"test_accuracy": 0.98764}
     (folder / "run.json").write_bytes(record.to_json())
-    (folder / "metrics.csv").write_text("epoch,test_accuracy\n" + "".join(f"{n + 1},0.9\n" for n in range(epoch)))
+    rows = "".join(f"{n + 1},0.1,0.9,0.1,0.9,0.01\n" for n in range(epoch))
+    head = "epoch,train_loss,train_accuracy,test_loss,test_accuracy,learning_rate\n"
+    (folder / "metrics.csv").write_text(head + rows)
     (folder / "timing.csv").write_text(TIMING)
     (folder / ".hydra" / "overrides.yaml").write_text("".join(f"- {word}\n" for word in overrides) or "[]\n")
     return folder
@@ -67,7 +70,7 @@ def plan(
     """A sweep's folder, with the results of some of its jobs."""
     folder = runs.parent / "sweeps" / time_of_it
     (folder / "jobs").mkdir(parents=True)
-    write_plan(folder, [[f"model={model}", f"seed={seed}"] for seed in range(seeds)], refused)
+    SweepFolder(folder).write_plan([[f"model={model}", f"seed={seed}"] for seed in range(seeds)], refused)
     for number, result in (results or {}).items():
         (folder / "jobs" / f"{number}.json").write_text(json.dumps(result))
     return folder
@@ -193,7 +196,7 @@ def test_damaged_folders_are_named_and_hide_nothing(runs: Path, tmp_path: Path) 
     (plan(runs, "1", "mlp", 1) / "jobs.json").write_text('{"jobs": 3')
     lines = shown(tmp_path)
     assert lines[0] == "6 damaged, 2 interrupted"
-    assert row(lines, "empty")[:1] == ["damaged"] and "run.json is missing" in " ".join(lines)
+    assert row(lines, "empty")[:1] == ["damaged"] and "there is no file run.json in the folder" in " ".join(lines)
     for name in ("torn", "odd", "binary", "other", "sweeps/1"):
         assert row(lines, name)[0] == "damaged", name
 
@@ -204,13 +207,13 @@ def test_a_finished_run_without_its_metrics_is_damaged(runs: Path, tmp_path: Pat
     make(runs, "cut", "finished", 12)
     lines = shown(tmp_path)
     assert lines[0] == "2 damaged, 1 finished"
-    assert "metrics.csv has 0 of 20 epochs" in " ".join(row(lines, "gone"))
+    assert "metrics.csv cannot be read: No such file" in " ".join(row(lines, "gone"))
     assert "metrics.csv has 12 of 20 epochs" in " ".join(row(lines, "cut"))
 
 
 def test_an_edited_identity_is_named(runs: Path, tmp_path: Path) -> None:
     make(runs, "mlp-standard-sgd-seed0-00000000", "finished", 20)
-    assert "identity is not that of its name" in " ".join(shown(tmp_path))
+    assert "are not those that the run's name stands for" in " ".join(shown(tmp_path))
 
 
 def test_a_reason_controls_no_terminal(runs: Path, tmp_path: Path) -> None:
@@ -222,6 +225,20 @@ def test_jobs_of_a_refused_sweep_wait_for_nothing(runs: Path, tmp_path: Path) ->
     make(runs, "done", "finished", 20)
     plan(runs, "1", "vgg", 2, refused="model=vgg: there is no such model")
     assert shown(tmp_path) == ["1 finished"]
+
+
+def test_the_newest_sweep_is_the_one_started_last_whatever_its_time_zone(runs: Path, tmp_path: Path) -> None:
+    """A folder is named by local time: Auckland's noon comes before Los Angeles' morning."""
+    for name, model, started in (("2026-11-28_12-00", "mlp", "27T23:00"), ("2026-11-28_09-00", "lenet5", "28T17:00")):
+        path = plan(runs, name, model, 1) / "jobs.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"started": f"2026-11-{started}:00+00:00"}))
+    assert shown(tmp_path)[0] == "1 waiting" and "model=lenet5" in " ".join(shown(tmp_path))
+
+
+def test_a_pipe_is_no_record(runs: Path, tmp_path: Path) -> None:
+    (runs / "odd").mkdir()
+    os.mkfifo(runs / "odd" / "run.json")  # to read it would be to wait for ever
+    assert row(shown(tmp_path), "odd")[0] == "damaged"
 
 
 def test_a_long_list_is_cut_short(runs: Path, tmp_path: Path) -> None:
@@ -268,7 +285,7 @@ def test_watching_follows_a_real_sweep(tmp_path: Path) -> None:
 )
 def test_files_may_hold_anything(record: str, runs: Path) -> None:
     (make(runs, "odd", "finished") / "run.json").write_text(record)
-    assert status.read_run(runs / "odd").status == "damaged"
+    assert status.describe_run(runs / "odd").status == "damaged"
 
 
 @pytest.mark.parametrize(
@@ -278,5 +295,5 @@ def test_files_may_hold_anything(record: str, runs: Path) -> None:
 def test_notes_of_a_sweep_may_hold_anything(result: str, told: tuple[str, str], runs: Path) -> None:
     folder = plan(runs, "1", "mlp", 1)
     (folder / "jobs" / "0.json").write_text(result)
-    (line,) = status.read_sweep(folder, [], newest=True)
+    (line,) = status.read_all(runs)
     assert (line.status, line.remark) == told

@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from mnist_exp.cli import sweep
 from mnist_exp.cli.hydra_internals import CONFIG_FOLDER
 from mnist_exp.cli.messages import user_message
+from mnist_exp.runs.sweeps import SweepFolder
 from tests.conftest import command, composed
 
 PROJECT = CONFIG_FOLDER.parent
@@ -71,22 +72,19 @@ def test_what_plugins_raise_becomes_a_sentence(error: Exception, sentence: str) 
     assert said is not None and sentence in said and len(said.splitlines()) == 1
 
 
-def test_the_jobs_of_a_sweep_are_known_and_counted(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_jobs_of_a_sweep_are_known_and_counted(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("model=glob(lenet*)", "protocol=published", "epochs=1", "seed=7", "optimizer.lr=-1,-2")
     done = command("-m", *words, "hydra/launcher=basic", cwd=tmp_path)
     assert "Jobs: 4 failed" in done.stdout
     (folder,) = (tmp_path / "outputs" / "sweeps").iterdir()
     rest = ["protocol=published", "epochs=1", "seed=7"]
-    assert sweep.read_plan(folder)[0] == [
+    assert SweepFolder(folder).read_plan().jobs == [
         [f"model={model}", *rest, f"optimizer.lr={rate}"] for model in ("lenet5", "lenet5r") for rate in (-1, -2)
     ]
-    assert sweep.read_plan(tmp_path) == ([], None)
+    assert SweepFolder(tmp_path).read_plan().jobs == []
     (folder / "jobs" / "3.json").unlink()  # as if SLURM had killed it
-    monkeypatch.setattr(sweep, "current_folder", folder)
-    assert not sweep.print_summary(None)
-    assert "Jobs: 3 failed, 1 without a result (see make status)" in capsys.readouterr().out
+    assert not sweep.print_summary(SweepFolder(folder), None)
+    assert "Jobs: 3 failed, 1 missing (make status shows more)" in capsys.readouterr().out
 
 
 def test_the_extras_change_no_version_that_numbers_depend_on() -> None:

@@ -12,7 +12,7 @@ import numpy
 import pytest
 from PIL import Image
 
-from mnist_exp.data.idx import load_raw
+from mnist_exp.data.datasets import load
 from tests.conftest import results
 
 QEMU = shutil.which("qemu-x86_64-static")
@@ -40,7 +40,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory, digits_root: Path) -> Path:
     """The first 672 real training digits, ten batches of 64 and one of 32, and the first 100 test digits, as files."""
     folder = tmp_path_factory.mktemp("digits")
     for split, count in (("train", 672), ("test", 100)):
-        images, labels, _ = load_raw("mnist", split, digits_root)
+        ((images, labels, _),) = load("mnist", digits_root, (split,))
         (folder / split).mkdir()
         for number in range(count):
             Image.fromarray(images[number]).save(folder / split / f"{number}_{labels[number]}.png")

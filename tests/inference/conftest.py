@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mnist_exp.data.idx import load_raw
 from numpy.typing import NDArray
 
-from mnist_exp.data.idx import load_raw
 from mnist_exp.inference.trained import TrainedModel, load_each_model
 
 REFERENCE = Path(__file__).parents[2] / "outputs" / "reference"

@@ -18,7 +18,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from PIL import Image
 
-from mnist_exp.data.idx import load_raw
+from mnist_exp.data.datasets import load
 from mnist_exp.errors import DataError
 from mnist_exp.inference.drawing import render
 from mnist_exp.inference.preprocessing import to_digit
@@ -79,7 +79,7 @@ def photograph(models: list[TrainedModel], digit: NDArray[np.uint8], out: Path) 
 
 if __name__ == "__main__":
     each_model = load_each_model(REFERENCE / "runs")
-    test_digits, test_labels, _ = load_raw("mnist", "test", default_data_root())
+    ((test_digits, test_labels, _),) = load("mnist", default_data_root(), ("test",))
     (REFERENCE / "inference").mkdir(exist_ok=True)
     table = measure(each_model, test_digits, test_labels)
     table.to_csv(REFERENCE / "inference" / "pictures.csv", index=False, lineterminator="\n")
