@@ -31,7 +31,6 @@ from torchvision.transforms import Compose, Normalize, Resize, ToTensor
 
 from mnist_exp.data.images import ImageSplit, load
 from mnist_exp.machine.determinism import make_deterministic, tune_malloc
-from mnist_exp.machine.fingerprint import PACKAGES, installed_version
 from mnist_exp.machine.layout import use_fastest_layout
 from mnist_exp.machine.provenance import PROJECT, provenance
 from mnist_exp.report.formats import markdown

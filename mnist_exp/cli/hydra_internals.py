@@ -133,6 +133,12 @@ def planned_jobs(config: DictConfig) -> list[list[str]]:
     return jobs
 
 
+def listed_settings(choice: str) -> set[str]:
+    """The settings in the file of an option, ``model=lenet5``; none where the file is not in ``conf/``."""
+    path = CONFIG_FOLDER.joinpath(*choice.split("=")).with_suffix(".yaml")
+    return {str(key) for key in OmegaConf.load(path)} if path.is_file() else set()
+
+
 def swept_data(config: DictConfig, jobs: list[list[str]]) -> list[Any]:
     """The ``data`` settings that the jobs of a sweep use, each once; ``config`` lacks what is swept."""
     by_data = {tuple(word for word in job if re.match(r"data[.=]", word)): job for job in jobs}

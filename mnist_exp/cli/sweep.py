@@ -19,6 +19,7 @@ from mnist_exp.errors import ConfigError, DataError
 from mnist_exp.runs.sweeps import JOB_STATUSES, SweepFolder
 from mnist_exp.settings.schema import SPLITS, Config
 
+KINDS = ("model", "optimizer", "scheduler")
 MISSING = "missing"
 """The status of a job without a result."""
 started: list[SweepFolder] = []
@@ -68,6 +69,18 @@ def check_sweep(config: DictConfig, jobs: list[list[str]]) -> None:
         raise ConfigError("device.arithmetic: one sweep has one arithmetic; start a sweep for each")
     if len(values("experiment")) > 1:  # what it says of the sweep itself would be lost
         raise ConfigError("experiment: an experiment is a sweep of its own; use one command for each")
+    for group in KINDS:
+        keys = {word.partition("=")[0].lstrip("+") for job in jobs for word in job}
+        keys = {key.removeprefix(f"{group}.") for key in keys if key.startswith(f"{group}.")}
+        has = {choice: keys & hydra_internals.listed_settings(choice) for choice in values(group) if keys}
+        for choice in sorted(has):
+            if missing := set().union(*has.values()) - has[choice]:
+                name = f"{group}.{min(missing)}"
+                other = next(each for each in sorted(has) if min(missing) in has[each])
+                raise ConfigError(
+                    f"{choice} has no setting {name}, which {other} has; use one command for each, such as "
+                    f"-m {other} {name}=…"
+                )
     if config.hydra.sweeper.get("storage"):
         raise ConfigError("hydra.sweeper.storage: a search has no storage, since its runs are its memory; leave it out")
     backend, prefer = (config.hydra.launcher.get(key) for key in ("backend", "prefer"))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import FileLock
+from filelock import SoftFileLease
 
 from mnist_exp.errors import DataError, disk_errors_as_data_errors
 from mnist_exp.files import write_atomically
@@ -58,7 +58,8 @@ def ensure(dataset: "type[MNIST]", root: Path, md5s: Mapping[str, str]) -> None:
         return
     with disk_errors_as_data_errors(dataset.__name__, folder), tempfile.TemporaryDirectory() as place:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):  # of jobs that start side by side, the first fetches
+        # A file with a heartbeat, since not every shared disk has locks.
+        with SoftFileLease(folder / ".lock", lease_duration=60):  # of jobs that start side by side, the first fetches
             faults, tried = _faults(folder, md5s, known), []
             for source, get in _sources(dataset, folder, Path(place)).items() if faults else ():
                 try:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import PIL
-from filelock import FileLock
+from filelock import SoftFileLease
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
@@ -111,7 +111,9 @@ def load(folder: Folder, cache: Path) -> NDArray[np.uint8]:
     """
     with disk_errors_as_data_errors("decoded images", cache):
         cache.mkdir(parents=True, exist_ok=True)
-        with FileLock(cache / ".lock"):  # of jobs that start side by side, the first decodes
+        # Of jobs that start side by side, the first decodes. The lock is a file with a heartbeat, since not every shared
+        # disk has locks.
+        with SoftFileLease(cache / ".lock", lease_duration=60):
             images = read_cache(cache, folder.sha256, len(folder.paths))
             print(f"{folder.summary}; {'decoding them' if images is None else 'decoded before'}", flush=True)
             if images is None:
@@ -119,6 +121,7 @@ def load(folder: Folder, cache: Path) -> NDArray[np.uint8]:
                 buffer = io.BytesIO()
                 np.savez(buffer, images=images)
                 write_atomically(_cache_path(cache, folder.sha256), buffer.getvalue())
+    print(f"{folder.root}: mean {images.mean() / 255:.4f}, standard deviation {images.std() / 255:.4f}", flush=True)
     return images
 
 
@@ -255,7 +258,8 @@ def _checksum(root: Path, paths: list[str], labels: NDArray[np.int64], use: Call
 
 def _decoded(folder: Folder) -> NDArray[np.uint8]:
     images = np.empty((len(folder.paths), IMAGE_SIZE, IMAGE_SIZE), dtype=np.uint8)
-    broken, dim = [], []
+    broken: dict[str, str] = {}
+    dim = []
 
     def decode(place: int, content: bytes) -> None:
         try:
@@ -265,13 +269,14 @@ def _decoded(folder: Folder) -> NDArray[np.uint8]:
                 images[place] = np.asarray(to_grey32(image))
                 if image.has_transparency_data and images[place].max() < MIN_BRIGHTNESS:
                     dim.append(folder.paths[place])
-        except Exception:  # Pillow raises all kinds of errors for damaged files
-            broken.append(folder.paths[place])
+        except Exception as error:  # Pillow raises all kinds of errors for damaged files
+            broken[folder.paths[place]] = re.sub(r" <_io.*?>", "", str(error)) or type(error).__name__
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # twice as large is an error
         checksum = _checksum(folder.root, folder.paths, folder.labels, decode)
-    _raise_if_any(folder.root, broken, folder.paths, "cannot be decoded as PNG images")
+    first = broken[min(broken, key=_natural_key)] if broken else ""
+    _raise_if_any(folder.root, broken, folder.paths, f"cannot be decoded as PNG images ({first})")
     advice = "are dark on transparency, which becomes black; give them a white background or lighter ink"
     _raise_if_any(folder.root, dim, folder.paths, advice)
     if checksum != folder.sha256:

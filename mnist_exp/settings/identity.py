@@ -31,6 +31,7 @@ def run_identity(
     """
     settings = settings_affecting_results(config)
     settings["data"] |= contents
+    del settings["data"]["title"]
     if not config.data.validation_size:
         del settings["data"]["validation_size"]
     del settings["device"]["name"]
@@ -40,7 +41,7 @@ def run_identity(
 
 
 def settings_affecting_results(config: Config) -> dict[str, Any]:
-    """The settings that can change a number: all but paths (which may hold a user's name), `overwrite` and `stale`."""
+    """The settings that can change a number, and titles: without paths (which may hold a user's name) and policies."""
     settings = dataclasses.asdict(config)
     for key in ("output_root", "overwrite", "stale"):
         del settings[key]

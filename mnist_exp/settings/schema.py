@@ -74,6 +74,8 @@ class DataConfig:
     """With ``png_folder``: the folder of PNG files to train on (`mnist_exp.data.folders`)."""
     test_dir: str | None = None
     """With ``png_folder``: the folder of PNG files to evaluate on."""
+    title: str | None = None
+    """What the report calls the images; no part of a run's identity."""
     validation_size: int = 0
     """Training images held out, to choose settings by."""
 
