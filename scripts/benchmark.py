@@ -32,8 +32,8 @@ from torchvision.transforms import Compose, Normalize, Resize, ToTensor
 from mnist_exp.data.images import ImageSplit, load
 from mnist_exp.machine.determinism import make_deterministic, tune_malloc
 from mnist_exp.machine.provenance import PROJECT, provenance
-from mnist_exp.report.formats import markdown
 from mnist_exp.report.published import MODELS
+from mnist_exp.report.table import markdown
 from mnist_exp.settings import factory
 from mnist_exp.settings.schema import ARITHMETICS, SPLITS, DataConfig, DeviceConfig, default_data_root
 from mnist_exp.training import TrainState, fit, use_blocked_layout

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from mnist_exp.report import formats, published, tables
+from mnist_exp.report import published, tables
 from mnist_exp.report.collect import Collection, Group, collect
 from mnist_exp.report.estimates import Estimates, make_estimates
-from mnist_exp.report.formats import Row, interval, mean_std
 from mnist_exp.report.misclassified import load_misclassified
 from mnist_exp.report.published import MODELS
+from mnist_exp.report.table import Row, interval, markdown, mean_std
 from mnist_exp.settings.schema import ARITHMETICS
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -135,7 +135,7 @@ def render_tables(collection: Collection) -> dict[str, str]:
     }
     cells |= {table.name: table.cells for table in shown if table}
     written = {"benchmark": (REFERENCE / "benchmark" / "targets.md").read_text(encoding="utf-8")}
-    return written | {name: formats.markdown(pd.DataFrame(each)) for name, each in cells.items()}
+    return written | {name: markdown(pd.DataFrame(each)) for name, each in cells.items()}
 
 
 def fill_markers(text: str, contents: dict[str, str]) -> str:

@@ -7,10 +7,10 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from mnist_exp.report import figure_files, figures, formats, misclassified, page, tables
+from mnist_exp.report import figure_files, figures, misclassified, page, tables
 from mnist_exp.report.collect import Collection, collect
 from mnist_exp.report.estimates import make_estimates
-from mnist_exp.report.formats import Table
+from mnist_exp.report.table import Table, write_tables
 
 MANIFEST = ".report-files"
 """Names the files of a report, so that the next one can remove those that it does not have."""
@@ -55,7 +55,7 @@ def build(runs: Path, out: Path, data: Path) -> Report:
     new = out / ".new"
     try:
         new.mkdir(parents=True, exist_ok=True)
-        files = formats.write(shown, new) + figure_files.write(plots, new)
+        files = write_tables(shown, new) + figure_files.write(plots, new)
         text = page.render(collection, estimates, shown, plots, wrong, new, data)
         (new / "index.html").write_text(text, encoding="utf-8", newline="\n")
         _replace(out, new, [*files, "index.html"])

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import pandas as pd
 
 from mnist_exp.report.collect import Collection, Group
-from mnist_exp.report.formats import Row
 from mnist_exp.report.misclassified import Misclassified, same_images
 from mnist_exp.report.runs import TIMES
 from mnist_exp.report.statistics import FRACTION, LOSS, Comparison, Estimate, Measured, compare
+from mnist_exp.report.table import Row
 from mnist_exp.text import printable
 
 BOUNDS = {"validation_accuracy": FRACTION, "test_accuracy": FRACTION, "test_loss": LOSS}

@@ -16,7 +16,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from mnist_exp.machine.parent import exit_when_parent_dies
-from mnist_exp.report.formats import csv
+from mnist_exp.report.table import csv
 
 # No date, no version, no random identifiers: the same runs give the same bytes.
 METADATA: dict[str, dict[str, Any]] = {

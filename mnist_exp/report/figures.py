@@ -16,12 +16,12 @@ from mnist_exp.report import published
 from mnist_exp.report.collect import Collection, Group
 from mnist_exp.report.estimates import Estimates
 from mnist_exp.report.figure_files import Plot
-from mnist_exp.report.formats import Row
 from mnist_exp.report.labels import is_determined_by, short_name, shown_value
 from mnist_exp.report.misclassified import Misclassified
 from mnist_exp.report.predictions import BINS
 from mnist_exp.report.runs import DIGITS, METRIC_NAMES, VALIDATION_NAMES
 from mnist_exp.report.statistics import FRACTION, Estimate, estimate
+from mnist_exp.report.table import Row
 from mnist_exp.text import slug, unique
 
 MAX_TOGETHER, MAX_ALONE = 8, 4

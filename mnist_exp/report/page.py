@@ -11,12 +11,13 @@ from typing import Any
 import jinja2
 from PIL import Image
 
-from mnist_exp.report import formats, published
+from mnist_exp.report import published
 from mnist_exp.report.collect import Collection
 from mnist_exp.report.estimates import Estimates
 from mnist_exp.report.figure_files import Plot
 from mnist_exp.report.labels import flatten
 from mnist_exp.report.misclassified import Misclassified, gallery, load_images
+from mnist_exp.report.table import Table, csv, latex, markdown, numeric
 from mnist_exp.report.tables import FINAL
 from mnist_exp.report.wording import winner_sentence
 from mnist_exp.text import printable
@@ -30,7 +31,7 @@ DRAW_PAGE = "draw.html"
 def render(
     collection: Collection,
     estimates: Estimates,
-    shown: Sequence[formats.Table],
+    shown: Sequence[Table],
     plots: Sequence[Plot],
     misclassified: Sequence[Misclassified],
     folder: Path,
@@ -40,7 +41,8 @@ def render(
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("mnist_exp.report", ""), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.globals |= {"formats": formats, "flatten": flatten, "printable": printable, "uri": _uri}
+    writers = {"csv": csv, "latex": latex, "markdown": markdown, "numeric": numeric}
+    environment.globals |= writers | {"flatten": flatten, "printable": printable, "uri": _uri}
     script = _read("page.js")
     return environment.get_template("page.html").render(
         collection=collection,
@@ -58,7 +60,7 @@ def render(
     )
 
 
-def summary(collection: Collection, estimates: Estimates, shown: Sequence[formats.Table]) -> list[tuple[str, str]]:
+def summary(collection: Collection, estimates: Estimates, shown: Sequence[Table]) -> list[tuple[str, str]]:
     """The report in a few sentences, each with the section that it is about."""
     sentences = []
     verdicts = next((table.data for table in shown if table.name == "verdict"), None)

@@ -11,7 +11,10 @@ from mnist_exp.report import published
 from mnist_exp.report.collect import Collection, Group
 from mnist_exp.report.crossed import Crossed
 from mnist_exp.report.estimates import Estimates
-from mnist_exp.report.formats import (
+from mnist_exp.report.misclassified import Misclassified
+from mnist_exp.report.runs import DIGITS
+from mnist_exp.report.statistics import FRACTION, LOSS, Estimate, estimate, holds_rounded, prediction_interval, z_score
+from mnist_exp.report.table import (
     SECTION,
     Row,
     Table,
@@ -25,9 +28,6 @@ from mnist_exp.report.formats import (
     span,
     text,
 )
-from mnist_exp.report.misclassified import Misclassified
-from mnist_exp.report.runs import DIGITS
-from mnist_exp.report.statistics import FRACTION, LOSS, Estimate, estimate, holds_rounded, prediction_interval, z_score
 from mnist_exp.report.wording import PER, sentence
 from mnist_exp.text import printable
 

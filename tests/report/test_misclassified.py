@@ -16,9 +16,10 @@ import pytest
 from PIL import Image
 
 from mnist_exp.data import folders
-from mnist_exp.report import figure_files, figures, formats, tables
+from mnist_exp.report import figure_files, figures, tables
 from mnist_exp.report.collect import collect
 from mnist_exp.report.misclassified import Misclassified, gallery, load_images, load_misclassified
+from mnist_exp.report.table import Table, latex, markdown
 from mnist_exp.runs.results import mistakes
 from tests.report.conftest import DIGITS, answer_with, answers, labels, read, write_digits, write_other, write_run
 
@@ -57,7 +58,7 @@ def test_a_bin_weighs_right_and_wrong_together(tmp_path: Path) -> None:
     assert m.calibration_errors == pytest.approx([0.25])
 
 
-def confused_pairs(found: Sequence[Misclassified]) -> formats.Table:
+def confused_pairs(found: Sequence[Misclassified]) -> Table:
     table = tables.confused(found)
     assert table is not None
     return table
@@ -100,10 +101,10 @@ def test_error_tables_tell_classes_by_their_names(tmp_path: Path) -> None:
         *[["3", "4"], ["5", "3"]],
     ]
     # Of GitHub's tables, a cell ends at a bar unless an odd number of backslashes stands before it.
-    assert r"| Ankle boot | a\\\|b_c | 1.0 |" in formats.markdown(confused.cells)
-    assert "&lt;script>alert('title')&lt;/script> & [b]$x_1$ |" in formats.markdown(other.cells)
-    assert r"& Ankle boot & a\textbackslash |b\_c &" in formats.latex(other)
-    assert r"</script> \& [b]\$x\_1\$ & T-shirt/top &" in formats.latex(other)
+    assert r"| Ankle boot | a\\\|b_c | 1.0 |" in markdown(confused.cells)
+    assert "&lt;script>alert('title')&lt;/script> & [b]$x_1$ |" in markdown(other.cells)
+    assert r"& Ankle boot & a\textbackslash |b\_c &" in latex(other)
+    assert r"</script> \& [b]\$x\_1\$ & T-shirt/top &" in latex(other)
 
 
 def test_confusion_matrix_tells_classes_by_names_that_fit(tmp_path: Path) -> None:

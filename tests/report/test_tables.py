@@ -5,7 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mnist_exp.report import formats, page, tables
+from mnist_exp.report import page, tables
+from mnist_exp.report.table import latex, markdown, write_tables
 from tests.report.conftest import EVIL, answers, read, write_run
 
 
@@ -201,7 +202,7 @@ def test_a_caption_is_latex_too(tmp_path: Path) -> None:
     write_run(tmp_path)
     table = tables.comparison(*read(tmp_path))
     bad = replace(table, title="a_b", note="50 % & {x} ^~ \\ #$")
-    caption = next(line for line in formats.latex(bad).splitlines() if line.startswith("\\caption"))
+    caption = next(line for line in latex(bad).splitlines() if line.startswith("\\caption"))
     escaped = r"a\_b. 50 \% \& \{x\} \textasciicircum{}\textasciitilde{} \textbackslash{} \#\$"
     assert caption.startswith(rf"\caption{{{escaped}}}")
 
@@ -247,18 +248,18 @@ def test_of_many_pairs_the_best_groups_are_told(tmp_path: Path) -> None:
 def test_markdown_and_latex_escape_what_they_must(tmp_path: Path) -> None:
     write_run(tmp_path, title="a|b_c & 5% <i>")
     table = tables.comparison(*read(tmp_path))
-    assert formats.markdown(table.cells).splitlines()[2].startswith(r"| a\|b_c & 5% &lt;i> | 61,706 |")
-    assert formats.markdown(table.cells).splitlines()[1] == "| --- | ---: | ---: | ---: | ---: | ---: |"
-    latex = formats.latex(table)
-    assert r"a|b\_c \& 5\% <i>" in latex
+    assert markdown(table.cells).splitlines()[2].startswith(r"| a\|b_c & 5% &lt;i> | 61,706 |")
+    assert markdown(table.cells).splitlines()[1] == "| --- | ---: | ---: | ---: | ---: | ---: |"
+    written = latex(table)
+    assert r"a|b\_c \& 5\% <i>" in written
     for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"95 \% interval", r"\usepackage{booktabs}"):
-        assert rule in latex
+        assert rule in written
 
 
 def test_files_hold_what_the_table_holds(tmp_path: Path) -> None:
     write_run(tmp_path / "runs", title=EVIL)
     table = tables.comparison(*read(tmp_path / "runs"))
-    assert formats.write([table], tmp_path) == ["comparison.csv", "comparison.md", "comparison.tex"]
+    assert write_tables([table], tmp_path) == ["comparison.csv", "comparison.md", "comparison.tex"]
     back = pd.read_csv(tmp_path / "comparison.csv")
     assert back["model"].tolist() == [EVIL]
     assert back["test_accuracy"].tolist() == pytest.approx(table.data["test_accuracy"].tolist(), rel=1e-15)

@@ -93,7 +93,7 @@ def seeds_columns(name: str, e: Estimate) -> Row:
     return {name: e.mean, f"{name}_std": e.std, f"{name}_low": e.seeds_low, f"{name}_high": e.seeds_high}
 
 
-def write(tables: Sequence[Table], folder: Path) -> list[str]:
+def write_tables(tables: Sequence[Table], folder: Path) -> list[str]:
     """Write each table as CSV (numbers in full), Markdown and LaTeX (booktabs); return the files' names."""
     files = {
         f"{table.name}.{kind}": content
