@@ -11,7 +11,7 @@ from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import bdtr, ndtri, stdtr, stdtrit
+from scipy import stats
 
 LEVEL = 0.95
 
@@ -99,23 +99,22 @@ def mcnemar_test(crossed: Crossed) -> float:
     """
     differ = round(float(crossed.products[0, 0]))
     fewer = (differ - abs(round(float(crossed.sums[0])))) // 2
-    return min(1.0, 2 * float(bdtr(fewer, differ, 0.5))) if differ else 1.0
+    return float(stats.binomtest(fewer, differ).pvalue) if differ else 1.0
 
 
 def wilson_interval(share: float, images: int) -> tuple[float, float]:
     """The 95 % interval of the share of independent images (Wilson 1927), within 0 and 1."""
-    z2 = float(ndtri((1 + LEVEL) / 2)) ** 2 / images
-    half = math.sqrt(z2 * (share * (1 - share) + z2 / 4))
-    return max((share + z2 / 2 - half) / (1 + z2), 0.0), min((share + z2 / 2 + half) / (1 + z2), 1.0)
+    found = stats.binomtest(round(share * images), images).proportion_ci(LEVEL, "wilson")
+    return float(found.low), float(found.high)
 
 
 def student_p(mean: float, variance: float, degrees: float) -> float:
     """Student's two-sided p-value of a mean with this estimated variance."""
     if variance <= 0:
         return 1.0 if mean == 0 else 0.0
-    return float(2 * stdtr(degrees, -abs(mean) / math.sqrt(variance)))
+    return float(2 * stats.t.sf(abs(mean) / math.sqrt(variance), degrees))
 
 
 def t_factor(degrees: float) -> float:
     """The factor of a 95 % interval: of Student's t with so many degrees of freedom."""
-    return float(stdtrit(degrees, (1 + LEVEL) / 2))
+    return float(stats.t.ppf((1 + LEVEL) / 2, degrees))

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, logit, stdtr
+from scipy import stats
+from scipy.special import expit, logit
 
 from mnist_exp.report.crossed import (
     LEVEL,
@@ -201,7 +202,7 @@ def probability_of_winning(first: Sequence[float], second: Sequence[float]) -> f
     if not sum(parts):
         return float(np.heaviside(gap, 0.5))
     degrees = sum(parts) ** 2 / sum(part**2 / (len(v) - 1) for part, v in zip(parts, (first, second), strict=True))
-    return float(stdtr(degrees, gap / sum(parts) ** 0.5))
+    return float(stats.t.cdf(gap / sum(parts) ** 0.5, degrees))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
