@@ -19,7 +19,7 @@ from scipy.special import ndtri
 
 from mnist_exp.report.collect import collect
 from mnist_exp.report.crossed import Crossed, mcnemar_test, t_test
-from mnist_exp.report.misclassified import load_misclassified
+from mnist_exp.report.image_errors import load_errors
 from mnist_exp.report.statistics import FRACTION, Estimate, estimate
 
 REFERENCE = Path(__file__).resolve().parent.parent / "outputs" / "reference"
@@ -149,7 +149,7 @@ def _value(shares: Array) -> float:
 
 def questions() -> Iterator[tuple[str, list[NDArray[np.float32]]]]:
     """Each model's accuracy and each pair's difference: its name and the models' errors, ``[S, N]`` each."""
-    found, _ = load_misclassified(collect(REFERENCE / "runs"))
+    found, _ = load_errors(collect(REFERENCE / "runs"))
     whole = [m for m in found if m.group.protocol == "published" and len(m.predictions) == ALL_SEEDS]
     for one in whole:
         yield f"accuracy of {one.group.label}", [one.errors]

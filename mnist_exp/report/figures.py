@@ -16,8 +16,8 @@ from mnist_exp.report import published
 from mnist_exp.report.collect import Collection, Group
 from mnist_exp.report.estimates import Estimates
 from mnist_exp.report.figure_files import Plot
+from mnist_exp.report.image_errors import GroupErrors
 from mnist_exp.report.labels import is_determined_by, short_name, shown_value
-from mnist_exp.report.misclassified import Misclassified
 from mnist_exp.report.predictions import BINS
 from mnist_exp.report.runs import DIGITS, METRIC_NAMES, VALIDATION_NAMES
 from mnist_exp.report.statistics import FRACTION, Estimate, estimate
@@ -47,7 +47,7 @@ Styles = dict[str, dict[str, Any]]
 
 
 def of_section(
-    collection: Collection, estimates: Estimates, section: str, misclassified: Sequence[Misclassified]
+    collection: Collection, estimates: Estimates, section: str, misclassified: Sequence[GroupErrors]
 ) -> list[Plot]:
     """All figures of a section; ``misclassified`` are its groups'."""
     groups = collection.in_section(section, most=MAX_TOGETHER)
@@ -182,7 +182,7 @@ def slices(section: str, trials: list[Group]) -> list[Plot]:
     return [Plot("overview", section, "slices", "Validation accuracy by setting", text, data, draw)]
 
 
-def confusion(section: str, m: Misclassified) -> Plot:
+def confusion(section: str, m: GroupErrors) -> Plot:
     """A group's confusion matrix, mean over its runs; colour shows the misclassified alone."""
     share = 100 * m.confusion / np.maximum(m.confusion.sum(axis=1, keepdims=True), 1)
     wrong, diagonal = m.confusion * (1 - np.eye(10)), np.eye(10, dtype=bool)
@@ -213,7 +213,7 @@ def confusion(section: str, m: Misclassified) -> Plot:
     return Plot("errors", section, f"{m.group.slug}-confusion", title, text, data, draw)
 
 
-def reliability(section: str, misclassified: Sequence[Misclassified], styles: Styles) -> list[Plot]:
+def reliability(section: str, misclassified: Sequence[GroupErrors], styles: Styles) -> list[Plot]:
     """Accuracy against confidence, over the runs of each group together; none where all bins have too few images."""
     rows = []
     for m in misclassified:

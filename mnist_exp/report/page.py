@@ -15,8 +15,8 @@ from mnist_exp.report import published
 from mnist_exp.report.collect import Collection
 from mnist_exp.report.estimates import Estimates
 from mnist_exp.report.figure_files import Plot
+from mnist_exp.report.image_errors import GroupErrors, hardest_images, load_images
 from mnist_exp.report.labels import flatten
-from mnist_exp.report.misclassified import Misclassified, gallery, load_images
 from mnist_exp.report.table import Table, csv, latex, markdown, numeric
 from mnist_exp.report.tables import FINAL
 from mnist_exp.report.wording import winner_sentence
@@ -33,7 +33,7 @@ def render(
     estimates: Estimates,
     shown: Sequence[Table],
     plots: Sequence[Plot],
-    misclassified: Sequence[Misclassified],
+    errors: Sequence[GroupErrors],
     folder: Path,
     data: Path,
 ) -> str:
@@ -49,10 +49,8 @@ def render(
         tables={table.name: table for table in shown},
         figures=[(plot, (folder / f"{plot.name}.svg").read_bytes()) for plot in plots],
         summary=summary(collection, estimates, shown),
-        galleries=[
-            _gallery(section, misclassified, data) for section in dict.fromkeys(m.group.section for m in misclassified)
-        ],
-        without=sum(len(group.runs) for group in collection.groups) - sum(len(m.predictions) for m in misclassified),
+        galleries=[_gallery(section, errors, data) for section in dict.fromkeys(e.group.section for e in errors)],
+        without=sum(len(group.runs) for group in collection.groups) - sum(len(e.predictions) for e in errors),
         draw_page=(folder.parent / DRAW_PAGE).is_file() and DRAW_PAGE,
         style=_read("page.css"),
         script=script,
@@ -88,17 +86,17 @@ def verdict_sentence(answers: list[str]) -> str:
     return f"The published result is {said}: {within}{f'; of {unknown} there are too few seeds' if unknown else ''}."
 
 
-def _gallery(section: str, misclassified: Sequence[Misclassified], data: Path) -> dict[str, Any]:
-    mine = [m for m in misclassified if m.group.section == section]
+def _gallery(section: str, errors: Sequence[GroupErrors], data: Path) -> dict[str, Any]:
+    mine = [each for each in errors if each.group.section == section]
     group, images, reason = mine[0].group, None, ""
     split = group.record.identity["protocol"]["eval_split"]
     try:
-        images = load_images(data, group.record.identity["data"], split, mine[0].labels)
+        images = load_images(data, group.record.identity["data"], split, mine[0])
     except ValueError as error:
         reason = str(error)
-    misses = [(miss, None if images is None else _picture(images[miss.index])) for miss in gallery(mine, GALLERY)]
+    shown = [(each, None if images is None else _picture(images[each.index])) for each in hardest_images(mine, GALLERY)]
     found = {"section": section, "groups": len(mine), "classes": group.classes, "split": split}
-    return found | {"misses": misses, "reason": reason}
+    return found | {"images": shown, "reason": reason}
 
 
 def _picture(digit: Any) -> str:
