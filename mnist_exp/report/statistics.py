@@ -186,7 +186,7 @@ def _test(d: Estimate, crossed: Crossed | None) -> tuple[Estimate, float]:
         return d, mcnemar_test(crossed) if d.n == 1 else t_test(crossed, d.mean)
     if not d.std > 0:  # one seed, or seeds that agree by chance: accuracies are multiples of one image
         return replace(d, low=UNKNOWN, high=UNKNOWN, basis=NOTHING), UNKNOWN
-    return d, student_p(d.mean, d.std**2 / d.n, d.n - 1)
+    return d, float(student_p(d.mean, d.std**2 / d.n, d.n - 1))
 
 
 def probability_of_winning(first: Sequence[float], second: Sequence[float]) -> float:
