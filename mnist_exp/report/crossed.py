@@ -5,7 +5,6 @@ variances are estimated by the method of moments, and combined with the degrees 
 (1946). How often the intervals hold and the tests err is in ``outputs/reference/coverage`` (`scripts/coverage.py`).
 """
 
-import math
 from dataclasses import dataclass
 from functools import cache, cached_property
 

@@ -12,7 +12,6 @@ from mnist_exp.report.statistics import (
     FRACTION,
     IMAGES,
     SEEDS,
-    UNBOUNDED,
     Comparison,
     Estimate,
     Measured,
@@ -26,6 +25,7 @@ from mnist_exp.report.statistics import (
 )
 from mnist_exp.report.wording import sentence, winner_sentence
 
+UNBOUNDED = (-math.inf, math.inf)
 Values = dict[str, dict[int, float]]
 
 

@@ -7,12 +7,12 @@ import pytest
 
 from mnist_exp.report import page, tables
 from mnist_exp.report.table import latex, markdown, write_tables
-from tests.report.conftest import EVIL, answers, read, write_run
+from tests.report.conftest import EVIL, answers, forget_errors, read, write_run
 
 
 def test_comparison_has_every_number_with_its_interval(tmp_path: Path) -> None:
     for seed, accuracy in enumerate((0.97, 0.98, 0.99)):
-        (write_run(tmp_path, seed=seed, accuracy=accuracy) / "predictions.npz").unlink()
+        forget_errors(write_run(tmp_path, seed=seed, accuracy=accuracy))
     table = tables.comparison(*read(tmp_path))
     row = table.data.iloc[0]
     assert row["test_accuracy"] == pytest.approx(0.98)
@@ -48,7 +48,7 @@ def test_one_seed_has_an_interval_for_new_images(tmp_path: Path) -> None:
 
 def test_runs_of_which_nobody_knows_what_they_got_wrong_say_so(tmp_path: Path) -> None:
     for model in ("lenet5", "mlp"):
-        (write_run(tmp_path, model) / "predictions.npz").unlink()
+        forget_errors(write_run(tmp_path, model))
     collection, estimates = read(tmp_path)
     assert tables.comparison(collection, estimates).cells["95 % interval of the mean accuracy"].tolist() == ["–", "–"]
     found = tables.differences(collection, estimates)
@@ -229,7 +229,7 @@ def test_cost_is_the_median_of_the_runs_medians(tmp_path: Path) -> None:
 
 
 def test_cost_of_runs_that_recorded_none(tmp_path: Path) -> None:
-    folder = write_run(tmp_path, change=lambda r: r.update(multiply_accumulates=None, provenance=None))
+    folder = write_run(tmp_path, multiply_accumulates=None, provenance=None)
     (folder / "timing.csv").unlink()
     cells = tables.cost(read(tmp_path)[1]).cells.iloc[0]
     assert cells.tolist()[2:] == ["–", "–", "–", "not recorded"]

@@ -4,24 +4,34 @@ import itertools
 import pickle
 import struct
 import warnings
-import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from mnist_exp.data import folders
 from mnist_exp.report import figure_files, figures, tables
-from mnist_exp.report.collect import collect
-from mnist_exp.report.misclassified import Misclassified, gallery, load_images, load_misclassified
+from mnist_exp.report.collect import Group, collect
+from mnist_exp.report.image_errors import GroupErrors, hardest_images, load_errors, load_images
+from mnist_exp.report.predictions import Predictions
 from mnist_exp.report.table import Table, latex, markdown
-from mnist_exp.runs.results import mistakes
-from tests.report.conftest import DIGITS, answer_with, answers, labels, read, write_digits, write_other, write_run
+from tests.report.conftest import (
+    DIGITS,
+    answer_with,
+    answers,
+    forget_errors,
+    labels,
+    read,
+    write_digits,
+    write_other,
+    write_run,
+)
 
 
 @pytest.fixture
@@ -36,17 +46,17 @@ def by_hand(tmp_path: Path) -> Path:
 
 
 def test_confusion_matrix_by_hand(by_hand: Path) -> None:
-    (lenet5, mlp), problems = load_misclassified(collect(by_hand))
+    (lenet5, mlp), problems = load_errors(collect(by_hand))
     assert not problems
     expected = np.zeros((10, 10))
     expected[3, 3], expected[3, 8], expected[5, 5], expected[5, 6] = 1, 1, 1.5, 0.5
     assert np.array_equal(lenet5.confusion, expected)
-    assert lenet5.missed.tolist() == [0, 2, 0, 1]
-    assert mlp.mostly_missed.tolist() == [False, True, True, False]
+    assert lenet5.errors.tolist() == [[0, 1, 0, 1], [0, 1, 0, 0]]
+    assert mlp.labels.to_dict() == {1: 3, 2: 5}
 
 
 def test_calibration_error_by_hand(by_hand: Path) -> None:
-    (lenet5, _), _ = load_misclassified(collect(by_hand))
+    (lenet5, _), _ = load_errors(collect(by_hand))
     # Seed 0: bins (12/15, 13/15], … hold 0.9 twice, both right; 0.8 and 0.7 alone, both wrong.
     assert lenet5.calibration_errors[0] == pytest.approx((2 * 0.1 + 0.8 + 0.7) / 4, abs=1e-6)
     assert lenet5.calibration_errors[1] == pytest.approx((2 * 0.1 + 0.6 + 0.5) / 4, abs=1e-6)
@@ -54,26 +64,26 @@ def test_calibration_error_by_hand(by_hand: Path) -> None:
 
 def test_a_bin_weighs_right_and_wrong_together(tmp_path: Path) -> None:
     write_run(tmp_path, archive=answer_with([1, 1, 1, 1], [1, 1, 2, 2], [0.75] * 4))
-    (m,), _ = load_misclassified(collect(tmp_path))
+    (m,), _ = load_errors(collect(tmp_path))
     assert m.calibration_errors == pytest.approx([0.25])
 
 
-def confused_pairs(found: Sequence[Misclassified]) -> Table:
+def confused_pairs(found: Sequence[GroupErrors]) -> Table:
     table = tables.confused(found)
     assert table is not None
     return table
 
 
 def test_error_tables_by_hand(by_hand: Path) -> None:
-    found_wrong, _ = load_misclassified(collect(by_hand))
-    confused = confused_pairs(found_wrong).data
+    found, _ = load_errors(collect(by_hand))
+    confused = confused_pairs(found).data
     lenet5 = confused[confused["model"] == "LeNet5"][["label", "predicted", "digits", "share"]]
     assert lenet5.to_numpy().tolist() == [["3", "8", 1, 0.5], ["5", "6", 0.5, 0.25]]
-    (classes,) = tables.classes(found_wrong)
+    (classes,) = tables.classes(found)
     assert classes.data["class_3"].tolist() == [0.5, 0.5]
     assert classes.data["class_5"].tolist() == [0.75, 0.5]
     assert classes.cells["0"].tolist() == ["–", "–"]
-    calibration = tables.calibration(found_wrong)
+    calibration = tables.calibration(found)
     assert calibration is not None
     assert calibration.data["n"].tolist() == [2, 2]
 
@@ -82,20 +92,16 @@ def test_error_tables_tell_classes_by_their_names(tmp_path: Path) -> None:
     archive = answer_with([3, 3, 5, 5], [3, 4, 5, 3], [0.9] * 4)
     write_run(tmp_path, archive=archive)
     write_other(tmp_path, archive=archive)
-    found_wrong, _ = load_misclassified(collect(tmp_path))
+    found, _ = load_errors(collect(tmp_path))
     long = ("Ankle boot " * 9).strip()
-    other, digits = tables.classes(found_wrong)
+    other, digits = tables.classes(found)
     assert (other.name, other.title) == ("classes", "Accuracy of each class (fashion_mnist)")
     assert (digits.name, digits.title) == ("classes-2", "Accuracy of each class (mnist)")
-    assert other.cells[["Data and protocol", "Ankle boot", long, "3"]].to_numpy().tolist() == [
-        ["fashion_mnist, standard protocol", "0.5000", "0.5000", "–"]
-    ]
+    assert other.cells[["Ankle boot", long, "3"]].to_numpy().tolist() == [["0.5000", "0.5000", "–"]]
     assert other.data[["class_Ankle boot", f"class_{long}"]].to_numpy().tolist() == [[0.5, 0.5]]
-    assert digits.cells[["Data and protocol", "3", "5"]].to_numpy().tolist() == [
-        ["mnist, standard protocol", "0.5000", "0.5000"]
-    ]
+    assert digits.cells[["3", "5"]].to_numpy().tolist() == [["0.5000", "0.5000"]]
     assert digits.data[["class_3", "class_5"]].to_numpy().tolist() == [[0.5, 0.5]]
-    confused = confused_pairs(found_wrong)
+    confused = confused_pairs(found)
     assert confused.cells[["Label", "Predicted"]].to_numpy().tolist() == [
         *[["Ankle boot", r"a\|b_c"], [long, "Ankle boot"]],
         *[["3", "4"], ["5", "3"]],
@@ -109,8 +115,8 @@ def test_error_tables_tell_classes_by_their_names(tmp_path: Path) -> None:
 
 def test_confusion_matrix_tells_classes_by_names_that_fit(tmp_path: Path) -> None:
     write_other(tmp_path, archive=answer_with([3, 3, 5, 5], [3, 4, 4, 4], [0.9] * 4))
-    (m,), _ = load_misclassified(collect(tmp_path))
-    drawing = figures.confusion("a section", m)
+    (m,), _ = load_errors(collect(tmp_path))
+    drawing = figures.confusion(m)
     assert r"Most frequent: Ankle boot Ankle" in drawing.description
     assert r"read as a\|b_c, 2.0 images per run." in drawing.description
     table = drawing.data.set_index("label")
@@ -131,101 +137,81 @@ def test_confusion_matrix_tells_classes_by_names_that_fit(tmp_path: Path) -> Non
         assert axes.get_window_extent().width > figure.bbox.width / 2
 
 
-def test_gallery_marks_what_all_models_miss(by_hand: Path) -> None:
-    found_wrong, _ = load_misclassified(collect(by_hand))
-    found = gallery(found_wrong, 10)
-    assert [(miss.index, miss.label, miss.by_all) for miss in found] == [(1, 3, True), (2, 5, False)]
-    assert [answer for _, answer, _ in found[0].predictions] == [8, 8]
-    assert [p for *_, p in found[0].predictions] == pytest.approx([0.7, 0.9])
-    assert next((answer, p) for _, answer, p in found[1].predictions) == (5, None)  # one of two runs is right
-    assert len(gallery(found_wrong, 1)) == 1
+def test_hardest_images_are_those_that_most_runs_of_every_model_get_wrong_first(by_hand: Path) -> None:
+    found, _ = load_errors(collect(by_hand))
+    first, second = hardest_images(found, 10)
+    assert (first.index, first.label, first.by_all) == (1, 3, True)
+    assert [(a.predicted, a.errors, a.runs) for a in first.answers] == [(8, 2, 2), (8, 2, 2)]
+    assert [a.probability for a in first.answers] == pytest.approx([0.7, 0.9])
+    assert (second.index, second.label, second.by_all) == (2, 5, False)
+    # LeNet5 makes no error on it, so that only the MLP's tables say what its label is.
+    assert [(a.predicted, a.errors) for a in second.answers] == [(5, 0), (6, 2)]
+    assert second.answers[0].probability is None and second.answers[1].probability == pytest.approx(0.6)
+    assert len(hardest_images(found, 1)) == 1
 
 
 def test_runs_without_predictions_have_no_errors_and_no_problem(tmp_path: Path) -> None:
-    (write_run(tmp_path) / "predictions.npz").unlink()
-    assert load_misclassified(collect(tmp_path)) == ([], [])
+    forget_errors(write_run(tmp_path))
+    assert load_errors(collect(tmp_path)) == ([], [])
 
 
-def keep_mistakes_alone(runs: Path) -> None:
-    """As in the tracked reference: what the runs get wrong, but not their predictions."""
-    for file in runs.glob("*/predictions.npz"):
-        for name, content in mistakes(file.read_bytes()).items():
-            (file.parent / name).write_bytes(content)
+def test_without_predictions_npz_only_calibration_and_losses_are_lacking(tmp_path: Path) -> None:
+    for model, seed in itertools.product(("lenet5", "mlp"), range(3)):
+        write_run(tmp_path, model, seed, archive=answers(np.arange(100) % 10, 7 + 2 * seed + 5 * (model == "mlp")))
+    before, _ = load_errors(collect(tmp_path))
+    assert tables.calibration(before) is not None and before[0].losses is not None
+    cells = [table.cells for table in (tables.comparison(*read(tmp_path)), confused_pairs(before))]
+    for file in tmp_path.glob("*/predictions.npz"):
         file.unlink()
-
-
-def test_mistakes_are_enough_for_every_table_matrix_and_gallery(tmp_path: Path) -> None:
-    label = np.arange(100) % 10
-    for model, seed, wrong in itertools.product(("lenet5", "mlp"), range(3), (7,)):
-        count = wrong + 2 * seed + 5 * (model == "mlp")
-        write_run(tmp_path, model, seed, accuracy=1 - count / 100, archive=answers(label, count))
-    before, _ = load_misclassified(collect(tmp_path))
-    estimates = read(tmp_path)
-    tables_before = [tables.comparison(*estimates), tables.differences(*estimates)]
-    keep_mistakes_alone(tmp_path)
-    after, problems = load_misclassified(collect(tmp_path))
-    assert not problems
-    for old, new in zip(before, after, strict=True):
-        assert np.array_equal(old.confusion, new.confusion) and np.array_equal(old.errors, new.errors)
-        assert new.losses is None and not len(new.bins)
-    told = [
-        [(m.index, m.label, m.by_all, [a[1:] for a in m.predictions]) for m in gallery(x, 9)] for x in (before, after)
-    ]
-    assert told[0] == told[1] and len(told[0]) == 9
-    for f in (confused_pairs, lambda m: tables.classes(m)[0]):
-        pd.testing.assert_frame_equal(f(before).data, f(after).data)
-    assert tables.calibration(after) is None
-    estimates = read(tmp_path)
-    tables_after = [tables.comparison(*estimates), tables.differences(*estimates)]
-    for one, other in zip(tables_before, tables_after, strict=True):
-        assert one is not None and other is not None and one.cells.equals(other.cells)
+    after, problems = load_errors(collect(tmp_path))
+    assert not problems and tables.calibration(after) is None
+    assert all(group.losses is None and not len(group.bins) for group in after)
+    for one, other in zip(cells, (tables.comparison(*read(tmp_path)), confused_pairs(after)), strict=True):
+        assert one.drop(columns="Test loss", errors="ignore").equals(
+            other.cells.drop(columns="Test loss", errors="ignore")
+        )
 
 
 @pytest.mark.parametrize(
     ("file", "old", "new"),
     [
-        ("mistakes.csv", "0,0,1,", "-1,0,1,"),
-        ("mistakes.csv", "0,0,1,", "100,0,1,"),
-        ("mistakes.csv", "0,0,1,", "0,1,1,"),
-        ("mistakes.csv", "0,0,1,", "0,0,10,"),
-        ("mistakes.csv", "0,0,1,", "0,x,1,"),
-        ("mistakes.csv", "0,0,1,0.9000\n", ""),
-        ("mistakes.csv", "predicted", "answer"),
-        ("mistakes.csv", "index", "\0"),
-        ("classes.csv", "0,10,1", "0,11,1"),
-        ("classes.csv", "9,10,1\n", ""),
-        ("classes.csv", "0,10,1", "0,10,2"),
+        ("mistakes.csv", "0,0,1,", "100,0,1,"),  # no such image
+        ("mistakes.csv", "0,0,1,", "0,0,10,"),  # no such class
+        ("mistakes.csv", "0,0,1,", "0,x,1,"),  # no number
+        ("mistakes.csv", "0,0,1,0.9100\n", ""),  # an error is missing
+        ("mistakes.csv", "predicted", "answer"),  # no such column
+        ("classes.csv", "0,10,1", "0,11,1"),  # another accuracy than the metrics'
+        ("classes.csv", "9,10,1\n", ""),  # nine classes
     ],
 )
-def test_damaged_mistakes_are_named(file: str, old: str, new: str, tmp_path: Path) -> None:
-    label = np.arange(100) % 10
-    folder = write_run(tmp_path, name="bad", accuracy=0.9, archive=answers(label, 10))
-    keep_mistakes_alone(tmp_path)
+def test_damaged_tables_of_errors_are_named_and_the_rest_reported(
+    file: str, old: str, new: str, tmp_path: Path
+) -> None:
+    archive = answers(np.arange(100) % 10, 10)
+    write_run(tmp_path, seed=1, archive=archive)
+    folder = write_run(tmp_path, name="bad", archive=archive)
     text = (folder / file).read_text()
     assert old in text
     (folder / file).write_text(text.replace(old, new, 1))
-    found, (problem,) = load_misclassified(collect(tmp_path))
-    assert not found and (problem.folder, problem.left_out) == ("bad", False)
+    (found,), (problem,) = load_errors(collect(tmp_path))
+    assert [*found.predictions] == [1] and (problem.folder, problem.left_out) == ("bad", False)
     assert "mistakes.csv" in problem.reason or "classes.csv" in problem.reason
 
 
-def test_mistakes_of_other_images_than_the_predictions_are_named(tmp_path: Path) -> None:
+def test_errors_on_other_images_than_the_other_seeds_are_named(tmp_path: Path) -> None:
     label = np.arange(100) % 10
-    write_run(tmp_path, name="bad", seed=1, accuracy=0.9, archive=answers(label, 10))
-    keep_mistakes_alone(tmp_path)
-    write_run(tmp_path, accuracy=0.9, archive=answers(label[::-1], 10))
-    (found,), (problem,) = load_misclassified(collect(tmp_path))
+    write_run(tmp_path, archive=answers(label[::-1], 10))
+    write_run(tmp_path, name="bad", seed=1, archive=answers(label, 10))
+    (found,), (problem,) = load_errors(collect(tmp_path))
     assert len(found.predictions) == 1 and "other images than the other seeds'" in problem.reason
 
 
-def test_runs_that_get_nothing_wrong_are_read_from_either_file(tmp_path: Path) -> None:
+def test_runs_without_an_error_have_a_diagonal_matrix(tmp_path: Path) -> None:
     for seed in range(2):
-        write_run(tmp_path, seed=seed, accuracy=1, archive=answers(np.arange(100) % 10, 0))
-    for _ in range(2):
-        (found,), problems = load_misclassified(collect(tmp_path))
-        assert not problems and not found.errors.any() and not gallery([found], 9)
-        assert found.confusion.tolist() == (10 * np.eye(10)).tolist()
-        keep_mistakes_alone(tmp_path)
+        write_run(tmp_path, seed=seed, archive=answers(np.arange(100) % 10, 0))
+    (found,), problems = load_errors(collect(tmp_path))
+    assert not problems and not found.errors.any() and not hardest_images([found], 9)
+    assert found.confusion.tolist() == (10 * np.eye(10)).tolist()
 
 
 class Bomb:
@@ -239,89 +225,69 @@ def npz(**arrays: Any) -> bytes:
     return buffer.getvalue()
 
 
-def bomb() -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name in ("label", "predicted", "probabilities"):
-            archive.writestr(f"{name}.npy", pickle.dumps(Bomb()))
-    return buffer.getvalue()
-
-
-def giant() -> bytes:
-    """An array that says it has 10¹³ rows."""
-    buffer, array = io.BytesIO(), io.BytesIO()
-    np.lib.format.write_array_header_1_0(array, {"descr": "|u1", "fortran_order": False, "shape": (10**13,)})
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name in ("label", "predicted", "probabilities"):
-            archive.writestr(f"{name}.npy", array.getvalue())
-    return buffer.getvalue()
-
-
 GOOD = answer_with([1, 2], [1, 3], [0.9, 0.8])
 DAMAGED = {
     "empty": b"",
-    "no archive": b"PK" + b"\0" * 50,
     "a pickle": pickle.dumps(Bomb()),
-    "pickles in an archive": bomb(),
     "objects": npz(**(GOOD | {"label": np.array([Bomb()], dtype=object)})),
-    "giant": giant(),
     "cut off": npz(**GOOD)[:-100],
     "lacks a part": npz(label=GOOD["label"]),
     "one dimension too many": npz(**(GOOD | {"label": [[1, 2]]})),
-    "no digits": npz(label=np.zeros(0, int), predicted=np.zeros(0, int), probabilities=np.zeros((0, 10))),
-    "too few answers": npz(**(GOOD | {"predicted": [1]})),
     "eleven classes": npz(**(GOOD | {"probabilities": np.zeros((2, 11))})),
-    "class 10": npz(**(GOOD | {"predicted": [1, 10]})),
-    "negative label": npz(**(GOOD | {"label": [1, -1]})),
     "labels are fractions": npz(**(GOOD | {"label": [1.5, 2]})),
     "NaN": npz(**(GOOD | {"probabilities": np.full((2, 10), np.nan)})),
-    "no probabilities": npz(**(GOOD | {"probabilities": np.full((2, 10), 3.0)})),
-    "text": npz(**(GOOD | {"probabilities": np.full((2, 10), "x")})),
-    "other digits": npz(**answer_with([5, 6], [5, 6], [0.9, 0.9])),
+    "other errors": npz(**answer_with([1, 2], [1, 4], [0.9, 0.8])),
 }
 
 
 @pytest.mark.parametrize("kind", DAMAGED)
 def test_damaged_predictions_are_named_and_the_rest_reported(tmp_path: Path, kind: str) -> None:
     write_run(tmp_path, seed=0, archive=GOOD)
-    (write_run(tmp_path, seed=1, name="bad") / "predictions.npz").write_bytes(DAMAGED[kind])
-    (found,), (problem,) = load_misclassified(collect(tmp_path))
+    (write_run(tmp_path, seed=1, name="bad", archive=GOOD) / "predictions.npz").write_bytes(DAMAGED[kind])
+    (found,), (problem,) = load_errors(collect(tmp_path))
     assert len(found.predictions) == 1
     assert (problem.folder, problem.left_out) == ("bad", False)
     assert "predictions.npz" in problem.reason and "\n" not in problem.reason
 
 
 def test_predictions_that_are_not_those_of_the_run_are_named(tmp_path: Path) -> None:
-    write_run(tmp_path, name="bad", change=lambda record: record["files"].update({"predictions.npz": "0" * 64}))
-    found, (problem,) = load_misclassified(collect(tmp_path))
+    write_run(tmp_path, name="bad", files={"predictions.npz": "0" * 64})
+    found, (problem,) = load_errors(collect(tmp_path))
     assert not found and "SHA-256 is not the recorded one" in problem.reason
 
 
 def test_groups_evaluated_on_other_images_are_named(tmp_path: Path) -> None:
     write_run(tmp_path, accuracy=0.9, archive=answers(np.arange(100) % 10, 10))
     write_run(tmp_path, "mlp", accuracy=0.9, archive=answers(np.arange(1, 101) % 10, 10), name="mlp")
-    found, (problem,) = load_misclassified(collect(tmp_path))
+    found, (problem,) = load_errors(collect(tmp_path))
     assert len(found) == 2 and (problem.folder, problem.left_out) == ("mlp", False)
     assert problem.reason == "was evaluated on images with other labels than the runs of LeNet5"
 
 
+def errors_on(label: NDArray[Any]) -> GroupErrors:
+    """Errors on all images with these labels."""
+    index = np.arange(len(label))
+    table = pd.DataFrame({"index": index, "label": label, "predicted": (label + 1) % 10, "probability": 0.9})
+    return GroupErrors(cast(Group, None), {0: Predictions(np.bincount(label, minlength=10), table)})
+
+
 def test_pictures_are_those_of_the_split(tmp_path: Path) -> None:
     write_digits(tmp_path)
-    images = load_images(tmp_path, {"name": "mnist"}, "test", labels().astype(np.int64))
+    images = load_images(tmp_path, {"name": "mnist"}, "test", errors_on(labels()))
     assert images.shape == (DIGITS, 28, 28)
     assert images[1, 0, 0] == 784 % 251
     raw = tmp_path / "MNIST" / "raw"
     for path in list(raw.iterdir()):
         (raw / f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes()))
         path.unlink()
-    assert np.array_equal(load_images(tmp_path, {"name": "mnist"}, "test", labels().astype(np.int64)), images)
+    assert np.array_equal(load_images(tmp_path, {"name": "mnist"}, "test", errors_on(labels())), images)
 
 
 @pytest.mark.parametrize(
     "kind", ["missing", "cut off", "other labels", "folder", "bad gzip", "labels instead", "too few"]
 )
 def test_without_the_digits_there_are_no_pictures(tmp_path: Path, kind: str) -> None:
-    label = labels().astype(np.int64)
+    label = labels()
     raw = tmp_path / "MNIST" / "raw"
     if kind != "missing":
         write_digits(tmp_path)
@@ -339,18 +305,18 @@ def test_without_the_digits_there_are_no_pictures(tmp_path: Path, kind: str) -> 
     if kind == "bad gzip":
         (raw / f"{file.name}.gz").write_bytes(b"no")
     with pytest.raises(ValueError, match=r"the images (of the test split|cannot be read)"):
-        load_images(tmp_path, {"name": "mnist"}, "test", label[::-1] if kind == "other labels" else label)
+        load_images(tmp_path, {"name": "mnist"}, "test", errors_on(label[::-1] if kind == "other labels" else label))
 
 
 def test_pictures_of_other_data_lie_elsewhere(tmp_path: Path) -> None:
     write_digits(tmp_path)
     (tmp_path / "MNIST").rename(tmp_path / "FashionMNIST")
-    label = labels().astype(np.int64)
-    assert load_images(tmp_path, {"name": "fashion_mnist"}, "test", label)[1, 0, 0] == 784 % 251
+    label = labels()
+    assert load_images(tmp_path, {"name": "fashion_mnist"}, "test", errors_on(label))[1, 0, 0] == 784 % 251
     with pytest.raises(ValueError, match="t10k-images-idx3-ubyte is missing"):
-        load_images(tmp_path, {"name": "mnist"}, "test", label)
+        load_images(tmp_path, {"name": "mnist"}, "test", errors_on(label))
     with pytest.raises(ValueError, match="there are no images of emnist to read"):
-        load_images(tmp_path, {"name": "emnist"}, "test", label)
+        load_images(tmp_path, {"name": "emnist"}, "test", errors_on(label))
 
 
 def test_pictures_of_a_folder_are_what_training_decoded(tmp_path: Path) -> None:
@@ -360,11 +326,11 @@ def test_pictures_of_a_folder_are_what_training_decoded(tmp_path: Path) -> None:
     label = np.array([7, 7, 7])
     for checksum in (folder.sha256, "0" * 64, "../data", None):
         with pytest.raises(ValueError, match="decoded images are not in the data folder"):
-            load_images(tmp_path, {"name": "png_folder", "test_sha256": checksum}, "test", label)
+            load_images(tmp_path, {"name": "png_folder", "test_sha256": checksum}, "test", errors_on(label))
     folders.load(folder, tmp_path / folders.CACHE)
-    images = load_images(tmp_path, {"name": "png_folder", "test_sha256": folder.sha256}, "test", label)
+    images = load_images(tmp_path, {"name": "png_folder", "test_sha256": folder.sha256}, "test", errors_on(label))
     assert images[:, 0, 0].tolist() == [0, 80, 160]
     (path,) = (tmp_path / folders.CACHE).glob("*.npz")
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(ValueError, match="decoded images are not in the data folder, or damaged"):
-        load_images(tmp_path, {"name": "png_folder", "test_sha256": folder.sha256}, "test", label)
+        load_images(tmp_path, {"name": "png_folder", "test_sha256": folder.sha256}, "test", errors_on(label))
