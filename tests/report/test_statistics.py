@@ -205,6 +205,14 @@ def test_equal_means_have_no_winner_and_unknown_images_are_mentioned() -> None:
     assert "A (91.00 %) wins" in said and said.endswith("; it says nothing about other images.")
 
 
+def test_two_seeds_of_perfect_models_say_little() -> None:
+    errors = {label: {seed: [0] * 200 for seed in range(2)} for label in "AB"}
+    (c,) = compared(accuracies(errors), errors)
+    # Wilson's interval of 0 of 200: to 3.841459 / 203.841459 = 0.018845.
+    said = "A and B cannot be told apart: A makes 188.5 more to 188.5 fewer errors per 10,000 images; n = 2 seeds, p = 1."
+    assert sentence(c).startswith(f"{said} Two seeds say little about others.")
+
+
 def test_a_winner_that_is_none() -> None:
     random = np.random.default_rng(0)
     values = {name: dict(enumerate(random.normal(0.9, 0.01, 10))) for name in "AB"}
