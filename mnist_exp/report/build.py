@@ -43,9 +43,8 @@ def build(runs: Path, out: Path, data: Path) -> Report:
     if not collection.groups:
         return Report(collection, [], 0)
     estimates = make_estimates(collection, errors)
-    made: list[Table | None] = [tables.comparison(collection, estimates), tables.cost(estimates)]
-    made += [tables.verdict(collection, estimates), tables.forensics(collection, estimates)]
-    made.append(tables.differences(collection, estimates))
+    of_both = (tables.comparison, tables.verdict, tables.forensics, tables.differences)
+    made = [make(collection, estimates) for make in of_both] + [tables.cost(estimates)]
     made += [tables.confused(errors), *tables.classes(errors), tables.calibration(errors)]
     shown = [table for table in made if table]
     plots = []

@@ -76,8 +76,7 @@ class Collection:
     @property
     def remarks(self) -> list[str]:
         """The problems and the warnings, a line each, for the terminal."""
-        what = {True: "left out", False: "in part"}
-        problems = [f"{what[problem.left_out]}: {problem.folder} {problem.reason}" for problem in self.problems]
+        problems = [f"{'left out' if p.left_out else 'in part'}: {p.folder} {p.reason}" for p in self.problems]
         return problems + [f"warning: {warning}" for warning in self.warnings]
 
     @property
@@ -119,11 +118,8 @@ def _group(runs: list[Run]) -> list[Group]:
         sections.setdefault(section, {}).setdefault(_setting(run) + json.dumps(_made_by(run)), []).append(run)
 
     names = _section_names([next(iter(members.values()))[0] for members in sections.values()])
-    groups = [
-        group
-        for name, members in zip(names, sections.values(), strict=True)
-        for group in _name_groups(name, [*members.values()])
-    ]
+    parts = zip(names, sections.values(), strict=True)
+    groups = [group for name, members in parts for group in _name_groups(name, [*members.values()])]
     known = [*PROTOCOLS.values()]
     return sorted(groups, key=lambda g: (known.index(g.protocol) if g.protocol in known else len(known), g.section))
 
@@ -134,11 +130,8 @@ def _name_groups(section: str, members: list[list[Run]]) -> list[Group]:
     places = sorted(range(len(members)), key=lambda place: _order(members[place][0], settings[place]))
     titles = [members[place][0].record.title for place in places]
     labels = make_labels(titles, [settings[place] for place in places], "model.")
-    slugs = unique([slug(label) for label in labels], "-{}")
-    groups = [
-        Group(label, file_name, section, settings[place], tuple(members[place]))
-        for label, file_name, place in zip(labels, slugs, places, strict=True)
-    ]
+    names = zip(labels, unique([slug(label) for label in labels], "-{}"), places, strict=True)
+    groups = [Group(label, name, section, settings[at], tuple(members[at])) for label, name, at in names]
     if groups[0].selection_metric in VALIDATION_NAMES:
         groups.sort(key=lambda group: -group.mean_score)
     return groups

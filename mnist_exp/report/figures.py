@@ -27,17 +27,11 @@ from mnist_exp.text import slug, unique
 
 MAX_TOGETHER, MAX_ALONE = 8, 4
 """Groups in a section's figures, the most accurate ones; and groups that each have figures of their own."""
-MIN_TRIALS = 5
-"""Fewer settings that were validated are no search."""
+MIN_TRIALS = 5  # fewer settings that were validated are no search
 SEARCHED = ("optimizer", "scheduler", "batch_size")
-MIN_PER_BIN = 5
-"""A bin of confidence with fewer images per run says nothing."""
-MAX_CLASS_NAME = 14
-"""Characters of a class's name that fit into a figure."""
-MAX_LABEL_LINE = 44
-"""Characters of a line of an axis' label."""
-MAX_INSIDE = 90
-"""Characters of all labels of a legend together that fit between the lines of a figure."""
+MIN_PER_BIN = 5  # a bin of confidence with fewer images per run says nothing
+MAX_CLASS_NAME, MAX_LABEL_LINE, MAX_INSIDE = 14, 44, 90
+"""Characters that fit: of a class's name, of a line of an axis' label, and of all labels of a legend in a figure."""
 LINE_INCHES = 0.18
 UNITS = {"loss": "nats", "accuracy": "fraction"}
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -165,8 +159,7 @@ def _draw_slices(section: str, data: pd.DataFrame, keys: Sequence[str]) -> Figur
             axes.plot(xs[part.index], scores[part.index], marker, ms=5, alpha=0.7, label=title)
         if numeric and 0 < 10 * np.nanmin(xs) <= np.nanmax(xs):
             axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(PLAIN)
-            axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.xaxis.set(major_formatter=PLAIN, minor_formatter=NullFormatter())
         axes.set_xlabel(short_name(key))
         if not numeric:
             axes.margins(x=0.4)
@@ -264,8 +257,7 @@ def _draw_cost(section: str, data: pd.DataFrame, scores: Scores, styles: Styles)
         wide = max(data[key]) > 3 * min(data[key])  # false for NaN
         axes.set(xlabel=words, xscale="log" if wide else "linear")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if wide else MaxNLocator(4))
-        axes.xaxis.set_major_formatter(PLAIN)
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.xaxis.set(major_formatter=PLAIN, minor_formatter=NullFormatter())
     _add_legend(figure, axes)
     figure.axes[0].set_ylabel(f"{score.replace('_', ' ')} (fraction)")
     figure.suptitle(f"Accuracy against cost ({section})", size=10)

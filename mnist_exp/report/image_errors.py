@@ -69,8 +69,8 @@ class GroupErrors:
     @property
     def losses(self) -> NDArray[np.float32] | None:
         """Of each run and image, ``[S, N]``; None where a run has no predictions.npz."""
-        found = [p.losses for p in self.predictions.values() if p.losses is not None]
-        return np.array(found) if len(found) == len(self.predictions) else None
+        found = [p.losses for p in self.predictions.values()]
+        return None if any(losses is None for losses in found) else np.array(found)
 
     @property
     def bins(self) -> NDArray[np.float64]:
@@ -90,14 +90,13 @@ class GroupErrors:
 
 @dataclass(frozen=True)
 class Answer:
-    """What most of a group's runs predict for an image."""
+    """What most of a group's runs predict for an image, and how many of the runs get it wrong."""
 
     group: Group
     predicted: int
     probability: float | None
     """The mean over the runs that predict it; None where the prediction is right."""
     errors: int
-    """How many runs get the image wrong."""
     runs: int
 
 
@@ -111,7 +110,6 @@ class HardImage:
     by_all: bool
     """Whether most runs of every group get it wrong."""
     answers: list[Answer]
-    """One of each group."""
 
 
 def load_errors(collection: Collection) -> tuple[list[GroupErrors], list[Problem]]:

@@ -76,13 +76,13 @@ def summary(collection: Collection, estimates: Estimates, shown: Sequence[Table]
 
 def verdict_sentence(answers: list[str]) -> str:
     """Whether the published result is reproduced, from the verdicts on its values."""
-    hits, misses = answers.count("reproduced"), answers.count("not reproduced")
-    if not hits + misses:
+    hits, outside = answers.count("reproduced"), answers.count("not reproduced")
+    if not hits + outside:
         return "There are not enough seeds to say whether the published result is reproduced."
     values = max(len(answers), len(FINAL) * len(published.MODELS))
     said = "reproduced" if hits == values else "reproduced in part" if hits else "not reproduced"
     within = f"{hits} of its {values} values lie in the 95 % interval of one more run of ours"
-    unknown = values - hits - misses
+    unknown = values - hits - outside
     return f"The published result is {said}: {within}{f'; of {unknown} there are too few seeds' if unknown else ''}."
 
 

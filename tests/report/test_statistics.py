@@ -209,8 +209,8 @@ def test_two_seeds_of_perfect_models_say_little() -> None:
     errors = {label: {seed: [0] * 200 for seed in range(2)} for label in "AB"}
     (c,) = compared(accuracies(errors), errors)
     # Wilson's interval of 0 of 200: to 3.841459 / 203.841459 = 0.018845.
-    said = "A and B cannot be told apart: A makes 188.5 more to 188.5 fewer errors per 10,000 images; n = 2 seeds, p = 1."
-    assert sentence(c).startswith(f"{said} Two seeds say little about others.")
+    said = "A and B cannot be told apart: A makes 188.5 more to 188.5 fewer errors per 10,000 images; n = 2 seeds, "
+    assert sentence(c).startswith(f"{said}p = 1. Two seeds say little about others.")
 
 
 def test_a_winner_that_is_none() -> None:
