@@ -31,10 +31,11 @@ from torchvision.transforms import Compose, Normalize, Resize, ToTensor
 
 from mnist_exp.data.images import ImageSplit, load
 from mnist_exp.machine.determinism import make_deterministic, tune_malloc
+from mnist_exp.machine.fingerprint import PACKAGES, installed_version
 from mnist_exp.machine.layout import use_fastest_layout
 from mnist_exp.machine.provenance import PROJECT, provenance
-from mnist_exp.report.formats import markdown
 from mnist_exp.report.published import MODELS
+from mnist_exp.report.table import markdown
 from mnist_exp.settings import factory
 from mnist_exp.settings.schema import ARITHMETICS, SPLITS, DataConfig, DeviceConfig, default_data_root
 from mnist_exp.training import TrainState, fit
@@ -291,7 +292,8 @@ def main() -> int:
         measure_commands(bench, usual)
         measure_growth(bench)
     device = torch.device(arguments.device)
-    write(bench.rows, path, provenance(device) | {"cores": os.cpu_count(), "system": platform.system()})
+    where = provenance(device, {name: installed_version(name) for name in PACKAGES})
+    write(bench.rows, path, where | {"cores": os.cpu_count(), "system": platform.system()})
     print(f"{table(bench.rows)}\nthe table is in {path}.*")
     return 0
 

@@ -15,21 +15,23 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import ndtri
+from scipy import stats
 
 from mnist_exp.report.collect import collect
-from mnist_exp.report.crossed import Crossed, mcnemar_test, t_test
-from mnist_exp.report.misclassified import load_misclassified
+from mnist_exp.report.crossed import Crossed, half_width, mcnemar_test, t_test
+from mnist_exp.report.image_errors import load_errors
 from mnist_exp.report.statistics import FRACTION, Estimate, estimate
 
 REFERENCE = Path(__file__).resolve().parent.parent / "outputs" / "reference"
 SEEDS = (1, 2, 3, 5, 10)
 REAL_SEEDS, ALL_SEEDS = (3, 5), 10
 IMAGES = 10_000
-DRAWS = 20_000
+DRAWS = 10_000
 SPREADS = {1: "", 4: ", seeds four times as unlike"}
 """Factors of the seeds' effects that are simulated. Under the standard protocol they are about four times as large."""
-GRID = ndtri((np.arange(100) + 0.5) / 100)
+REJECTS = {"rejects": 0.05, "rejects_at_1_percent": 0.01, "rejects_at_0.1_percent": 0.001}
+"""Column → the level of the test."""
+GRID = stats.norm.ppf((np.arange(100) + 0.5) / 100)
 """A standard normal variable, to average over."""
 
 Array = NDArray[np.float64]
@@ -85,19 +87,24 @@ def draw(population: Population, seeds: int, random: np.random.Generator) -> tup
     return (random.random(chance.shape, np.float32) < chance).astype(np.float32), effects
 
 
-def analyse(errors: NDArray[np.float32]) -> tuple[Estimate, float]:
-    """What the report says of one model's accuracy or of two models' difference, and the p-value of no difference.
-
-    Args:
-        errors: ``[G, S, M]``, of `IMAGES` images.
-    """
-    values = errors[0] if len(errors) == 1 else errors[1] - errors[0]
-    crossed = Crossed.of(values, IMAGES)
+def analyse(errors: NDArray[np.float32]) -> Estimate:
+    """What the report says of one model's accuracy or of two models' difference, from ``[G, S, M]`` errors."""
+    crossed = _crossed(errors)
     means = crossed.sums / IMAGES
     if len(errors) == 1:
-        return estimate(list(1 - means), crossed, FRACTION), 1.0
-    found = estimate(list(means), crossed, (-1, 1))
-    return found, mcnemar_test(crossed) if len(means) == 1 else t_test(crossed, found.mean)
+        return estimate(list(1 - means), crossed, FRACTION)
+    return estimate(list(means), crossed, (-1, 1))
+
+
+def p_value(errors: NDArray[np.float32]) -> float:
+    """The report's p-value of no difference between two models, from ``[2, S, M]`` errors."""
+    crossed = _crossed(errors)
+    one = len(crossed.sums) == 1
+    return mcnemar_test(crossed) if one else t_test(crossed, float(crossed.sums.mean()) / IMAGES)
+
+
+def _crossed(errors: NDArray[np.float32]) -> Crossed:
+    return Crossed.of(errors[0] if len(errors) == 1 else errors[1] - errors[0], IMAGES)
 
 
 def simulate(population: Population, draws: int) -> Iterator[Row]:
@@ -106,22 +113,22 @@ def simulate(population: Population, draws: int) -> Iterator[Row]:
     two = len(population.wrong) == 2
     null = without_difference(population) if two else population
     quiet = Population(null.name, null.wrong, np.zeros(len(null.wrong)))
-    counts = {n: np.zeros(3) for n in SEEDS}
+    held, p_values = {n: np.zeros(2) for n in SEEDS}, {n: np.ones(draws) for n in SEEDS}
     truth = _value(population.shares(population.seed_effect[:, None] * GRID).mean(axis=1))
-    for _ in range(draws):
+    for number in range(draws):
         errors, effects = draw(population, max(SEEDS), random)
         unlike = draw(null, max(SEEDS), random)[0] if two else errors
         for n in SEEDS:
-            found, _ = analyse(errors[:, :n])
+            found = analyse(errors[:, :n])
             # One trained network is asked about itself, not about its seed's siblings.
             true = truth if n > 1 else _value(population.shares(effects[:, :1])[:, 0])
-            counts[n][:2] += found.low <= true <= found.high, found.seeds_low <= true <= found.seeds_high
+            held[n] += found.low <= true <= found.high, found.seeds_low <= true <= found.seeds_high
             if two:
-                counts[n][2] += analyse(unlike[:, :n] if n > 1 else draw(quiet, 1, random)[0])[1] < 0.05
-    for n, (both, seeds, rejected) in counts.items():
-        row: Row = {"what": population.name, "n": n, "draws": draws, "holds": both / draws}
-        row["seeds_alone_holds"] = seeds / draws if n > 1 else None
-        yield row | {"rejects": rejected / draws if two else None}
+                p_values[n][number] = p_value(unlike[:, :n] if n > 1 else draw(quiet, 1, random)[0])
+    for n in SEEDS:
+        row: Row = {"what": population.name, "n": n, "draws": draws, "holds": held[n][0] / draws}
+        row["seeds_alone_holds"] = held[n][1] / draws if n > 1 else None
+        yield row | {name: (p_values[n] < level).mean() if two else None for name, level in REJECTS.items()}
 
 
 def real(name: str, models: list[NDArray[np.float32]], draws: int) -> Iterator[Row]:
@@ -137,9 +144,24 @@ def real(name: str, models: list[NDArray[np.float32]], draws: int) -> Iterator[R
         for _ in range(draws):
             images = place[random.choice(len(place), IMAGES, replace=False, shuffle=False)]
             seeds = random.choice(errors.shape[1], n, replace=False)
-            found, _ = analyse(errors[:, seeds][:, :, images[images >= 0]])
+            found = analyse(errors[:, seeds][:, :, images[images >= 0]])
             held += found.low <= truth <= found.high, found.seeds_low <= truth <= found.seeds_high
         yield {"what": name, "n": n, "draws": draws, "holds": held[0] / draws, "seeds_alone_holds": held[1] / draws}
+
+
+def pairs() -> Iterator[Row]:
+    """Of all pairs of the tracked runs' seeds, on all images: how many intervals hold what ten seeds say."""
+    found, _ = load_errors(collect(REFERENCE / "runs"))
+    for first, second in itertools.combinations([g for g in found if len(g.predictions) == ALL_SEEDS], 2):
+        if first.group.section != second.group.section:
+            continue
+        values = second.errors - first.errors
+        two = [Crossed.of(values[[*seeds]], first.images) for seeds in itertools.combinations(range(ALL_SEEDS), 2)]
+        means = [float(crossed.sums.mean()) / first.images for crossed in two]
+        holds = [abs(mean - values.mean()) <= half_width(crossed) for mean, crossed in zip(means, two, strict=True)]
+        row: Row = {"what": f"{first.group.label} and {second.group.label}", "protocol": first.group.protocol}
+        row |= {"pairs": len(two), "hold": sum(holds)}
+        yield row | {"smallest_p": min(t_test(crossed, mean) for mean, crossed in zip(means, two, strict=True))}
 
 
 def _value(shares: Array) -> float:
@@ -149,7 +171,7 @@ def _value(shares: Array) -> float:
 
 def questions() -> Iterator[tuple[str, list[NDArray[np.float32]]]]:
     """Each model's accuracy and each pair's difference: its name and the models' errors, ``[S, N]`` each."""
-    found, _ = load_misclassified(collect(REFERENCE / "runs"))
+    found, _ = load_errors(collect(REFERENCE / "runs"))
     whole = [m for m in found if m.group.protocol == "published" and len(m.predictions) == ALL_SEEDS]
     for one in whole:
         yield f"accuracy of {one.group.label}", [one.errors]
@@ -158,7 +180,7 @@ def questions() -> Iterator[tuple[str, list[NDArray[np.float32]]]]:
 
 
 def main(draws: int = DRAWS) -> int:
-    """Write both tables."""
+    """Write the tables."""
     folder = REFERENCE / "coverage"
     folder.mkdir(exist_ok=True)
     asked = list(questions())
@@ -169,7 +191,7 @@ def main(draws: int = DRAWS) -> int:
         for row in simulate(fit(name + words, models, factor), draws)
     ]
     measured = [row for name, models in asked for row in real(name, models, draws)]
-    for name, rows in (("simulated", simulated), ("real", measured)):
+    for name, rows in (("simulated", simulated), ("real", measured), ("pairs", [*pairs()])):
         pd.DataFrame(rows).to_csv(folder / f"{name}.csv", index=False, lineterminator="\n")
         print(pd.DataFrame(rows).to_string())
     return 0

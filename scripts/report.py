@@ -6,14 +6,14 @@ import sys
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+from rich import table as rich_table
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from mnist_exp.cli.streams import run_script
 from mnist_exp.errors import UserError
-from mnist_exp.report import formats
 from mnist_exp.report.build import build
+from mnist_exp.report.table import Table
 from mnist_exp.runs.record import RECORD
 from mnist_exp.settings.schema import default_data_root
 
@@ -59,8 +59,8 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _print(table: formats.Table, console: Console) -> None:
-    shown = Table(*table.cells.columns, title=table.title, title_justify="left", caption=table.note)
+def _print(table: Table, console: Console) -> None:
+    shown = rich_table.Table(*table.cells.columns, title=table.title, title_justify="left", caption=table.note)
     for row in table.cells.itertuples(index=False):
         shown.add_row(*(Text(cell, overflow="fold") for cell in row))
     console.print(shown)

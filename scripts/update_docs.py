@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from mnist_exp.report import formats, published, tables
+from mnist_exp.report import published, tables
 from mnist_exp.report.collect import Collection, Group, collect
 from mnist_exp.report.estimates import Estimates, make_estimates
-from mnist_exp.report.formats import Row, interval, mean_std
-from mnist_exp.report.misclassified import load_misclassified
+from mnist_exp.report.image_errors import load_errors
 from mnist_exp.report.published import MODELS
+from mnist_exp.report.table import Row, interval, markdown, mean_std
 from mnist_exp.settings.schema import ARITHMETICS
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -117,12 +117,12 @@ def _accuracy_cells(row: Row) -> Row:
 
 def render_tables(collection: Collection) -> dict[str, str]:
     """Every table that a document may show, by name."""
-    estimates = make_estimates(collection, load_misclassified(collection)[0])
+    estimates = make_estimates(collection, load_errors(collection)[0])
     standard = Collection(tuple(group for group in collection.groups if group.protocol == "standard"))
     shown = [tables.comparison(standard, estimates), tables.differences(standard, estimates)]
     shown += [tables.verdict(collection, estimates), tables.forensics(collection, estimates)]
     few = collect(REFERENCE / "quick" / "runs")
-    of_few = make_estimates(few, load_misclassified(few)[0])
+    of_few = make_estimates(few, load_errors(few)[0])
     cells: dict[str, Iterator[Row] | pd.DataFrame] = {
         "quick": quick(few, of_few),
         "time-to-accuracy": time_to_accuracy(few, of_few),
@@ -135,7 +135,7 @@ def render_tables(collection: Collection) -> dict[str, str]:
     }
     cells |= {table.name: table.cells for table in shown if table}
     written = {"benchmark": (REFERENCE / "benchmark" / "targets.md").read_text(encoding="utf-8")}
-    return written | {name: formats.markdown(pd.DataFrame(each)) for name, each in cells.items()}
+    return written | {name: markdown(pd.DataFrame(each)) for name, each in cells.items()}
 
 
 def fill_markers(text: str, contents: dict[str, str]) -> str:

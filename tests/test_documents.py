@@ -89,7 +89,11 @@ def test_intervals_hold_and_tests_err_as_often_as_is_promised() -> None:
     assert simulated["n"].unique().tolist() == [1, 2, 3, 5, 10] and real["n"].unique().tolist() == [3, 5]
     assert simulated["holds"].between(0.93, 0.97).all()
     assert simulated["rejects"].dropna().between(0.03, 0.06).all()
+    assert (simulated["rejects_at_1_percent"].dropna() <= 0.015).all()
+    assert (simulated["rejects_at_0.1_percent"].dropna() <= 0.002).all()
     assert (real["holds"] >= 0.93).all()
+    pairs = pd.read_csv(REFERENCE / "coverage" / "pairs.csv")
+    assert (pairs["hold"] >= 0.9 * pairs["pairs"]).all() and (pairs["smallest_p"] > 0.001).all()
 
 
 def test_the_quick_comparisons_settings_come_from_the_tracked_search() -> None:

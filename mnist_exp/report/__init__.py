@@ -1,6 +1,6 @@
 """From run folders to tables, figures and a page. Imports no torch.
 
-Read `build` first, which others use: `collect` groups the runs, `misclassified` reads what they get wrong,
+Read `build` first, which others use: `collect` groups the runs, `image_errors` reads their errors,
 `estimates` analyses both (by `statistics` and `crossed`), and `tables`, `figures` and `page` show what came out.
 """
 

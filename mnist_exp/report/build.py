@@ -7,10 +7,11 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from mnist_exp.report import figure_files, figures, formats, misclassified, page, tables
+from mnist_exp.report import figure_files, figures, page, tables
 from mnist_exp.report.collect import Collection, collect
 from mnist_exp.report.estimates import make_estimates
-from mnist_exp.report.formats import Table
+from mnist_exp.report.image_errors import load_errors
+from mnist_exp.report.table import Table, write_tables
 
 MANIFEST = ".report-files"
 """Names the files of a report, so that the next one can remove those that it does not have."""
@@ -37,26 +38,24 @@ def build(runs: Path, out: Path, data: Path) -> Report:
         OSError: ``runs`` cannot be read, or ``out`` cannot be written; the old report is then unchanged.
     """
     collection = collect(runs)
-    wrong, damaged = misclassified.load_misclassified(collection)
+    errors, damaged = load_errors(collection)
     collection = dataclasses.replace(collection, problems=(*collection.problems, *damaged))
     if not collection.groups:
         return Report(collection, [], 0)
-    estimates = make_estimates(collection, wrong)
-    made: list[Table | None] = [tables.comparison(collection, estimates), tables.cost(estimates)]
-    made += [tables.verdict(collection, estimates), tables.forensics(collection, estimates)]
-    made.append(tables.differences(collection, estimates))
-    if wrong:
-        made += [tables.confused(wrong), *tables.classes(wrong), tables.calibration(wrong)]
+    estimates = make_estimates(collection, errors)
+    of_both = (tables.comparison, tables.verdict, tables.forensics, tables.differences)
+    made = [make(collection, estimates) for make in of_both] + [tables.cost(estimates)]
+    made += [tables.confused(errors), *tables.classes(errors), tables.calibration(errors)]
     shown = [table for table in made if table]
     plots = []
     for section in collection.sections:
-        mine = [m for m in wrong if m.group.section == section]
+        mine = [each for each in errors if each.group.section == section]
         plots += figures.of_section(collection, estimates, section, mine)
     new = out / ".new"
     try:
         new.mkdir(parents=True, exist_ok=True)
-        files = formats.write(shown, new) + figure_files.write(plots, new)
-        text = page.render(collection, estimates, shown, plots, wrong, new, data)
+        files = write_tables(shown, new) + figure_files.write(plots, new)
+        text = page.render(collection, estimates, shown, plots, errors, new, data)
         (new / "index.html").write_text(text, encoding="utf-8", newline="\n")
         _replace(out, new, [*files, "index.html"])
     finally:

@@ -10,10 +10,19 @@ from mnist_exp.errors import RunFolderError
 from mnist_exp.machine.fingerprint import canonical_checksum
 from mnist_exp.report import published
 from mnist_exp.report.labels import MADE_BY, flatten, make_labels
-from mnist_exp.report.runs import VALIDATION_NAMES, Problem, Run, describe_error, read_run
+from mnist_exp.runs.read import VALIDATION_NAMES, Run, read_finished_run
 from mnist_exp.runs.record import Record, selection_metric
 from mnist_exp.settings.schema import PROTOCOLS
 from mnist_exp.text import printable, slug, unique
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Something wrong with a folder, and whether the folder is left out of the report for it."""
+
+    folder: str
+    reason: str
+    left_out: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +62,7 @@ class Group:
     @property
     def classes(self) -> tuple[str, ...]:
         """The names of the ten classes, by label."""
-        return tuple(self.record.classes or ())
+        return tuple(map(printable, self.record.class_names))
 
     def final_values(self, metric: str) -> dict[int, float]:
         """Seed → the last epoch's value of a metric; empty where it was not measured."""
@@ -77,8 +86,7 @@ class Collection:
     @property
     def remarks(self) -> list[str]:
         """The problems and the warnings, a line each, for the terminal."""
-        what = {True: "left out", False: "in part"}
-        problems = [f"{what[problem.left_out]}: {problem.folder} {problem.reason}" for problem in self.problems]
+        problems = [f"{'left out' if p.left_out else 'in part'}: {p.folder}: {p.reason}" for p in self.problems]
         return problems + [f"warning: {warning}" for warning in self.warnings]
 
     @property
@@ -99,15 +107,15 @@ def collect(runs: Path) -> Collection:
     problems = []
     for folder in sorted(path for path in runs.iterdir() if not path.name.startswith(".")):
         try:
-            run, lacks = read_run(folder)
+            run = read_finished_run(folder)
             key = json.dumps(run.record.identity, sort_keys=True)
             if twin := finished.get(key):
                 same = "the same" if run.epochs.equals(twin.epochs) else "other"
-                raise ValueError(f"has the settings and seed of {twin.folder.name}, and {same} numbers")
+                raise RunFolderError(f"it has the settings and seed of {twin.folder.name}, and {same} numbers")
             finished[key] = run
-            problems += [Problem(printable(folder.name), reason, left_out=False) for reason in lacks]
-        except (ValueError, OSError, RunFolderError) as error:
-            problems.append(Problem(printable(folder.name), describe_error(error)))
+            problems += [Problem(printable(folder.name), printable(each), left_out=False) for each in run.problems]
+        except RunFolderError as error:
+            problems.append(Problem(printable(folder.name), printable(str(error))))
     runs_found = list(finished.values())
     return Collection(tuple(_group(runs_found)), tuple(problems), tuple(_warnings(runs_found)))
 
@@ -120,11 +128,8 @@ def _group(runs: list[Run]) -> list[Group]:
         sections.setdefault(section, {}).setdefault(_setting(run) + json.dumps(_made_by(run)), []).append(run)
 
     names = _section_names([next(iter(members.values()))[0] for members in sections.values()])
-    groups = [
-        group
-        for name, members in zip(names, sections.values(), strict=True)
-        for group in _name_groups(name, [*members.values()])
-    ]
+    parts = zip(names, sections.values(), strict=True)
+    groups = [group for name, members in parts for group in _name_groups(name, [*members.values()])]
     known = [*PROTOCOLS.values()]
     return sorted(groups, key=lambda g: (known.index(g.protocol) if g.protocol in known else len(known), g.section))
 
@@ -133,13 +138,11 @@ def _name_groups(section: str, members: list[list[Run]]) -> list[Group]:
     """The groups of a section in order, given the runs of each."""
     settings = _complete_settings([runs[0] for runs in members])
     places = sorted(range(len(members)), key=lambda place: _order(members[place][0], settings[place]))
-    titles = [members[place][0].record.title for place in places]
+    # Of printable characters, and without what hides a label from matplotlib.
+    titles = [printable(members[place][0].record.title).lstrip("_") or "untitled" for place in places]
     labels = make_labels(titles, [settings[place] for place in places], "model.")
-    slugs = unique([slug(label) for label in labels], "-{}")
-    groups = [
-        Group(label, file_name, section, settings[place], tuple(members[place]))
-        for label, file_name, place in zip(labels, slugs, places, strict=True)
-    ]
+    names = zip(labels, unique([slug(label) for label in labels], "-{}"), places, strict=True)
+    groups = [Group(label, name, section, settings[at], tuple(members[at])) for label, name, at in names]
     if groups[0].selection_metric in VALIDATION_NAMES:
         groups.sort(key=lambda group: -group.mean_score)
     return groups
@@ -173,8 +176,8 @@ def _warnings(runs: list[Run]) -> list[str]:
         if differing:
             words = ", ".join(MADE_BY[key] for key in sorted(differing))
             sentences.append(
-                f"{alike[0].record.title}: its {len(alike)} runs of one setting differ in {words}, so they are in "
-                "separate rows; to merge them, repeat the command that trained them"
+                f"{printable(alike[0].record.title)}: its {len(alike)} runs of one setting differ in {words}, so they "
+                "are in separate rows; to merge them, repeat the command that trained them"
             )
     return sentences
 
@@ -182,7 +185,9 @@ def _warnings(runs: list[Run]) -> list[str]:
 def _section_names(firsts: list[Run]) -> list[str]:
     """The names of sections, given the first run of each."""
     data = [run.record.identity["data"] for run in firsts]
-    names = [f"{each['name']}, {run.record.protocol} protocol" for each, run in zip(data, firsts, strict=True)]
+    given = [(run.record.config.get("data") or {}).get("title") for run in firsts]
+    titles = [title or each["name"] for title, each in zip(given, data, strict=True)]
+    names = [printable(f"{title}, {run.record.protocol} protocol") for title, run in zip(titles, firsts, strict=True)]
     names = make_labels(names, [flatten(each) for each in data])
     for place, each in enumerate(data):
         size = each.get("validation_size")

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import pandas as pd
 
 from mnist_exp.report.collect import Collection, Group
-from mnist_exp.report.formats import Row
-from mnist_exp.report.misclassified import Misclassified, same_images
-from mnist_exp.report.runs import TIMES
+from mnist_exp.report.image_errors import GroupErrors
 from mnist_exp.report.statistics import FRACTION, LOSS, Comparison, Estimate, Measured, compare
+from mnist_exp.report.table import Row
+from mnist_exp.runs.read import TIMES
 from mnist_exp.text import printable
 
 BOUNDS = {"validation_accuracy": FRACTION, "test_accuracy": FRACTION, "test_loss": LOSS}
@@ -29,13 +29,13 @@ class Estimates:
     """Each group's size, its times in seconds, and what they were measured on."""
 
 
-def make_estimates(collection: Collection, misclassified: Sequence[Misclassified]) -> Estimates:
+def make_estimates(collection: Collection, errors: Sequence[GroupErrors]) -> Estimates:
     """Analyse each section's runs together."""
     means: dict[Group, dict[str, Estimate]] = {}
     comparisons = {}
     for section in collection.sections:
         groups = collection.in_section(section)
-        mine = [m for m in misclassified if m.group.section == section]
+        mine = [each for each in errors if each.group.section == section]
         measured = {metric: _measure(metric, groups, mine) for metric in BOUNDS}
         for group in groups:
             means[group] = {metric: each.mean(group.label) for metric, each in measured.items()}
@@ -43,13 +43,13 @@ def make_estimates(collection: Collection, misclassified: Sequence[Misclassified
     return Estimates(means, comparisons, {group: _cost(group) for group in collection.groups})
 
 
-def _measure(metric: str, groups: Sequence[Group], misclassified: Sequence[Misclassified]) -> Measured:
-    """A section's metric; what its runs get wrong is left out where a group has other images than the first."""
+def _measure(metric: str, groups: Sequence[Group], errors: Sequence[GroupErrors]) -> Measured:
+    """A section's metric; values by image only of the groups that were evaluated on the same images as the first."""
     by_image = {}
-    for m in misclassified:
-        values = {"test_accuracy": -m.errors, "test_loss": m.losses}.get(metric)
-        if values is not None and len(m.labels) > 1 and same_images(m.labels, misclassified[0].labels):
-            by_image[m.group.label] = dict(zip(m.predictions, values, strict=True))
+    for each in errors:
+        values = {"test_accuracy": -each.errors, "test_loss": each.losses}.get(metric)
+        if values is not None and each.images > 1 and each.same_images(errors[0]):
+            by_image[each.group.label] = dict(zip(each.predictions, values, strict=True))
     return Measured({group.label: group.final_values(metric) for group in groups}, by_image, BOUNDS[metric])
 
 

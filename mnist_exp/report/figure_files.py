@@ -1,6 +1,7 @@
 """Figures as files: each as SVG, PDF and PNG, with the numbers behind it as CSV; the same bytes every time."""
 
 import gc
+import itertools
 import multiprocessing
 import os
 import signal
@@ -16,7 +17,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from mnist_exp.machine.parent import exit_when_parent_dies
-from mnist_exp.report.formats import csv
+from mnist_exp.report.table import csv
 
 # No date, no version, no random identifiers: the same runs give the same bytes.
 METADATA: dict[str, dict[str, Any]] = {
@@ -39,27 +40,24 @@ class Plot:
     description: str
     data: pd.DataFrame
     draw: Callable[[], Figure]
-
-
-_pending: list[tuple[Plot, Path]] = []
+    """Can be pickled, to be drawn by another process."""
 
 
 def write(plots: Sequence[Plot], folder: Path) -> list[str]:
     """Write figures in every format, and their numbers, below ``folder``; return the files' names."""
-    _pending[:] = [(plot, folder / plot.name) for plot in plots]
-    for _, path in _pending:
+    for path in (folder / plot.name for plot in plots):
         path.parent.mkdir(parents=True, exist_ok=True)
-    positions = range(len(plots))[::-1]  # the slow ones are last
+    last_first = plots[::-1]  # the slow ones are last
     try:
-        # Drawings are functions, which only a forked process has; forking is safe on Linux alone.
+        # A forked process need not import anything; forking is safe on Linux alone.
         workers, fork = len(os.sched_getaffinity(0)), multiprocessing.get_context("fork")
         pool = ProcessPoolExecutor(workers, mp_context=fork, initializer=_start_worker)
     except (AttributeError, OSError, ImportError, NotImplementedError):  # another system, or no usable /dev/shm
-        for position in positions:
-            _write(position)
+        for plot in last_first:
+            _write(plot, folder)
     else:
         with pool:
-            list(pool.map(_write, positions))
+            list(pool.map(_write, last_first, itertools.repeat(folder)))
     return [f"{plot.name}.{kind}" for plot in plots for kind in (*METADATA, "csv")]
 
 
@@ -69,8 +67,8 @@ def _start_worker() -> None:
     exit_when_parent_dies()
 
 
-def _write(position: int) -> None:
-    plot, path = _pending[position]  # a forked worker has it already; functions can't be sent to it
+def _write(plot: Plot, folder: Path) -> None:
+    path = folder / plot.name
     with mpl.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # a title may hold any character
         figure = plot.draw()

@@ -3,6 +3,7 @@
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,264 +17,251 @@ from mnist_exp.report import published
 from mnist_exp.report.collect import Collection, Group
 from mnist_exp.report.estimates import Estimates
 from mnist_exp.report.figure_files import Plot
-from mnist_exp.report.formats import Row
+from mnist_exp.report.image_errors import GroupErrors
 from mnist_exp.report.labels import is_determined_by, short_name, shown_value
-from mnist_exp.report.misclassified import Misclassified
 from mnist_exp.report.predictions import BINS
-from mnist_exp.report.runs import DIGITS, METRIC_NAMES, VALIDATION_NAMES
 from mnist_exp.report.statistics import FRACTION, Estimate, estimate
+from mnist_exp.report.table import Row
+from mnist_exp.runs.read import METRIC_NAMES, VALIDATION_NAMES
 from mnist_exp.text import slug, unique
 
 MAX_TOGETHER, MAX_ALONE = 8, 4
 """Groups in a section's figures, the most accurate ones; and groups that each have figures of their own."""
-MIN_TRIALS = 5
-"""Fewer settings that were validated are no search."""
+MIN_TRIALS = 5  # fewer settings that were validated are no search
 SEARCHED = ("optimizer", "scheduler", "batch_size")
-MIN_PER_BIN = 5
-"""A bin of confidence with fewer images per run says nothing."""
-MAX_CLASS_NAME = 14
-"""Characters of a class's name that fit into a figure."""
-MAX_LABEL_LINE = 44
-"""Characters of a line of an axis' label."""
-MAX_INSIDE = 90
-"""Characters of all labels of a legend together that fit between the lines of a figure."""
+MIN_PER_BIN = 5  # a bin of confidence with fewer images per run says nothing
+MAX_CLASS_NAME, MAX_LABEL_LINE, MAX_INSIDE = 14, 44, 90
+"""Characters that fit: of a class's name, of a line of an axis' label, and of all labels of a legend in a figure."""
 LINE_INCHES = 0.18
 UNITS = {"loss": "nats", "accuracy": "fraction"}
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (7, 2, 2, 2)))
 PLAIN = StrMethodFormatter("{x:,g}")
 
+Scores = dict[str, Estimate]
+"""Label of a group → its mean score."""
 Styles = dict[str, dict[str, Any]]
+"""Label of a group → its colour, marker and line style, as matplotlib's arguments."""
 
 
-def of_section(
-    collection: Collection, estimates: Estimates, section: str, misclassified: Sequence[Misclassified]
-) -> list[Plot]:
-    """All figures of a section; ``misclassified`` are its groups'."""
+def of_section(collection: Collection, estimates: Estimates, section: str, errors: Sequence[GroupErrors]) -> list[Plot]:
+    """All figures of a section; ``errors`` are its groups'."""
     groups = collection.in_section(section, most=MAX_TOGETHER)
-    palette = zip(sns.color_palette("colorblind"), MARKERS, DASHES, strict=False)
-    styles = {g.label: {"color": c, "marker": m, "ls": d} for g, (c, m, d) in zip(groups, palette, strict=False)}
+    looks = zip(groups, sns.color_palette("colorblind"), MARKERS, DASHES, strict=False)
+    styles: Styles = {group.label: {"color": color, "marker": m, "ls": dash} for group, color, m, dash in looks}
     few = groups if len(collection.in_section(section)) <= MAX_ALONE else []
     metrics = [metric for metric in (*METRIC_NAMES, *VALIDATION_NAMES) if groups[0].final_values(metric)]
-    scores = {group: estimates.means[group][group.selection_metric] for group in groups}
-    plots = [overview(section, scores, styles), *(curves(section, groups, metric, styles) for metric in metrics)]
+    scores = {group.label: estimates.means[group][group.selection_metric] for group in groups}
+    plots = [overview(groups, scores, styles), *(curves(groups, metric, styles) for metric in metrics)]
     plots += slices(section, collection.in_section(section))
-    plots += [curves(section, [group], metric, styles, alone=True) for metric in metrics for group in few]
+    plots += [curves([group], metric, styles, alone=True) for metric in metrics for group in few]
     best = collection.in_section(section, most=MAX_ALONE)
-    plots += [confusion(section, m) for m in misclassified if m.group in best]
-    calibrated = [m for m in misclassified if m.group in groups and len(m.bins)]
-    plots += reliability(section, calibrated, styles)
-    plots.append(cost(section, scores, estimates.costs, styles))
+    plots += [confusion(each) for each in errors if each.group in best]
+    plots += reliability(section, [each for each in errors if each.group in groups and len(each.bins)], styles)
+    plots.append(cost(groups, scores, estimates.costs, styles))
     names = unique([plot.name for plot in plots], "-{}")  # a group may be called "all"
     folder = collection.folders[section]
     return [replace(plot, name=f"{folder}/{name}") for plot, name in zip(plots, names, strict=True)]
 
 
-def overview(section: str, scores: dict[Group, Estimate], styles: Styles) -> Plot:
+def overview(groups: Sequence[Group], scores: Scores, styles: Styles) -> Plot:
     """The final score of every seed, with each group's mean and its interval."""
-    groups = [*scores]
-    score, name = groups[0].selection_metric, groups[0].selection_metric.replace("_", " ")
-    ends = {group: group.final_values(score) for group in groups}
-    data = [(group.label, seed, value) for group in groups for seed, value in ends[group].items()]
-    values = {g: published.table()[m]["test_accuracy"] for g in groups if (m := _published(g))}
-
-    def draw() -> Figure:
-        names = [textwrap.fill(group.label, MAX_LABEL_LINE) for group in groups]
-        lines = [line for name in names for line in name.split("\n")]
-        width = 3.4 + 0.07 * max(map(len, lines))
-        height = 0.9 + 0.42 * len(groups) + 0.14 * (len(lines) - len(groups))
-        figure = Figure(figsize=(width, height), layout="constrained")
-        axes = figure.subplots()
-        for place, group in enumerate(groups):
-            axes.plot([*ends[group].values()], [place + 0.22] * len(ends[group]), "|", color="0.55", ms=6, mew=0.8)
-            axes.errorbar(xerr=_error_bar(scores[group]), y=place, x=scores[group].mean, **_marker(styles, group))
-            axes.plot(values.get(group, np.nan), place, "x", color="black", ms=6, mew=1.2)
-        axes.set(xlabel=f"{name} (fraction)", ylim=(len(groups) - 0.5, -0.5))
-        axes.set_title(section, wrap=True)
-        axes.set_yticks(range(len(groups)), names)
-        return figure
-
+    score, section = groups[0].selection_metric, groups[0].section
+    ends = [(group.label, seed, value) for group in groups for seed, value in group.final_values(score).items()]
+    data = pd.DataFrame(ends, columns=["label", "seed", score])
+    crosses = {g.label: published.table()[m]["test_accuracy"] for g in groups if (m := _published(g))}
     text = "Points are means with their 95 % interval, ticks are seeds"
-    text += f"{'; crosses are the published values' if values else ''}. {_means(scores)}."
-    frame = pd.DataFrame(data, columns=["label", "seed", score])
-    title = f"{name.capitalize()} after the last epoch"
-    return Plot("overview", section, "overview", title, text, frame, draw)
+    text += f"{'; crosses are the published values' if crosses else ''}. {_means(scores)}."
+    draw = partial(_draw_overview, section, data, scores, crosses, styles)
+    return Plot("overview", section, "overview", f"{_in_words(score)} after the last epoch", text, data, draw)
 
 
-def curves(section: str, groups: list[Group], metric: str, styles: Styles, *, alone: bool = False) -> Plot:
+def _draw_overview(
+    section: str, data: pd.DataFrame, scores: Scores, crosses: dict[str, float], styles: Styles
+) -> Figure:
+    names = [textwrap.fill(label, MAX_LABEL_LINE) for label in scores]
+    lines = [line for name in names for line in name.split("\n")]
+    width, height = 3.4 + 0.07 * max(map(len, lines)), 0.9 + 0.28 * len(names) + 0.14 * len(lines)
+    figure = Figure(figsize=(width, height), layout="constrained")
+    axes, score = figure.subplots(), data.columns[-1]
+    ticks: dict[str, Any] = {"marker": "|", "color": "0.55", "size": 6, "linewidth": 0.8, "jitter": False}
+    sns.stripplot(data, x=score, y="label", order=[*scores], ax=axes, **ticks)
+    for place, (label, e) in enumerate(scores.items()):
+        axes.errorbar(e.mean, place - 0.22, xerr=_error_bar(e), **_point(styles[label]))
+        axes.plot(crosses.get(label, np.nan), place - 0.22, "x", color="black", ms=6, mew=1.2)
+    axes.set(xlabel=f"{score.replace('_', ' ')} (fraction)", ylabel="", ylim=(len(names) - 0.6, -0.6))
+    axes.set_title(section, wrap=True)
+    axes.set_yticks(range(len(names)), names)
+    return figure
+
+
+def curves(groups: Sequence[Group], metric: str, styles: Styles, *, alone: bool = False) -> Plot:
     """A metric against the epoch: one group, with the published curve, or several over each other."""
-    name, unit = metric.replace("train", "training").replace("_", " "), UNITS[metric.rpartition("_")[2]]
     runs = [(group.label, run) for group in groups for run in group.runs]
     data = pd.concat([run.epochs[["epoch", metric]].assign(label=label, seed=run.record.seed) for label, run in runs])
-    values = {group: np.array([run.epochs[metric] for run in group.runs]) for group in groups}
-    means = {group: array.mean(axis=0) for group, array in values.items()}
-    reference = None
-    if alone and (model := _published(groups[0])):
-        reference = published.curves().set_index("model").loc[model, ["epoch", metric]]
-        data = pd.concat([data, reference.assign(label="published")])
-    title = f"{groups[0].label}: {name}" if alone else f"{name.capitalize()} of all models"
-
-    def draw() -> Figure:
-        figure = Figure()
-        axes = figure.subplots()
-        for group, mean in means.items():
-            epochs, style = range(1, len(mean) + 1), styles[group.label]
-            if len(group.runs) > 1:
-                std = values[group].std(axis=0, ddof=1)
-                axes.fill_between(epochs, mean - std, mean + std, color=style["color"], alpha=0.2, lw=0)
-            style = style | ({"ls": "-", "label": f"mean, n = {len(group.runs)}"} if alone else {"label": group.label})
-            axes.plot(epochs, mean, **style)
-        if reference is not None:
-            axes.plot(reference["epoch"], reference[metric], "--", color="0.25", label="published", zorder=3)
-        later = np.concatenate([mean[1:] for mean in means.values()])
-        if not alone and len(later) >= 4 * len(groups):
-            # The first epoch may be outside the frame: it would compress all later ones.
-            margin = 0.05 * np.ptp(later) or 0.01
-            axes.set_ylim(later.min() - margin, later.max() + margin)
-        axes.set(xlabel="epoch", ylabel=f"{name} ({unit})", title=f"{title} ({groups[0].protocol})")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        _add_legend(figure, axes)
-        return figure
-
-    ends = "; ".join(f"{group.label} from {mean[0]:.4f} to {mean[-1]:.4f}" for group, mean in means.items())
+    means = {group.label: np.mean([run.epochs[metric] for run in group.runs], axis=0) for group in groups}
+    ends = "; ".join(f"{label} from {mean[0]:.4f} to {mean[-1]:.4f}" for label, mean in means.items())
     text = f"Lines are means over the seeds, bands ± 1 standard deviation. First to last epoch: {ends}."
-    text += "" if reference is None else " The published curve is dashed."
-    prefix = groups[0].slug if alone else "all"
-    return Plot("alone" if alone else "curves", section, f"{prefix}-{slug(metric)}", title, text, data, draw)
+    title, topic, prefix = f"{_in_words(metric)} of all models", "curves", "all"
+    if alone:
+        (group,) = groups
+        title, topic, prefix = f"{group.label}: {_in_words(metric).lower()}", "alone", group.slug
+        if model := _published(group):
+            reference = published.curves().set_index("model").loc[model, ["epoch", metric]]
+            data = pd.concat([data, reference.assign(label="published")])
+            text += " The published curve is dashed."
+    draw = partial(_draw_curves, f"{title} ({groups[0].protocol})", data, metric, styles, alone)
+    return Plot(topic, groups[0].section, f"{prefix}-{slug(metric)}", title, text, data, draw)
 
 
-def slices(section: str, trials: list[Group]) -> list[Plot]:
+def _draw_curves(title: str, data: pd.DataFrame, metric: str, styles: Styles, alone: bool) -> Figure:
+    figure = Figure()
+    axes = figure.subplots()
+    ours = data[data["seed"].notna()]
+    for label, part in ours.groupby("label", sort=False):
+        style = {"mew": 0, "err_kws": {"alpha": 0.2, "lw": 0}, "label": label, **styles[str(label)]}
+        style |= {"ls": "-", "label": f"mean, n = {part['seed'].nunique()}"} if alone else {}
+        sns.lineplot(part, x="epoch", y=metric, errorbar="sd", ax=axes, **style)
+    if len(reference := data[data["seed"].isna()]):
+        axes.plot(reference["epoch"], reference[metric], "--", color="0.25", label="published", zorder=3)
+    later = ours[ours["epoch"] > 1].groupby(["label", "epoch"])[metric].mean()
+    if not alone and len(later) >= 4 * ours["label"].nunique():
+        # The first epoch may be outside the frame: it would compress all later ones.
+        margin = 0.05 * np.ptp(later) or 0.01
+        axes.set_ylim(later.min() - margin, later.max() + margin)
+    axes.set(xlabel="epoch", ylabel=f"{_in_words(metric).lower()} ({UNITS[metric.rpartition('_')[2]]})", title=title)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _add_legend(figure, axes)
+    return figure
+
+
+def slices(section: str, trials: Sequence[Group]) -> list[Plot]:
     """Each trial's validation accuracy against each setting that was searched; none without a search."""
     keys, score = _searched([trial.settings for trial in trials]), "validation_accuracy"
     if len(trials) < MIN_TRIALS or not keys or trials[0].selection_metric != score:
         return []
     rows = [{"model": t.record.title, **{key: t.settings[key] for key in keys}, score: t.mean_score} for t in trials]
-    data = pd.DataFrame(rows, dtype=object)
-    best, lowest = max(trials, key=lambda trial: trial.mean_score), float(data[score].quantile(1 / 4))
-    said = ", ".join(f"{short_name(key)}={shown_value(key, best.settings[key])}" for key in keys)
-
-    def draw() -> Figure:
-        figure = Figure(figsize=(1 + 2 * len(keys), 3), layout="constrained")
-        for axes, key in zip(figure.subplots(1, len(keys), sharey=True, squeeze=False)[0], keys, strict=True):
-            numeric = all(isinstance(value, int | float | None) for value in data[key])
-            words = pd.Series([shown_value(key, value) for value in data[key]], dtype=object)
-            xs = data[key].astype(float) if numeric else words
-            for (title, part), marker in zip(data.groupby("model", sort=False), MARKERS, strict=False):
-                axes.plot(xs[part.index], part[score], marker, ms=5, alpha=0.7, label=title)
-            if numeric and 0 < 10 * np.nanmin(xs) <= np.nanmax(xs):
-                axes.set_xscale("log")
-                axes.xaxis.set_major_formatter(PLAIN)
-                axes.xaxis.set_minor_formatter(NullFormatter())
-            axes.set_xlabel(short_name(key))
-            if not numeric:
-                axes.margins(x=0.4)
-                axes.tick_params("x", labelsize=6.5)
-        # Trials that learn nothing would compress all others.
-        margin = 0.1 * (best.mean_score - lowest) or 0.01
-        axes.set_ylim(lowest - margin, best.mean_score + margin)
-        figure.axes[0].set_ylabel("validation accuracy (fraction)")
-        if data["model"].nunique() > 1:
-            figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4)
-        figure.suptitle(f"{len(trials)} trials ({section})", size=10)
-        return figure
-
+    data, best = pd.DataFrame(rows, dtype=object), max(trials, key=lambda trial: trial.mean_score)
+    settings = ", ".join(f"{short_name(key)}={shown_value(key, best.settings[key])}" for key in keys)
     text = f"A point is a trial; of {len(trials)}, those of the lowest quarter may be below the frame. "
-    text += f"Best: {best.record.title} with {said}, {best.mean_score:.4f}."
+    text += f"Best: {best.record.title} with {settings}, {best.mean_score:.4f}."
+    draw = partial(_draw_slices, section, data, keys)
     return [Plot("overview", section, "slices", "Validation accuracy by setting", text, data, draw)]
 
 
-def confusion(section: str, m: Misclassified) -> Plot:
-    """A group's confusion matrix, mean over its runs; colour shows the misclassified alone."""
-    share = 100 * m.confusion / np.maximum(m.confusion.sum(axis=1, keepdims=True), 1)
-    wrong, diagonal = m.confusion * (1 - np.eye(10)), np.eye(10, dtype=bool)
-    names, (label, answer) = m.group.classes, divmod(int(wrong.argmax()), 10)
+def _draw_slices(section: str, data: pd.DataFrame, keys: Sequence[str]) -> Figure:
+    figure, scores = Figure(figsize=(1 + 2 * len(keys), 3), layout="constrained"), data["validation_accuracy"]
+    for axes, key in zip(figure.subplots(1, len(keys), sharey=True, squeeze=False)[0], keys, strict=True):
+        numeric = all(isinstance(value, int | float | None) for value in data[key])
+        words = pd.Series([shown_value(key, value) for value in data[key]], dtype=object)
+        xs = data[key].astype(float) if numeric else words
+        for (title, part), marker in zip(data.groupby("model", sort=False), MARKERS, strict=False):
+            axes.plot(xs[part.index], scores[part.index], marker, ms=5, alpha=0.7, label=title)
+        if numeric and 0 < 10 * np.nanmin(xs) <= np.nanmax(xs):
+            axes.set_xscale("log")
+            axes.xaxis.set(major_formatter=PLAIN, minor_formatter=NullFormatter())
+        axes.set_xlabel(short_name(key))
+        if not numeric:
+            axes.margins(x=0.4)
+            axes.tick_params("x", labelsize=6.5)
+    # Trials that learn nothing would compress all others.
+    best, lowest = scores.max(), float(scores.quantile(1 / 4))
+    margin = 0.1 * (best - lowest) or 0.01
+    axes.set_ylim(lowest - margin, best + margin)
+    figure.axes[0].set_ylabel("validation accuracy (fraction)")
+    if data["model"].nunique() > 1:
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    figure.suptitle(f"{len(data)} trials ({section})", size=10)
+    return figure
+
+
+def confusion(errors: GroupErrors) -> Plot:
+    """A group's confusion matrix, mean over its runs; colour shows the errors alone."""
+    group, off_diagonal = errors.group, errors.confusion * (1 - np.eye(10))
+    text = f"Images by label and prediction, mean of {len(errors.predictions)} runs; colour shows the errors."
+    if off_diagonal.any():
+        label, predicted = divmod(int(off_diagonal.argmax()), 10)
+        text += f" Most frequent: {group.classes[label]} read as {group.classes[predicted]}, "
+        text += f"{off_diagonal[label, predicted]:.1f} images per run."
+    data = pd.DataFrame(errors.confusion, columns=[f"predicted_{name}" for name in group.classes])
+    draw = partial(_draw_confusion, f"{group.label} ({group.protocol})", errors.confusion, group.classes)
+    title, name = f"{group.label}: confusion matrix", f"{group.slug}-confusion"
+    return Plot("errors", group.section, name, title, text, data.assign(label=group.classes), draw)
+
+
+def _draw_confusion(title: str, matrix: Any, names: Sequence[str]) -> Figure:
+    # Digits fit between the usual margins; names need margins of their own.
+    figure = Figure(figsize=(4.8, 4.2), layout=None if names == tuple("0123456789") else "constrained")
+    axes = figure.subplots()
+    share = 100 * matrix * (1 - np.eye(10)) / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    cells = [[f"{x:.0f}" if x >= 10 or x == 0 else f"{x:.1f}" for x in row] for row in matrix]
     ticks = [name if len(name) <= MAX_CLASS_NAME else f"{name[: MAX_CLASS_NAME - 1]}…" for name in names]
-
-    def draw() -> Figure:
-        # Digits fit between the usual margins; names need margins of their own.
-        figure = Figure(figsize=(4.8, 4.2), layout=None if m.group.classes == DIGITS else "constrained")
-        axes = figure.subplots()
-        cells = np.array([[f"{x:.0f}" if x >= 10 or x == 0 else f"{x:.1f}" for x in row] for row in m.confusion])
-        bar, small = {"label": "share of the label's images (%)", "shrink": 0.8}, {"size": 6.5}
-        shared: Any = {"annot": cells, "fmt": "", "square": True, "linewidths": 0.5, "vmin": 0, "ax": axes}
-        shared |= {"xticklabels": ticks, "yticklabels": ticks}
-        sns.heatmap(share, mask=diagonal, cmap="Blues", cbar_kws=bar, annot_kws=small, **shared)
-        grey = {**small, "color": "0.35"}
-        sns.heatmap(share, mask=~diagonal, cmap=["white"], cbar=False, annot_kws=grey, **shared)
-        axes.set(xlabel="predicted class", ylabel="label", title=f"{m.group.label} ({m.group.protocol})")
-        axes.tick_params(length=0, rotation=0)
-        axes.tick_params("x", rotation=90 if max(map(len, ticks)) > 3 else 0)
-        return figure
-
-    text = f"Images by label and prediction, mean of {len(m.predictions)} runs; colour shows the errors."
-    if wrong.any():
-        text += f" Most frequent: {names[label]} read as {names[answer]}, {wrong[label, answer]:.1f} images per run."
-    data = pd.DataFrame(m.confusion, columns=[f"predicted_{name}" for name in names]).assign(label=names)
-    title = f"{m.group.label}: confusion matrix"
-    return Plot("errors", section, f"{m.group.slug}-confusion", title, text, data, draw)
+    bar = {"label": "share of the label's images (%)", "shrink": 0.8}
+    sns.heatmap(share, annot=np.array(cells), fmt="", annot_kws={"size": 6.5}, cmap="Blues", vmin=0, square=True,
+                linewidths=0.5, cbar_kws=bar, xticklabels=ticks, yticklabels=ticks, ax=axes)  # fmt: skip
+    axes.set(xlabel="predicted class", ylabel="label", title=title)
+    axes.tick_params(length=0, rotation=0)
+    axes.tick_params("x", rotation=90 if max(map(len, ticks)) > 3 else 0)
+    return figure
 
 
-def reliability(section: str, misclassified: Sequence[Misclassified], styles: Styles) -> list[Plot]:
+def reliability(section: str, errors: Sequence[GroupErrors], styles: Styles) -> list[Plot]:
     """Accuracy against confidence, over the runs of each group together; none where all bins have too few images."""
     rows = []
-    for m in misclassified:
-        images, confidence, right = m.bins.sum(axis=0)
-        for i in np.flatnonzero(images >= MIN_PER_BIN * len(m.bins)):
-            e = estimate([run[2, i] / run[0, i] for run in m.bins if run[0, i]], None, FRACTION)
+    for each in errors:
+        images, confidence, right = each.bins.sum(axis=0)
+        for i in np.flatnonzero(images >= MIN_PER_BIN * len(each.bins)):
+            e = estimate([run[2, i] / run[0, i] for run in each.bins if run[0, i]], None, FRACTION)
             point = {"confidence": confidence[i] / images[i], "accuracy": right[i] / images[i]}
-            point |= {"low": e.low, "high": e.high, "images_per_run": images[i] / len(m.bins)}
-            rows.append({"label": m.group.label, "bin": i + 1} | point)
+            point |= {"low": e.low, "high": e.high, "images_per_run": images[i] / len(each.bins)}
+            rows.append({"label": each.group.label, "bin": i + 1} | point)
     if not rows:
         return []
-    data = pd.DataFrame(rows)
-
-    def draw() -> Figure:
-        figure = Figure(figsize=(4.8, 4.2))
-        axes, below = figure.subplots(2, height_ratios=(3, 1), sharex=True, gridspec_kw={"left": 0.18})
-        axes.plot([0, 1], [0, 1], color="0.6", lw=0.8)
-        for label, part in data.groupby("label", sort=False):
-            mean, style = part["accuracy"].to_numpy(float), styles[str(label)]
-            bars = np.abs([mean - part["low"].to_numpy(float), part["high"].to_numpy(float) - mean])
-            axes.errorbar(part["confidence"], mean, bars, elinewidth=0.8, label=label, **style)
-            below.plot(part["confidence"], part["images_per_run"], **style)
-        axes.set(ylabel="accuracy (fraction)", ylim=(-0.02, 1.02), title=f"Reliability ({section})")
-        below.set(xlabel="confidence (probability of the answer)", ylabel="images per run", yscale="log")
-        below.yaxis.set_major_formatter(PLAIN)
-        _add_legend(figure, axes)
-        return figure
-
     text = f"On the diagonal, confidence equals accuracy; bars are 95 % intervals over the seeds; {BINS} bins, "
     text += f"without those of fewer than {MIN_PER_BIN} images per run. Expected calibration error: "
-    text += "; ".join(f"{m.group.label} {np.mean(m.calibration_errors):.4f}" for m in misclassified)
+    text += "; ".join(f"{each.group.label} {np.mean(each.calibration_errors):.4f}" for each in errors)
+    draw = partial(_draw_reliability, section, data := pd.DataFrame(rows), styles)
     return [Plot("errors", section, "reliability", "Reliability diagram", f"{text}.", data, draw)]
 
 
-def cost(section: str, scores: dict[Group, Estimate], costs: dict[Group, Row], styles: Styles) -> Plot:
+def _draw_reliability(section: str, data: pd.DataFrame, styles: Styles) -> Figure:
+    figure = Figure(figsize=(4.8, 4.2))
+    axes, below = figure.subplots(2, height_ratios=(3, 1), sharex=True, gridspec_kw={"left": 0.18})
+    axes.plot([0, 1], [0, 1], color="0.6", lw=0.8)
+    for label, part in data.groupby("label", sort=False):
+        bars = np.abs([part["accuracy"] - part["low"], part["high"] - part["accuracy"]])
+        axes.errorbar("confidence", "accuracy", bars, data=part, elinewidth=0.8, label=label, **styles[str(label)])
+        below.plot("confidence", "images_per_run", data=part, **styles[str(label)])
+    axes.set(ylabel="accuracy (fraction)", ylim=(-0.02, 1.02), title=f"Reliability ({section})")
+    below.set(xlabel="confidence (probability of the answer)", ylabel="images per run", yscale="log")
+    below.yaxis.set_major_formatter(PLAIN)
+    _add_legend(figure, axes)
+    return figure
+
+
+def cost(groups: Sequence[Group], scores: Scores, costs: dict[Group, Row], styles: Styles) -> Plot:
     """Accuracy against arithmetic and against time."""
-    groups = [*scores]
-    sides = {"multiply_accumulates": "multiply-accumulates per image", "epoch_seconds": "seconds per epoch"}
-
-    def draw() -> Figure:
-        figure = Figure(figsize=(6.8, 3.2))
-        for axes, (key, label) in zip(figure.subplots(1, 2, sharey=True), sides.items(), strict=True):
-            xs = [costs[group][key] for group in groups]
-            for x, group in zip(xs, groups, strict=True):
-                axes.errorbar(
-                    x, group.mean_score, _error_bar(scores[group]), label=group.label, **_marker(styles, group)
-                )
-            wide = max(xs) > 3 * min(xs)  # false for NaN
-            axes.set(xlabel=label, xscale="log" if wide else "linear")
-            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if wide else MaxNLocator(4))
-            axes.xaxis.set_major_formatter(PLAIN)
-            axes.xaxis.set_minor_formatter(NullFormatter())
-        _add_legend(figure, axes)
-        figure.axes[0].set_ylabel(f"{groups[0].selection_metric.replace('_', ' ')} (fraction)")
-        figure.suptitle(f"Accuracy against cost ({section})", size=10)
-        return figure
-
-    data = pd.DataFrame([{g.selection_metric: g.mean_score} | costs[g] for g in groups])
+    section, score = groups[0].section, groups[0].selection_metric
+    data = pd.DataFrame([{score: group.mean_score} | costs[group] for group in groups])
     text = f"Bars are 95 % intervals of the mean. {_means(scores)}."
+    draw = partial(_draw_cost, section, data, scores, styles)
     return Plot("cost", section, "cost", "Accuracy against cost", text, data, draw)
+
+
+def _draw_cost(section: str, data: pd.DataFrame, scores: Scores, styles: Styles) -> Figure:
+    figure, score = Figure(figsize=(6.8, 3.2)), data.columns[0]
+    sides = {"multiply_accumulates": "multiply-accumulates per image", "epoch_seconds": "seconds per epoch"}
+    for axes, (key, words) in zip(figure.subplots(1, 2, sharey=True), sides.items(), strict=True):
+        for x, y, (label, e) in zip(data[key], data[score], scores.items(), strict=True):
+            axes.errorbar(x, y, _error_bar(e), label=label, **_point(styles[label]))
+        wide = max(data[key]) > 3 * min(data[key])  # false for NaN
+        axes.set(xlabel=words, xscale="log" if wide else "linear")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if wide else MaxNLocator(4))
+        axes.xaxis.set(major_formatter=PLAIN, minor_formatter=NullFormatter())
+    _add_legend(figure, axes)
+    figure.axes[0].set_ylabel(f"{score.replace('_', ' ')} (fraction)")
+    figure.suptitle(f"Accuracy against cost ({section})", size=10)
+    return figure
 
 
 def _searched(settings: list[Mapping[str, Any]]) -> list[str]:
@@ -288,8 +276,8 @@ def _searched(settings: list[Mapping[str, Any]]) -> list[str]:
     return found
 
 
-def _marker(styles: Styles, group: Group) -> dict[str, Any]:
-    return styles[group.label] | {"ls": "none", "ms": 6}
+def _point(style: dict[str, Any]) -> dict[str, Any]:
+    return style | {"ls": "none", "ms": 6}
 
 
 def _error_bar(e: Estimate) -> list[list[float]] | None:
@@ -297,9 +285,13 @@ def _error_bar(e: Estimate) -> list[list[float]] | None:
     return None if np.isnan(e.low) else [[e.mean - e.low], [e.high - e.mean]]
 
 
-def _means(scores: dict[Group, Estimate]) -> str:
+def _means(scores: Scores) -> str:
     spans = ["" if np.isnan(e.low) else f" ({e.low:.4f} to {e.high:.4f}, for {e.basis})" for e in scores.values()]
-    return "; ".join(f"{g.label} {e.mean:.4f}{i}" for (g, e), i in zip(scores.items(), spans, strict=True))
+    return "; ".join(f"{label} {e.mean:.4f}{span}" for (label, e), span in zip(scores.items(), spans, strict=True))
+
+
+def _in_words(metric: str) -> str:
+    return metric.replace("train", "training").replace("_", " ").capitalize()
 
 
 def _published(group: Group) -> str | None:

@@ -12,12 +12,13 @@ import jinja2
 from PIL import Image
 
 from mnist_exp.errors import RunFolderError
-from mnist_exp.report import formats, published
+from mnist_exp.report import published
 from mnist_exp.report.collect import Collection
 from mnist_exp.report.estimates import Estimates
 from mnist_exp.report.figure_files import Plot
+from mnist_exp.report.image_errors import GroupErrors, hardest_images, load_images
 from mnist_exp.report.labels import flatten
-from mnist_exp.report.misclassified import Misclassified, gallery, load_images
+from mnist_exp.report.table import Table, csv, latex, markdown, numeric
 from mnist_exp.report.tables import FINAL
 from mnist_exp.report.wording import winner_sentence
 from mnist_exp.text import printable
@@ -31,9 +32,9 @@ DRAW_PAGE = "draw.html"
 def render(
     collection: Collection,
     estimates: Estimates,
-    shown: Sequence[formats.Table],
+    shown: Sequence[Table],
     plots: Sequence[Plot],
-    misclassified: Sequence[Misclassified],
+    errors: Sequence[GroupErrors],
     folder: Path,
     data: Path,
 ) -> str:
@@ -41,17 +42,16 @@ def render(
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("mnist_exp.report", ""), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    environment.globals |= {"formats": formats, "flatten": flatten, "printable": printable, "uri": _uri}
+    writers = {"csv": csv, "latex": latex, "markdown": markdown, "numeric": numeric}
+    environment.globals |= writers | {"flatten": flatten, "printable": printable, "uri": _uri}
     script = _read("page.js")
     return environment.get_template("page.html").render(
         collection=collection,
         tables={table.name: table for table in shown},
         figures=[(plot, (folder / f"{plot.name}.svg").read_bytes()) for plot in plots],
         summary=summary(collection, estimates, shown),
-        galleries=[
-            _gallery(section, misclassified, data) for section in dict.fromkeys(m.group.section for m in misclassified)
-        ],
-        without=sum(len(group.runs) for group in collection.groups) - sum(len(m.predictions) for m in misclassified),
+        galleries=[_gallery(section, errors, data) for section in dict.fromkeys(e.group.section for e in errors)],
+        without=sum(len(group.runs) for group in collection.groups) - sum(len(e.predictions) for e in errors),
         draw_page=(folder.parent / DRAW_PAGE).is_file() and DRAW_PAGE,
         style=_read("page.css"),
         script=script,
@@ -59,7 +59,7 @@ def render(
     )
 
 
-def summary(collection: Collection, estimates: Estimates, shown: Sequence[formats.Table]) -> list[tuple[str, str]]:
+def summary(collection: Collection, estimates: Estimates, shown: Sequence[Table]) -> list[tuple[str, str]]:
     """The report in a few sentences, each with the section that it is about."""
     sentences = []
     verdicts = next((table.data for table in shown if table.name == "verdict"), None)
@@ -77,27 +77,27 @@ def summary(collection: Collection, estimates: Estimates, shown: Sequence[format
 
 def verdict_sentence(answers: list[str]) -> str:
     """Whether the published result is reproduced, from the verdicts on its values."""
-    hits, misses = answers.count("reproduced"), answers.count("not reproduced")
-    if not hits + misses:
+    hits, outside = answers.count("reproduced"), answers.count("not reproduced")
+    if not hits + outside:
         return "There are not enough seeds to say whether the published result is reproduced."
     values = max(len(answers), len(FINAL) * len(published.MODELS))
     said = "reproduced" if hits == values else "reproduced in part" if hits else "not reproduced"
     within = f"{hits} of its {values} values lie in the 95 % interval of one more run of ours"
-    unknown = values - hits - misses
+    unknown = values - hits - outside
     return f"The published result is {said}: {within}{f'; of {unknown} there are too few seeds' if unknown else ''}."
 
 
-def _gallery(section: str, misclassified: Sequence[Misclassified], data: Path) -> dict[str, Any]:
-    mine = [m for m in misclassified if m.group.section == section]
+def _gallery(section: str, errors: Sequence[GroupErrors], data: Path) -> dict[str, Any]:
+    mine = [each for each in errors if each.group.section == section]
     group, images, reason = mine[0].group, None, ""
     split = group.record.identity["protocol"]["eval_split"]
     try:
-        images = load_images(data, group.record, mine[0].labels)
+        images = load_images(data, group.record, mine[0].images)
     except RunFolderError as error:
         reason = str(error)
-    misses = [(miss, None if images is None else _picture(images[miss.index])) for miss in gallery(mine, GALLERY)]
+    shown = [(each, None if images is None else _picture(images[each.index])) for each in hardest_images(mine, GALLERY)]
     found = {"section": section, "groups": len(mine), "classes": group.classes, "split": split}
-    return found | {"misses": misses, "reason": reason}
+    return found | {"images": shown, "reason": reason}
 
 
 def _picture(digit: Any) -> str:

@@ -7,23 +7,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit, logit, stdtr
+from scipy import stats
+from scipy.special import expit, logit
 
-from mnist_exp.report.crossed import (
-    LEVEL,
-    Crossed,
-    half_width,
-    mcnemar_test,
-    student_p,
-    t_factor,
-    t_test,
-    wilson_interval,
-)
+from mnist_exp.report import crossed as anova
+from mnist_exp.report.crossed import LEVEL, Crossed, student_p, t_factor
 
 BOTH, IMAGES, SEEDS, NOTHING = "new seeds and new images", "new images", "new seeds", ""
-"""What an interval takes to be drawn anew. Only images: it is of these trained networks."""
-FRACTION, LOSS, UNBOUNDED = (0.0, 1.0), (0.0, math.inf), (-math.inf, math.inf)
-"""The bounds of accuracies, of losses, and of what has none."""
+"""What an interval generalises to. With new images only, it is about these trained networks."""
+FRACTION, DIFFERENCE, LOSS = (0.0, 1.0), (-1.0, 1.0), (0.0, math.inf)
+"""The bounds of accuracies, of their differences, and of losses."""
 PUBLISHED_DECIMALS = 3
 UNKNOWN = math.nan
 
@@ -45,7 +38,7 @@ class Estimate:
     """The interval for new seeds on these very images (Student's t); not known for one seed."""
     seeds_variance: float = UNKNOWN
     images_variance: float = UNKNOWN
-    """What seeds and what images add to the variance of the mean (`crossed.Crossed.variance_parts`)."""
+    """What seeds and images add to the variance of the mean (`crossed.Crossed.variance_parts`)."""
 
     def times(self, factor: float) -> "Estimate":
         """The same in another unit; with -1, of the difference the other way round."""
@@ -62,7 +55,8 @@ def estimate(values: Sequence[float], crossed: Crossed | None, bounds: tuple[flo
     ``low`` to ``high`` is for new seeds and new images together, from the analysis of variance in `crossed`. For an
     accuracy it is computed on the log-odds scale (delta method), so that it stays between 0 and 1. A single seed says
     nothing about other seeds: its interval is for new images only. The accuracy of a single seed, or of seeds that are
-    all perfect, has Wilson's interval.
+    all perfect, has Wilson's interval; so has the share of images that may yet differ where two models are right and
+    wrong on the same ones.
 
     ``seeds_low`` to ``seeds_high`` is for new seeds on the same images: Student's t, ``mean ± t s / √n``. Without
     ``crossed``, it is also ``low`` to ``high``.
@@ -78,10 +72,12 @@ def estimate(values: Sequence[float], crossed: Crossed | None, bounds: tuple[flo
     of_seeds = _clip(mean - half, mean + half, bounds)
     if crossed is None:
         return Estimate(n, mean, std, *of_seeds, SEEDS if n > 1 else NOTHING, *of_seeds)
-    half = half_width(crossed)
+    half = anova.half_width(crossed)
+    if bounds == DIFFERENCE and not half:
+        half = anova.wilson_interval(0, crossed.images)[1]
     low, high = mean - half, mean + half
     if bounds == FRACTION and (n == 1 or not sum(crossed.variance_parts)):
-        low, high = wilson_interval(mean, crossed.images)
+        low, high = anova.wilson_interval(mean, crossed.images)
     elif bounds == FRACTION:
         # d logit(p) / dp = 1 / (p (1 - p))
         low, high = (float(expit(logit(mean) + side * half / (mean * (1 - mean)))) for side in (-1, 1))
@@ -182,10 +178,10 @@ def compare(score: Measured, losses: Measured) -> list[Comparison]:
 def _test(d: Estimate, crossed: Crossed | None) -> tuple[Estimate, float]:
     """The difference and its two-sided p-value; without a usable test, p is NaN and the interval is removed."""
     if crossed is not None:
-        return d, mcnemar_test(crossed) if d.n == 1 else t_test(crossed, d.mean)
+        return d, anova.mcnemar_test(crossed) if d.n == 1 else anova.t_test(crossed, d.mean)
     if not d.std > 0:  # one seed, or seeds that agree by chance: accuracies are multiples of one image
         return replace(d, low=UNKNOWN, high=UNKNOWN, basis=NOTHING), UNKNOWN
-    return d, student_p(d.mean, d.std**2 / d.n, d.n - 1)
+    return d, float(student_p(d.mean, d.std**2 / d.n, d.n - 1))
 
 
 def probability_of_winning(first: Sequence[float], second: Sequence[float]) -> float:
@@ -201,7 +197,7 @@ def probability_of_winning(first: Sequence[float], second: Sequence[float]) -> f
     if not sum(parts):
         return float(np.heaviside(gap, 0.5))
     degrees = sum(parts) ** 2 / sum(part**2 / (len(v) - 1) for part, v in zip(parts, (first, second), strict=True))
-    return float(stdtr(degrees, gap / sum(parts) ** 0.5))
+    return float(stats.t.cdf(gap / sum(parts) ** 0.5, degrees))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

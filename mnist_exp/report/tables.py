@@ -11,7 +11,9 @@ from mnist_exp.report import published
 from mnist_exp.report.collect import Collection, Group
 from mnist_exp.report.crossed import Crossed
 from mnist_exp.report.estimates import Estimates
-from mnist_exp.report.formats import (
+from mnist_exp.report.image_errors import GroupErrors
+from mnist_exp.report.statistics import FRACTION, LOSS, Estimate, estimate, holds_rounded, prediction_interval, z_score
+from mnist_exp.report.table import (
     SECTION,
     Row,
     Table,
@@ -25,9 +27,6 @@ from mnist_exp.report.formats import (
     span,
     text,
 )
-from mnist_exp.report.misclassified import Misclassified
-from mnist_exp.report.runs import DIGITS
-from mnist_exp.report.statistics import FRACTION, LOSS, Estimate, estimate, holds_rounded, prediction_interval, z_score
 from mnist_exp.report.wording import PER, sentence
 from mnist_exp.text import printable
 
@@ -44,7 +43,7 @@ NOT_CHOSEN = ("version", "device", "data", "protocol", "seed")
 def comparison(collection: Collection, estimates: Estimates) -> Table:
     """The comparison table: a row for each group of runs."""
     rows = []
-    by_test = _chosen_by_test_digits(collection)
+    tuned = _tuned_on_test_set(collection)
     validated = any(group.selection_metric == "validation_accuracy" for group in collection.groups)
     for group in collection.groups:
         means = estimates.means[group]
@@ -54,14 +53,14 @@ def comparison(collection: Collection, estimates: Estimates) -> Table:
             row |= estimate_columns(metric, means[metric])
         if validated:
             row |= seeds_columns("validation_accuracy", means["validation_accuracy"])
-        if by_test:
-            row["chosen_by"] = "test digits" if group in by_test else None
+        if tuned:
+            row["chosen_by"] = "test digits" if group in tuned else None
         rows.append(row)
     columns = {"Model": text("model"), SECTION: text("section"), "Parameters": number("parameters", ",")}
     columns |= {"Validation accuracy": mean_std("validation_accuracy")} if validated else {}
     columns |= {name.capitalize(): mean_std(metric) for metric, name in FINAL.items()}
     columns |= {"95 % interval of the mean accuracy": interval("test_accuracy"), "n": text("n")}
-    columns |= {"Settings chosen by": text("chosen_by")} if by_test else {}
+    columns |= {"Settings chosen by": text("chosen_by")} if tuned else {}
     note = (
         "The last epoch's result: mean ± standard deviation over n seeds. No epoch was chosen by its accuracy. The "
         "interval is for new seeds and new images together (crossed analysis of variance, Satterthwaite's degrees of "
@@ -71,7 +70,7 @@ def comparison(collection: Collection, estimates: Estimates) -> Table:
     if validated:
         note += " Where images were held out of training to validate on, rows are ranked by validation accuracy, best "
         note += "first."
-    if by_test:
+    if tuned:
         note += " “Test digits”: several settings of this model were tried, and only their test accuracy says which is "
         note += "best, so the best looks better than it is; to choose fairly, run them all with "
         note += "data.validation_size=5000."
@@ -176,19 +175,19 @@ def cost(estimates: Estimates) -> Table:
     return make_table("cost", "Cost", note, [*estimates.costs.values()], columns)
 
 
-def confused(misclassified: Sequence[Misclassified]) -> Table | None:
-    """The pairs of classes that each group confuses most often; None where nothing is wrong."""
+def confused(errors: Sequence[GroupErrors]) -> Table | None:
+    """The pairs of classes that each group confuses most often; None where no run makes an error."""
     rows = []
-    for m in misclassified:
-        group, wrong = m.group, m.confusion * (1 - np.eye(10))
-        for place in np.argsort(-wrong, axis=None, kind="stable")[:MAX_CONFUSED]:
+    for each in errors:
+        group, confusion = each.group, each.confusion * (1 - np.eye(10))
+        for place in np.argsort(-confusion, axis=None, kind="stable")[:MAX_CONFUSED]:
             label, predicted = divmod(int(place), 10)
-            if not wrong[label, predicted]:
+            if not confusion[label, predicted]:
                 break
-            share = _share_of_class(m, label, predicted)
+            share = _share_of_class(each, label, predicted)
             row: Row = {"section": group.section, "model": group.label}
             row |= {"label": group.classes[label], "predicted": group.classes[predicted]}
-            row |= estimate_columns("digits", share.times(float(m.confusion[label].sum())))
+            row |= estimate_columns("digits", share.times(float(each.confusion[label].sum())))
             rows.append(row | {"share": share.mean})
     columns = {SECTION: text("section"), "Model": text("model"), "Label": text("label"), "Predicted": text("predicted")}
     columns |= {"Images per run": number("digits", ".1f"), "95 % interval": interval("digits", ".1f")}
@@ -200,45 +199,38 @@ def confused(misclassified: Sequence[Misclassified]) -> Table | None:
     return make_table("confused", "Pairs most often confused", note, rows, columns) if rows else None
 
 
-def classes(misclassified: Sequence[Misclassified]) -> list[Table]:
+def classes(errors: Sequence[GroupErrors]) -> list[Table]:
     """The accuracy of each class: a table for all groups whose classes have the same names."""
-    rows = []
-    for m in misclassified:
-        row: Row = {"section": m.group.section, "model": m.group.label}
-        for label in DIGITS:
-            row |= estimate_columns(f"class_{label}", _share_of_class(m, int(label)))
-        rows.append(row)
-    columns = {SECTION: text("section"), "Model": text("model")}
-    columns |= {label: mean_std(f"class_{label}") for label in DIGITS}
+    by_names: dict[tuple[str, ...], list[GroupErrors]] = {}
+    for each in errors:
+        by_names.setdefault(each.group.classes, []).append(each)
     note = (
         "The share of each class's images that are recognised: mean ± standard deviation over the seeds. The CSV file "
         "has both 95 % intervals."
     )
-    whole = make_table("classes", "Accuracy of each class", note, rows, columns)
-    all_names = [m.group.classes for m in misclassified]
-    parts: list[Table] = []
-    for names in dict.fromkeys(all_names):
-        heads = dict(zip(DIGITS, names, strict=True))
-        for key in (key for key in whole.data.columns if key.startswith("class_")):
-            digit, suffix = key[6], key[7:]  # class_3_std
-            heads[key] = f"class_{names[int(digit)]}{suffix}"
-        file, title = whole.name, whole.title
-        if len({*all_names}) > 1:
-            of = [m.group.record.identity["data"]["name"] for m in misclassified if m.group.classes == names]
-            file += f"-{len(parts) + 1}" if parts else ""
-            title += f" ({printable(', '.join(dict.fromkeys(of)))})"
-        here = [other == names for other in all_names]
-        data, shown = (frame[here].rename(columns=heads) for frame in (whole.data, whole.cells))
-        parts.append(Table(file, title, note, data, shown))
-    return parts
+    made: list[Table] = []
+    for names, alike in by_names.items():
+        file, title = "classes", "Accuracy of each class"
+        if len(by_names) > 1:
+            data = dict.fromkeys(each.group.record.identity["data"]["name"] for each in alike)
+            file, title = f"classes-{len(made) + 1}" if made else file, f"{title} ({printable(', '.join(data))})"
+        rows = []
+        for each in alike:
+            row: Row = {"section": each.group.section, "model": each.group.label}
+            for label, name in enumerate(names):
+                row |= estimate_columns(f"class_{name}", _share_of_class(each, label))
+            rows.append(row)
+        columns = {SECTION: text("section"), "Model": text("model")}
+        made.append(make_table(file, title, note, rows, columns | {name: mean_std(f"class_{name}") for name in names}))
+    return made
 
 
-def calibration(misclassified: Sequence[Misclassified]) -> Table | None:
+def calibration(errors: Sequence[GroupErrors]) -> Table | None:
     """The expected calibration error of each group; None where no run has its predictions.npz."""
     rows: list[Row] = []
-    for m in (m for m in misclassified if len(m.bins)):
-        e = estimate(m.calibration_errors, None, FRACTION)
-        rows.append({"section": m.group.section, "model": m.group.label, "n": e.n} | seeds_columns("ece", e))
+    for each in (each for each in errors if len(each.bins)):
+        e = estimate(each.calibration_errors, None, FRACTION)
+        rows.append({"section": each.group.section, "model": each.group.label, "n": e.n} | seeds_columns("ece", e))
     columns = {SECTION: text("section"), "Model": text("model"), "Calibration error": mean_std("ece")}
     columns |= {"95 % interval of the mean": span("ece"), "n": text("n")}
     note = (
@@ -249,41 +241,37 @@ def calibration(misclassified: Sequence[Misclassified]) -> Table | None:
     return make_table("calibration", "Calibration", note, rows, columns) if rows else None
 
 
-def _chosen_by_test_digits(collection: Collection) -> list[Group]:
-    """The groups whose model was tried with several settings in their section, not all of which were validated."""
-    choices = {group: _choice(group) for group in collection.groups}
-    validated = {choice for group, choice in choices.items() if group.selection_metric == "validation_accuracy"}
-    chosen = []
-    for group, (question, _) in choices.items():
-        beside = {choice for other, choice in choices.items() if other.section == group.section}
-        rivals = {choice for choice in beside if choice[0] == question}
-        if len(rivals) > 1 and not rivals <= validated:
-            chosen.append(group)
-    return chosen
+def _share_of_class(errors: GroupErrors, label: int, predicted: int | None = None) -> Estimate:
+    """The share of a class's images that are recognised or, with ``predicted``, are taken for that other class."""
+    images, table = int(errors.counts[label]), errors.table[errors.table["label"] == label]
+    matrix = errors.matrix(table if predicted is None else table[table["predicted"] == predicted])
+    shares = [float(count) / images if images else math.nan for count in matrix.sum(axis=1)]
+    crossed = Crossed.of(matrix[:, matrix.any(axis=0)], images) if images > 1 else None
+    return estimate([1 - share if predicted is None else share for share in shares], crossed, FRACTION)
 
 
-def _choice(group: Group) -> tuple[str, str]:
-    """What a choice of settings is made for (a model, its data and protocol), and the settings."""
+def _tuned_on_test_set(collection: Collection) -> list[Group]:
+    """The groups of a model that was tried with several settings in one section, not all of which were validated."""
+    tried = {group: _task_and_settings(group) for group in collection.groups}
+    validated = {tried[group] for group in collection.groups if group.selection_metric == "validation_accuracy"}
+    tuned = []
+    for group, (task, _) in tried.items():
+        in_section = {tried[other] for other in collection.groups if other.section == group.section}
+        of_task = {each for each in in_section if each[0] == task}
+        if len(of_task) > 1 and not of_task <= validated:
+            tuned.append(group)
+    return tuned
+
+
+def _task_and_settings(group: Group) -> tuple[str, str]:
+    """What settings are chosen for (a model, its data and protocol), and the settings."""
     known = group.record.identity
-    given = [known["model"]["target"], known["data"] | {"validation_size": 0}, known["protocol"]]
+    task = [known["model"]["target"], known["data"] | {"validation_size": 0}, known["protocol"]]
     settings = {key: value for key, value in known.items() if key not in NOT_CHOSEN}
-    return json.dumps(given, sort_keys=True), json.dumps(settings, sort_keys=True)
+    return json.dumps(task, sort_keys=True), json.dumps(settings, sort_keys=True)
 
 
 def _counterparts(collection: Collection, protocols: Sequence[str]) -> list[tuple[Group, str]]:
     """The groups that repeat a published model, by protocol, each with that model's name."""
     pairs = [(g, name) for g in collection.groups if (name := published.published_model(g.record.identity))]
     return [pair for protocol in protocols for pair in pairs if pair[0].protocol == protocol]
-
-
-def _share_of_class(m: Misclassified, label: int, predicted: int | None = None) -> Estimate:
-    """The share of a class's images that are recognised or, with ``predicted``, are taken for that other class."""
-    images = int(next(iter(m.predictions.values())).counts[label])
-    chosen = []
-    for p in m.predictions.values():
-        wrong = p.wrong_label == label
-        chosen.append(wrong if predicted is None else wrong & (p.wrong_prediction == predicted))
-    values = [float(mine.sum()) / images if images else math.nan for mine in chosen]
-    marks = m.marks([p.wrong_index[mine] for p, mine in zip(m.predictions.values(), chosen, strict=True)])
-    crossed = Crossed.of(marks[:, marks.any(axis=0)], images) if images > 1 else None
-    return estimate([1 - value if predicted is None else value for value in values], crossed, FRACTION)

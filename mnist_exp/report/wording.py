@@ -9,6 +9,7 @@ CAVEATS = {
     SEEDS: ("new seeds on these very images", "it says nothing about other images"),
 }
 """What an interval is for, and what it leaves open."""
+TWO_SEEDS = "two seeds say little about others"
 PER = 10_000
 """Images that errors are counted in."""
 
@@ -30,6 +31,8 @@ def sentence(c: Comparison) -> str:
     words += f"{_span(d)}; {_seeds(d.n)}, {test}{p}."
     if d.basis in CAVEATS:
         words += " That is about {}; {}.".format(*CAVEATS[d.basis])
+    elif d.n == 2:
+        words += f" {TWO_SEEDS.capitalize()}."
     if math.isnan(c.wins):
         return words
     return f"{words} A new run of {c.first} beats a new run of {c.second} with a probability of {_percent(c.wins)}."
@@ -54,7 +57,7 @@ def winner_sentence(means: dict[str, float], comparisons: list[Comparison]) -> s
     if math.isnan(second.low):
         return f"{of} comes first, but nothing says whether that is more than chance."
     span = f"{_span(second)} than {others[0]}"
-    only = f"; {CAVEATS[second.basis][1]}" if second.basis in CAVEATS else ""
+    only = f"; {CAVEATS[second.basis][1]}" if second.basis in CAVEATS else f"; {TWO_SEEDS}" if second.n == 2 else ""
     alike = [label for label in others if not against[label].significant]
     if not alike:
         return f"{of} wins, with {span}{only}."

@@ -228,9 +228,9 @@ def test_jobs_of_a_refused_sweep_wait_for_nothing(runs: Path, tmp_path: Path) ->
 
 def test_the_newest_sweep_is_the_one_started_last_whatever_its_time_zone(runs: Path, tmp_path: Path) -> None:
     """A folder is named by local time: Auckland's noon comes before Los Angeles' morning."""
-    for name, model, time in (("2026-11-28_12-00", "mlp", "27T23:00"), ("2026-11-28_09-00", "lenet5", "28T17:00")):
+    for name, model, at in (("2026-11-28_12-00", "mlp", "27T23:00"), ("2026-11-28_09-00", "lenet5", "28T17:00")):
         path = plan(runs, name, model, 1) / "jobs.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"started": f"2026-11-{time}:00+00:00"}))
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"started": f"2026-11-{at}:00+00:00"}))
     assert shown(tmp_path)[0] == "1 waiting" and "model=lenet5" in " ".join(shown(tmp_path))
 
 

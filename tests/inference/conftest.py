@@ -4,9 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from mnist_exp.data.idx import load_raw
 from numpy.typing import NDArray
 
+from mnist_exp.data.datasets import load
 from mnist_exp.inference.trained import TrainedModel, load_each_model
 
 REFERENCE = Path(__file__).parents[2] / "outputs" / "reference"
@@ -22,5 +22,5 @@ def models() -> list[TrainedModel]:
 @pytest.fixture(scope="session")
 def digits(digits_root: Path) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     """The 10,000 test digits, ``[N, 28, 28]``, and their labels."""
-    images, labels, _ = load_raw("mnist", "test", digits_root)
+    ((images, labels, _),) = load("mnist", digits_root, ("test",))
     return images, labels

@@ -249,8 +249,8 @@ def test_a_run_without_its_timing_is_reported_all_the_same(tmp_path: Path, damag
 
 def test_classes_have_the_names_that_the_record_gives_them(tmp_path: Path) -> None:
     write_run(tmp_path)
-    write_run(tmp_path, "lenet5r", change=lambda r: r.update(classes=None))
-    write_run(tmp_path, "mlp", change=lambda r: r.update(classes=["T-shirt/top", " Ankle\n boot\x1b", *"abcdefgh"]))
+    write_run(tmp_path, "lenet5r", classes=None)
+    write_run(tmp_path, "mlp", classes=["T-shirt/top", " Ankle\n boot\x1b", *"abcdefgh"])
     collection = collect(tmp_path)
     assert not collection.problems
     assert [group.classes for group in collection.groups] == [
@@ -265,7 +265,7 @@ def test_classes_have_the_names_that_the_record_gives_them(tmp_path: Path) -> No
      [*"abcdefghi", " a"], [*"abcdefghi", 9], [*"abcdefghi", None], [*"abcdefghi", ["j"]], [*"abcdefghij", 1]],
 )  # fmt: skip
 def test_names_of_classes_that_are_none_are_told_and_the_run_reported(tmp_path: Path, given: Any) -> None:
-    write_run(tmp_path, change=lambda r: r.update(classes=given)).joinpath("timing.csv").unlink()
+    write_run(tmp_path, classes=given).joinpath("timing.csv").unlink()
     collection = collect(tmp_path)
     assert collection.groups[0].classes == tuple("0123456789")
     assert [(problem.left_out, problem.reason) for problem in collection.problems] == [
@@ -276,7 +276,7 @@ def test_names_of_classes_that_are_none_are_told_and_the_run_reported(tmp_path: 
 
 def test_odd_values_that_a_report_does_not_need_do_no_harm(tmp_path: Path) -> None:
     odd: dict[str, Any] = {"config": 3, "provenance": ["x"], "files": "no", "multiply_accumulates": "many"}
-    write_run(tmp_path, change=lambda r: r.update(odd, reason={"a": 1}, data=None))
+    write_run(tmp_path, **odd, reason={"a": 1}, data=None)
     assert labels(tmp_path) == ["LeNet5"]
 
 
@@ -316,15 +316,15 @@ def test_an_identity_that_was_edited_is_named_and_left_out(edited: str, tmp_path
 def test_runs_of_other_code_versions_or_size_are_never_averaged(
     change: dict[str, Any], label: str, words: str, tmp_path: Path
 ) -> None:
-    usual = {
+    usual: dict[str, Any] = {
         "code": {"model": "a" * 16, "training": "b" * 16},
         "provenance": {"packages": {"torch": "2.0"}, "portable": True},
     }
     for seed in range(3):
-        write_run(tmp_path, seed=seed, change=lambda r: r.update(usual))
+        write_run(tmp_path, seed=seed, **usual)
     assert not collect(tmp_path).warnings
-    other = {"code": usual["code"] | change["code"]} if "code" in change else change
-    write_run(tmp_path, seed=3, change=lambda r: r.update(usual | other))
+    other: dict[str, Any] = {"code": usual["code"] | change["code"]} if "code" in change else change
+    write_run(tmp_path, seed=3, **usual | other)
     collection = collect(tmp_path)
     assert sorted(len(group.runs) for group in collection.groups) == [1, 3]
     assert label in [group.label for group in collection.groups]

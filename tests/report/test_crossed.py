@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from mnist_exp.report.crossed import Crossed, half_width, t_test, wilson_interval
-from mnist_exp.report.statistics import BOTH, FRACTION, IMAGES, LOSS, Measured, estimate
+from mnist_exp.report.statistics import BOTH, DIFFERENCE, FRACTION, IMAGES, LOSS, Measured, estimate
 from scripts import coverage
 
 
@@ -38,6 +38,17 @@ def test_parts_against_every_deviation_written_out() -> None:
     rest = sum((x[s, i] - of_seed[s] - of_image[i] + mean) ** 2 for s, i in itertools.product(range(4), range(7))) / 18
     seeds, images = 7 * ((of_seed - mean) ** 2).sum() / 3, 4 * ((of_image - mean) ** 2).sum() / 6
     assert crossed(x).variance_parts == pytest.approx((seeds / 28, (images - rest) / 28), rel=1e-5)
+
+
+def test_two_seeds_that_agree_by_chance_give_no_certainty() -> None:
+    # 1 1 0 0 0 … and 1 0 1 0 0 …, of 100 images: both seeds sum to 2, so their mean square is 0.
+    # Squares of images: 2 (1 + 1/4 + 1/4) - 200 · 0.02² = 2.92; of all 4 - 0.08, so of the rest 1.
+    x = np.zeros((2, 100))
+    x[0, :2] = x[1, [0, 2]] = 1
+    error = (2.92 / 99 / 200) ** 0.5  # the larger of the two
+    assert half_width(crossed(x)) >= error
+    # 10 standard errors are 1e-23 of a normal distribution. Here 1 is as rare as 12.706205 with one degree of freedom.
+    assert t_test(crossed(x), 10 * error) == pytest.approx(2 * stats.t.sf(127.06205, 1), rel=1e-6)
 
 
 def test_one_seed_has_the_variance_of_its_images() -> None:
@@ -93,6 +104,11 @@ def test_accuracies_stay_within_0_and_1_and_a_perfect_one_is_not_certain() -> No
     assert one.basis == IMAGES and math.isnan(one.seeds_low) and math.isnan(one.seeds_variance)
 
 
+def test_two_perfect_models_may_yet_differ_as_much_as_one_may_err() -> None:
+    found = estimate([0.0, 0.0], crossed(np.zeros((2, 200))), DIFFERENCE)
+    assert (found.low, found.high) == pytest.approx((-3.841459 / 203.841459, 3.841459 / 203.841459))
+
+
 def population(difference: bool) -> coverage.Population:
     """2 % of the images are hard, for each of two models in another way; seeds change the odds by a fifth."""
     random = np.random.default_rng(3)
@@ -109,6 +125,8 @@ def test_intervals_hold_and_tests_err_as_often_as_they_say(difference: bool) -> 
     for row in coverage.simulate(population(difference), draws):
         assert 0.93 - 0.015 <= row["holds"] <= 0.97 + 0.015, row
         assert row["rejects"] is None or 0.03 - 0.015 <= row["rejects"] <= 0.06 + 0.015, row
+        assert row["rejects"] is None or row["rejects_at_1_percent"] <= 0.015 + 0.007, row
+        assert row["rejects"] is None or row["rejects_at_0.1_percent"] <= 0.002 + 0.003, row
 
 
 def test_what_stands_for_all_is_the_mean_of_all_and_is_mostly_held() -> None:

@@ -12,7 +12,6 @@ from mnist_exp.report.statistics import (
     FRACTION,
     IMAGES,
     SEEDS,
-    UNBOUNDED,
     Comparison,
     Estimate,
     Measured,
@@ -26,6 +25,7 @@ from mnist_exp.report.statistics import (
 )
 from mnist_exp.report.wording import sentence, winner_sentence
 
+UNBOUNDED = (-math.inf, math.inf)
 Values = dict[str, dict[int, float]]
 
 
@@ -203,6 +203,14 @@ def test_equal_means_have_no_winner_and_unknown_images_are_mentioned() -> None:
     values = {"A": {0: 0.9, 1: 0.91, 2: 0.92}, "B": {0: 0.8, 1: 0.8101, 2: 0.8203}}
     said = winner_sentence(means(values), compared(values))
     assert "A (91.00 %) wins" in said and said.endswith("; it says nothing about other images.")
+
+
+def test_two_seeds_of_perfect_models_say_little() -> None:
+    errors = {label: {seed: [0] * 200 for seed in range(2)} for label in "AB"}
+    (c,) = compared(accuracies(errors), errors)
+    # Wilson's interval of 0 of 200: to 3.841459 / 203.841459 = 0.018845.
+    said = "A and B cannot be told apart: A makes 188.5 more to 188.5 fewer errors per 10,000 images; n = 2 seeds, "
+    assert sentence(c).startswith(f"{said}p = 1. Two seeds say little about others.")
 
 
 def test_a_winner_that_is_none() -> None:

@@ -5,13 +5,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mnist_exp.report import formats, page, tables
-from tests.report.conftest import EVIL, answers, read, write_run
+from mnist_exp.report import page, tables
+from mnist_exp.report.table import latex, markdown, write_tables
+from tests.report.conftest import EVIL, answers, forget_errors, read, write_run
 
 
 def test_comparison_has_every_number_with_its_interval(tmp_path: Path) -> None:
     for seed, accuracy in enumerate((0.97, 0.98, 0.99)):
-        (write_run(tmp_path, seed=seed, accuracy=accuracy) / "predictions.npz").unlink()
+        forget_errors(write_run(tmp_path, seed=seed, accuracy=accuracy))
     table = tables.comparison(*read(tmp_path))
     row = table.data.iloc[0]
     assert row["test_accuracy"] == pytest.approx(0.98)
@@ -47,7 +48,7 @@ def test_one_seed_has_an_interval_for_new_images(tmp_path: Path) -> None:
 
 def test_runs_of_which_nobody_knows_what_they_got_wrong_say_so(tmp_path: Path) -> None:
     for model in ("lenet5", "mlp"):
-        (write_run(tmp_path, model) / "predictions.npz").unlink()
+        forget_errors(write_run(tmp_path, model))
     collection, estimates = read(tmp_path)
     assert tables.comparison(collection, estimates).cells["95 % interval of the mean accuracy"].tolist() == ["–", "–"]
     found = tables.differences(collection, estimates)
@@ -201,7 +202,7 @@ def test_a_caption_is_latex_too(tmp_path: Path) -> None:
     write_run(tmp_path)
     table = tables.comparison(*read(tmp_path))
     bad = replace(table, title="a_b", note="50 % & {x} ^~ \\ #$")
-    caption = next(line for line in formats.latex(bad).splitlines() if line.startswith("\\caption"))
+    caption = next(line for line in latex(bad).splitlines() if line.startswith("\\caption"))
     escaped = r"a\_b. 50 \% \& \{x\} \textasciicircum{}\textasciitilde{} \textbackslash{} \#\$"
     assert caption.startswith(rf"\caption{{{escaped}}}")
 
@@ -228,7 +229,7 @@ def test_cost_is_the_median_of_the_runs_medians(tmp_path: Path) -> None:
 
 
 def test_cost_of_runs_that_recorded_none(tmp_path: Path) -> None:
-    folder = write_run(tmp_path, change=lambda r: r.update(multiply_accumulates=None, provenance=None))
+    folder = write_run(tmp_path, multiply_accumulates=None, provenance=None)
     (folder / "timing.csv").unlink()
     cells = tables.cost(read(tmp_path)[1]).cells.iloc[0]
     assert cells.tolist()[2:] == ["–", "–", "–", "not recorded"]
@@ -247,18 +248,18 @@ def test_of_many_pairs_the_best_groups_are_told(tmp_path: Path) -> None:
 def test_markdown_and_latex_escape_what_they_must(tmp_path: Path) -> None:
     write_run(tmp_path, title="a|b_c & 5% <i>")
     table = tables.comparison(*read(tmp_path))
-    assert formats.markdown(table.cells).splitlines()[2].startswith(r"| a\|b_c & 5% &lt;i> | 61,706 |")
-    assert formats.markdown(table.cells).splitlines()[1] == "| --- | ---: | ---: | ---: | ---: | ---: |"
-    latex = formats.latex(table)
-    assert r"a|b\_c \& 5\% <i>" in latex
+    assert markdown(table.cells).splitlines()[2].startswith(r"| a\|b_c & 5% &lt;i> | 61,706 |")
+    assert markdown(table.cells).splitlines()[1] == "| --- | ---: | ---: | ---: | ---: | ---: |"
+    written = latex(table)
+    assert r"a|b\_c \& 5\% <i>" in written
     for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"95 \% interval", r"\usepackage{booktabs}"):
-        assert rule in latex
+        assert rule in written
 
 
 def test_files_hold_what_the_table_holds(tmp_path: Path) -> None:
     write_run(tmp_path / "runs", title=EVIL)
     table = tables.comparison(*read(tmp_path / "runs"))
-    assert formats.write([table], tmp_path) == ["comparison.csv", "comparison.md", "comparison.tex"]
+    assert write_tables([table], tmp_path) == ["comparison.csv", "comparison.md", "comparison.tex"]
     back = pd.read_csv(tmp_path / "comparison.csv")
     assert back["model"].tolist() == [EVIL]
     assert back["test_accuracy"].tolist() == pytest.approx(table.data["test_accuracy"].tolist(), rel=1e-15)

@@ -37,15 +37,10 @@ class Table:
 
 def make_table(name: str, title: str, note: str, rows: list[Row], columns: Mapping[str, CellWriter]) -> Table:
     """A table with a column for each head; the section's is left out where all rows share one section."""
-    cells = write_cells(rows, columns)
+    cells = pd.DataFrame({head: [write(row) for row in rows] for head, write in columns.items()}, dtype=object)
     if SECTION in cells and cells[SECTION].nunique() == 1:
         del cells[SECTION]
     return Table(name, title, note, pd.DataFrame(rows), cells)
-
-
-def write_cells(rows: list[Row], columns: Mapping[str, CellWriter]) -> pd.DataFrame:
-    """Each row's cells, in a column for each head."""
-    return pd.DataFrame({head: [write_cell(row) for row in rows] for head, write_cell in columns.items()}, dtype=object)
 
 
 def text(key: str) -> CellWriter:
@@ -66,8 +61,8 @@ def mean_std(mean: str, std: str = "") -> CellWriter:
 
 def span(name: str, spec: str = ".4f") -> CellWriter:
     """An interval, NAME_low to NAME_high, if it is known."""
-    low, high = f"{name}_low", f"{name}_high"
-    return lambda row: MISSING if pd.isna(row[low]) else f"{row[low]:{spec}} to {row[high]:{spec}}"
+    low, high = number(f"{name}_low", spec), number(f"{name}_high", spec)
+    return lambda row: MISSING if low(row) == MISSING else f"{low(row)} to {high(row)}"
 
 
 def median_span(name: str, spec: str) -> CellWriter:
@@ -93,16 +88,14 @@ def seeds_columns(name: str, e: Estimate) -> Row:
     return {name: e.mean, f"{name}_std": e.std, f"{name}_low": e.seeds_low, f"{name}_high": e.seeds_high}
 
 
-def write(tables: Sequence[Table], folder: Path) -> list[str]:
+def write_tables(tables: Sequence[Table], folder: Path) -> list[str]:
     """Write each table as CSV (numbers in full), Markdown and LaTeX (booktabs); return the files' names."""
-    files = {
-        f"{table.name}.{kind}": content
-        for table in tables
-        for kind, content in (("csv", csv(table.data)), ("md", markdown(table.cells)), ("tex", latex(table)))
-    }
-    for name, content in files.items():
-        (folder / name).write_text(content, encoding="utf-8", newline="\n")
-    return list(files)
+    names = []
+    for table in tables:
+        for kind, content in (("csv", csv(table.data)), ("md", markdown(table.cells)), ("tex", latex(table))):
+            names.append(f"{table.name}.{kind}")
+            (folder / names[-1]).write_text(content, encoding="utf-8", newline="\n")
+    return names
 
 
 def csv(data: pd.DataFrame) -> str:
