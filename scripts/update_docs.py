@@ -1,32 +1,37 @@
 """Update README.md and docs/ from the tracked results: ``make docs``.
 
-What is between ``<!-- table: NAME -->`` and ``<!-- end -->`` is made from ``outputs/reference``;
+What is between ``<!-- table: NAME -->`` (or ``value``) and ``<!-- end -->`` is made from ``outputs/reference``;
 so are the report there and the figures in ``docs/figures``. A test checks that nothing is out of date.
 """
 
-import json
+import argparse
 import re
 import shutil
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
+from PIL import Image
 
 from mnist_exp.report import published, tables
 from mnist_exp.report.collect import Collection, Group, collect
 from mnist_exp.report.estimates import Estimates, make_estimates
 from mnist_exp.report.image_errors import load_errors
+from mnist_exp.report.labels import flatten
 from mnist_exp.report.published import MODELS
 from mnist_exp.report.table import Row, interval, markdown, mean_std
 from mnist_exp.settings.schema import ARITHMETICS
 
 PROJECT = Path(__file__).resolve().parent.parent
 REFERENCE = PROJECT / "outputs" / "reference"
-DOCUMENTS = ("README.md", "docs/reproduction.md", "docs/performance.md", "docs/usage.md")
+DOCUMENTS = ("README.md", "docs/reproduction.md", "docs/performance.md", "docs/predict.md")
 VARIANTS = {"native": "native (AVX-512)", "threads2": "two threads instead of one"}
 QUICK_EPOCHS = 3  # conf/experiment/quick.yaml
-MARKER = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+SWEEP_SEEDS = 3  # Makefile
+MARKER = re.compile(r"(<!-- (?:table|value): (\S+) -->\n?).*?(<!-- end -->)", re.DOTALL)
 
 
 def side_by_side(collection: Collection, estimates: Estimates) -> Iterator[Row]:
@@ -48,17 +53,33 @@ def _rows(collection: Collection, estimates: Estimates) -> Iterator[tuple[Group,
         yield group, {str(key): value for key, value in row.items()}
 
 
+def summarise(runs: Path) -> pd.DataFrame:
+    """What a table needs of runs that are not tracked themselves, a row for each group: settings, results, seconds."""
+    collection = collect(runs)
+    estimates = make_estimates(collection, load_errors(collection)[0])
+    found = []
+    for group, row in _rows(collection, estimates):
+        times = [float(run.timing["train_seconds"].sum()) for run in group.runs if run.timing is not None]
+        known = {"run": group.runs[0].folder.name, "title": group.record.title} | flatten(group.record.identity)
+        found.append(known | row | {"train_seconds": pd.Series(times, dtype=float).median()})
+    return pd.DataFrame(found)
+
+
 def elsewhere(reference: Path) -> Iterator[Row]:
     """How much each model's last-epoch results change under other arithmetic."""
     for variant, name in VARIANTS.items():
-        for path in sorted((reference / "elsewhere" / variant).glob("*/metrics.csv")):
-            prefix = path.parent.name.rpartition("-")[0]
-            (stored,) = (reference / "runs").glob(f"{prefix}-*/metrics.csv")
-            moved = (pd.read_csv(path) - pd.read_csv(stored)).iloc[-1].abs()
-            row = {"Arithmetic": name, "Model": json.loads((path.parent / "run.json").read_text())["title"]}
-            for metric, words in tables.FINAL.items():
-                row[f"{words.capitalize()} differs by"] = f"{moved[metric]:.4f}"
-            yield row
+        for row in _read(reference / "elsewhere" / f"{variant}.csv"):
+            (stored,) = (reference / "runs").glob(f"{row['run'].rpartition('-')[0]}-*/metrics.csv")
+            last = pd.read_csv(stored).iloc[-1]
+            moved = {words: abs(row[metric] - last[metric]) for metric, words in tables.FINAL.items()}
+            cells = {f"{words.capitalize()} differs by": f"{change:.4f}" for words, change in moved.items()}
+            yield {"Arithmetic": name, "Model": row["title"]} | cells
+
+
+def _read(path: Path) -> list[Row]:
+    """What `summarise` found, from its file."""
+    rows = pd.read_csv(path).to_dict("records")
+    return [{str(key): value for key, value in row.items()} for row in rows]
 
 
 def arithmetic(path: Path) -> Iterator[Row]:
@@ -88,26 +109,29 @@ def coverage(path: Path) -> Iterator[Row]:
             yield {"Of": str(what), "How often the": COVERAGE[key]} | shares
 
 
-def quick(collection: Collection, estimates: Estimates) -> Iterator[Row]:
+def quick(rows: list[Row]) -> Iterator[Row]:
     """The models in the few epochs of `experiment=quick`."""
-    for group, row in _rows(collection, estimates):
-        known = group.record.identity
-        if known["epochs"] == QUICK_EPOCHS and known["device"]["arithmetic"] == "portable":
-            line = {"Model": group.record.title, "Epochs": str(QUICK_EPOCHS), "Test loss": mean_std("test_loss")(row)}
+    for row in rows:
+        if row["epochs"] == QUICK_EPOCHS and row["device.arithmetic"] == "portable":
+            line = {"Model": row["title"], "Epochs": str(QUICK_EPOCHS), "Test loss": mean_std("test_loss")(row)}
             yield line | _accuracy_cells(row)
 
 
-def time_to_accuracy(collection: Collection, estimates: Estimates) -> Iterator[Row]:
+def time_to_accuracy(rows: list[Row]) -> Iterator[Row]:
     """LeNet5's test accuracy, and how long its training took, for each arithmetic and number of epochs."""
-    lines = []
-    for group, row in _rows(collection, estimates):
-        known = group.record.identity
-        if known["model"]["target"].endswith(".LeNet5"):
-            times = [float(run.timing["train_seconds"].sum()) for run in group.runs if run.timing is not None]
-            line = {"Arithmetic": known["device"]["arithmetic"], "Epochs": str(known["epochs"])}
-            line |= {"Training (s)": f"{pd.Series(times).median():.1f}"} | _accuracy_cells(row)
-            lines.append(line | {"Mean ≥ 0.990": "yes" if row["test_accuracy"] >= 0.99 else "no"})
-    yield from sorted(lines, key=lambda line: (line["Arithmetic"] != "portable", int(line["Epochs"])))
+    of_lenet5 = [row for row in rows if row["model.target"].endswith(".LeNet5")]
+    for row in sorted(of_lenet5, key=lambda row: (row["device.arithmetic"] != "portable", row["epochs"])):
+        line = {"Arithmetic": row["device.arithmetic"], "Epochs": str(row["epochs"])}
+        line |= {"Training (s)": f"{row['train_seconds']:.1f}"} | _accuracy_cells(row)
+        yield line | {"Mean ≥ 0.990": "yes" if row["test_accuracy"] >= 0.99 else "no"}
+
+
+def sweep_minutes(collection: Collection) -> str:
+    """How long `make sweep` trains on two cores: the times of the tracked runs that it consists of, halved."""
+    runs = [run for group in collection.groups if group.protocol == "standard" for run in group.runs]
+    tables_of_times = [run.timing for run in runs if run.timing is not None and run.record.seed < SWEEP_SEEDS]
+    seconds = sum(float(table[["train_seconds", "eval_seconds"]].to_numpy().sum()) for table in tables_of_times)
+    return f"{seconds / 2 / 60:.0f}"
 
 
 def _accuracy_cells(row: Row) -> Row:
@@ -121,11 +145,10 @@ def render_tables(collection: Collection) -> dict[str, str]:
     standard = Collection(tuple(group for group in collection.groups if group.protocol == "standard"))
     shown = [tables.comparison(standard, estimates), tables.differences(standard, estimates)]
     shown += [tables.verdict(collection, estimates), tables.forensics(collection, estimates)]
-    few = collect(REFERENCE / "quick" / "runs")
-    of_few = make_estimates(few, load_errors(few)[0])
+    few = _read(REFERENCE / "quick.csv")
     cells: dict[str, Iterator[Row] | pd.DataFrame] = {
-        "quick": quick(few, of_few),
-        "time-to-accuracy": time_to_accuracy(few, of_few),
+        "quick": quick(few),
+        "time-to-accuracy": time_to_accuracy(few),
         "side-by-side": side_by_side(collection, estimates),
         "elsewhere": elsewhere(REFERENCE),
         "coverage-simulated": coverage(REFERENCE / "coverage" / "simulated.csv"),
@@ -134,7 +157,8 @@ def render_tables(collection: Collection) -> dict[str, str]:
         "pictures": pd.read_csv(REFERENCE / "inference" / "pictures.csv", dtype=str),
     }
     cells |= {table.name: table.cells for table in shown if table}
-    written = {"benchmark": (REFERENCE / "benchmark" / "targets.md").read_text(encoding="utf-8")}
+    written = {"sweep-minutes": sweep_minutes(collection)}
+    written |= {"benchmark": (REFERENCE / "benchmark" / "targets.md").read_text(encoding="utf-8")}
     return written | {name: markdown(pd.DataFrame(each)) for name, each in cells.items()}
 
 
@@ -143,8 +167,29 @@ def fill_markers(text: str, contents: dict[str, str]) -> str:
     return MARKER.sub(lambda match: f"{match[1]}{contents[match[2]]}{match[3]}", text)
 
 
+def photograph(page: Path, out: Path, size: str) -> None:
+    """A picture of the top of a page, ``WIDTH,HEIGHT``, where there is a Chromium."""
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        print(f"there is no Chromium here, so {out.name} stays as it is")
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+        flags += [f"--user-data-dir={folder}", f"--window-size={size}", "--virtual-time-budget=2000"]
+        done = subprocess.run(
+            [chromium, *flags, f"--screenshot={out}", page.as_uri()], capture_output=True, timeout=120
+        )
+        done.check_returncode()
+    Image.open(out).convert("P", palette=Image.Palette.ADAPTIVE).save(out, optimize=True)
+
+
 def main() -> int:
-    """Write the documents, and the figures that they show."""
+    """Write the documents, and the figures that they show; or a summary of runs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--summarise", nargs=2, type=Path, metavar=("RUNS", "FILE"), help="runs, as a table's CSV file")
+    if given := parser.parse_args().summarise:
+        summarise(given[0]).to_csv(given[1], index=False, lineterminator="\n")
+        return 0
     contents = render_tables(collect(REFERENCE / "runs"))
     for name in DOCUMENTS:
         path = PROJECT / name
@@ -155,6 +200,7 @@ def main() -> int:
             section, _, rest = target.stem.partition("--")
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(REFERENCE / "report" / section / f"{rest}.svg", target)
+    photograph(REFERENCE / "report" / "index.html", PROJECT / "docs" / "figures" / "report.png", "1280,860")
     return 0
 
 

@@ -46,7 +46,10 @@ class Run:
             raise RunFolderError(f"{name} cannot be read: {error.strerror}") from error
         sha256 = hashlib.sha256(content).hexdigest()
         if (self.record.files or {}).get(name, sha256) != sha256:
-            raise ChangedFileError(f"{name} is not the file that the run wrote (by its SHA-256 in {RECORD})")
+            raise ChangedFileError(
+                f"{name} is not the file that the run wrote, by its SHA-256 in {RECORD}; delete it and repeat the run's "
+                "command, which makes it anew"
+            )
         return content
 
     def read_table(self, name: str, columns: Sequence[str]) -> pd.DataFrame:
@@ -93,6 +96,9 @@ def read_run(folder: Path) -> Run:
     timing, problems = None, []
     try:
         timing = run.read_table(TIMING, ["epoch", *TIMES]) if len(epochs) else None
+        if timing is not None and record.status == "finished" and list(timing["epoch"]) != list(epochs["epoch"]):
+            timing = None
+            problems.append(f"{TIMING} has other epochs than {METRICS}")
     except RunFolderError as error:
         problems.append(str(error))
     return Run(folder, record, epochs, timing, problems)

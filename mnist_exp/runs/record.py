@@ -147,9 +147,12 @@ class Record:
         if record.status not in STATUSES:
             raise RecordError(f"{RECORD} has the status {record.status!r:.40}")
         for name, each in known.items():
-            value, kinds = getattr(record, name), str(each.type)
+            value, kinds = getattr(record, name), getattr(each.type, "__name__", str(each.type))
             if type(value).__name__.replace("NoneType", "None") not in re.findall(r"\w+", re.sub(r"\[.*\]", "", kinds)):
                 raise RecordError(f"{RECORD} has a {name} that is no {kinds}: {value!r:.40}")
+        classes = record.classes or [str(digit) for digit in range(10)]
+        if not all(isinstance(each, str) for each in classes) or len({*classes}) != len(classes) or len(classes) != 10:
+            raise RecordError(f"{RECORD} has classes that are not ten different names")
         return record
 
 

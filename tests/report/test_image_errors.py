@@ -250,7 +250,7 @@ def test_damaged_predictions_are_named_and_the_rest_reported(tmp_path: Path, kin
 def test_predictions_that_are_not_those_of_the_run_are_named(tmp_path: Path) -> None:
     write_run(tmp_path, name="bad", files={"predictions.npz": "0" * 64})
     found, (problem,) = load_errors(collect(tmp_path))
-    assert not found and "SHA-256 is not the recorded one" in problem.reason
+    assert not found and "predictions.npz is not the file that the run wrote" in problem.reason
 
 
 def test_groups_evaluated_on_other_images_are_named(tmp_path: Path) -> None:
@@ -258,7 +258,7 @@ def test_groups_evaluated_on_other_images_are_named(tmp_path: Path) -> None:
     write_run(tmp_path, "mlp", accuracy=0.9, archive=answers(np.arange(1, 101) % 10, 10), name="mlp")
     found, (problem,) = load_errors(collect(tmp_path))
     assert len(found) == 2 and (problem.folder, problem.left_out) == ("mlp", False)
-    assert problem.reason == "was evaluated on images with other labels than the runs of LeNet5"
+    assert problem.reason == "it was evaluated on images with other labels than the runs of LeNet5"
 
 
 def record(**data: Any) -> Record:

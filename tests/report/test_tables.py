@@ -207,12 +207,11 @@ def test_a_caption_is_latex_too(tmp_path: Path) -> None:
     assert caption.startswith(rf"\caption{{{escaped}}}")
 
 
-@pytest.mark.parametrize("text", ["epoch,train_seconds,eval_seconds,train_images_per_second\n", None])
-def test_times_that_cannot_be_are_left_out(text: str | None, tmp_path: Path) -> None:
+def test_times_that_cannot_be_are_left_out(tmp_path: Path) -> None:
     path = write_run(tmp_path) / "timing.csv"
-    path.write_text(path.read_text().replace("5.0", "-5.0", 1) if text is None else text)
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
     collection, estimates = read(tmp_path)
-    assert "other epochs than its metrics.csv, or with negative times" in collection.problems[0].reason
+    assert collection.problems[0].reason == "timing.csv has other epochs than metrics.csv"
     assert tables.cost(estimates).cells["Seconds per epoch"].tolist() == ["–"]
 
 

@@ -189,7 +189,7 @@ def test_what_is_left_out_is_said(
     monkeypatch.setattr(track, "TensorBoard", Recorder)
     assert track.main(["tensorboard", "--runs", str(runs)]) == 0
     output, errors = capsys.readouterr()
-    assert "left out: empty-metrics has an empty metrics.csv" in errors and "in part: no-timing" in errors
+    assert "left out: empty-metrics: metrics.csv is not the file" in errors and "in part: no-timing" in errors
     assert output.startswith("11 of 11 added")
 
 
