@@ -47,8 +47,8 @@ class Run:
         sha256 = hashlib.sha256(content).hexdigest()
         if (self.record.files or {}).get(name, sha256) != sha256:
             raise ChangedFileError(
-                f"{name} is not the file that the run wrote, by its SHA-256 in {RECORD}; delete it and repeat the run's "
-                "command, which makes it anew"
+                f"{name} is not the file that the run wrote, by its SHA-256 in {RECORD}; delete it and repeat the "
+                "run's command, which makes it anew"
             )
         return content
 

@@ -202,7 +202,7 @@ DAMAGED = {
     "title is a number": (record(title=5), "run.json has a title that is no str: 5"),
     "provenance is a list": (
         record(provenance=[1]),
-        "run.json has a provenance that is no dict[str, typing.Any] | None",
+        "run.json has a provenance that is no dict",
     ),
     "nine classes": (record(classes=[*"abcdefghi"]), "run.json has classes that are not ten different names"),
     "a class twice": (record(classes=[*"abcdefghia"]), "run.json has classes that are not ten different names"),
