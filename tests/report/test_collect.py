@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from mnist_exp.machine import fingerprint
 from mnist_exp.report.collect import Collection, collect
 from mnist_exp.settings.identity import identity_hash
-from mnist_exp.text import printable, slug
+from mnist_exp.text import printable
 from tests.report.conftest import write_run
 
 
@@ -120,15 +121,18 @@ def test_the_best_of_a_section_are_those_of_the_highest_validation_accuracy(tmp_
     assert [group.label for group in best] == ["LeNet5, lr=2", "LeNet5, lr=3"]
 
 
-def overwrite(name: str, content: bytes) -> Callable[[Path], None]:
+Damage = Callable[[Path], None]
+
+
+def overwrite(name: str, content: bytes) -> Damage:
     return lambda folder: (folder / name).write_bytes(content) and None  # type: ignore[return-value]
 
 
-def cut(name: str, by: int) -> Callable[[Path], None]:
+def cut(name: str, by: int) -> Damage:
     return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:-by]) and None  # type: ignore[return-value]
 
 
-def as_folder(name: str) -> Callable[[Path], None]:
+def as_folder(name: str) -> Damage:
     def damage(folder: Path) -> None:
         (folder / name).unlink()
         (folder / name).mkdir()
@@ -136,89 +140,49 @@ def as_folder(name: str) -> Callable[[Path], None]:
     return damage
 
 
-def record(**changes: Any) -> Callable[[Path], None]:
+def record(**changes: Any) -> Damage:
     def damage(folder: Path) -> None:
         content = json.loads((folder / "run.json").read_text())
         for path, value in changes.items():
             *groups, key = path.split("__")
-            branch = content
-            for group in groups:
-                branch = branch[group]
+            branch = reduce(dict.__getitem__, groups, content)
+            branch[key] = value
             if value is ...:
                 del branch[key]
-            else:
-                branch[key] = value
         (folder / "run.json").write_text(json.dumps(content))
 
     return damage
 
 
-def metrics(old: str, new: str) -> Callable[[Path], None]:
+def metrics(change: Callable[[str], str]) -> Damage:
     def damage(folder: Path) -> None:
         record(files=None)(folder)
-        path = folder / "metrics.csv"
-        path.write_text(path.read_text().replace(old, new, 1))
+        (folder / "metrics.csv").write_text(change((folder / "metrics.csv").read_text()))
 
     return damage
 
 
-def drop_last_row(folder: Path) -> None:
-    record(files=None)(folder)
-    path = folder / "metrics.csv"
-    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
-
-
-def half_a_row(folder: Path) -> None:
-    record(files=None)(folder)
-    cut("metrics.csv", 12)(folder)
-
-
-def last_digit(folder: Path) -> None:
-    record(files=None)(folder)
-    cut("metrics.csv", 2)(folder)  # 0.0 instead of 0.01: still a number
-
-
-DAMAGED = {
+DAMAGED: dict[str, tuple[Damage, str]] = {
     "empty metrics": (overwrite("metrics.csv", b""), "empty metrics.csv"),
-    "half-written row": (half_a_row, "half-written metrics.csv"),
-    "half-written number": (last_digit, "half-written metrics.csv"),
-    "header only": (metrics("\n1,", "\n"), "metrics.csv"),
-    "fewer epochs": (drop_last_row, "metrics.csv of 2 epochs instead of 1 to 3"),
-    "NaN": (metrics("0.3,", "nan,"), "column train_loss that is not a finite number"),
-    "infinite": (metrics("0.3,", "inf,"), "column train_loss that is not a finite number"),
-    "words": (metrics("0.3,", "much,"), "column train_loss that is not a finite number"),
-    "no fraction": (metrics("0.965", "1.965"), "accuracy outside 0 to 1"),
-    "missing column": (metrics("test_loss", "x"), "without column test_loss"),
+    "half-written row": (metrics(lambda text: text[:-12]), "half-written metrics.csv"),
+    "half-written number": (metrics(lambda text: text[:-2]), "half-written metrics.csv"),  # 0.0 instead of 0.01
+    "fewer epochs": (metrics(lambda text: text[: text.index("\n3,") + 1]), "metrics.csv of 2 epochs instead of 1 to 3"),
+    "no number": (metrics(lambda text: text.replace("0.3,", "nan,")), "column train_loss that is not a finite number"),
+    "no fraction": (metrics(lambda text: text.replace(",0.9", ",1.9")), "accuracy outside 0 to 1"),
+    "missing column": (metrics(lambda text: text.replace("test_loss", "x")), "without column test_loss"),
     "no validation": (record(identity__data__validation_size=50), "without column validation_loss, validation_ac"),
-    "binary metrics": (metrics("epoch", "\0\1"), "without column epoch"),
     "other metrics": (overwrite("metrics.csv", b"epoch\n1\n"), "metrics.csv that was changed after the run"),
-    "no UTF-8 metrics": (lambda f: [record(files=None)(f), overwrite("metrics.csv", b"\xff\xfe")(f)], "damaged"),
     "metrics is a folder": (as_folder("metrics.csv"), "no file metrics.csv"),
-    "record is a folder": (as_folder("run.json"), "no file run.json"),
-    "empty record": (overwrite("run.json", b""), "run.json that is damaged"),
+    "no record": (as_folder("run.json"), "no file run.json"),
     "half a record": (cut("run.json", 30), "run.json that is damaged"),
     "no UTF-8 record": (overwrite("run.json", b'{"format": "\xff"}'), "run.json that is damaged"),
     "deep record": (overwrite("run.json", b"[" * 100_000), ""),
-    "half a surrogate": (record(title="\ud800"), "run.json that is damaged"),
-    "NaN in record": (record(parameters=float("nan")), "run.json that is damaged"),
     "list": (overwrite("run.json", b"[]"), "format None"),
-    "null": (overwrite("run.json", b"null"), "format None"),
-    "unknown format": (record(format=99), "format 99"),
-    "no status": (record(status=...), "without status"),
     "failed": (record(status="failed", reason="out of memory"), "not finished (failed: out of memory)"),
     "no identity": (record(identity=...), "without identity.model.target"),
-    "identity is a list": (record(identity=[]), "without identity.model.target"),
-    "no seed": (record(identity__seed=...), "without identity.seed"),
     "seed is text": (record(identity__seed="0"), "identity.seed is '0'"),
-    "seed is true": (record(identity__seed=True), "identity.seed is True"),
-    "negative seed": (record(identity__seed=-1), "identity.seed is -1"),
-    "huge parameters": (record(parameters=10**30), "parameters is 1000"),
     "huge epochs": (record(identity__epochs=10**15), "instead of 1 to 1000000000000000"),
-    "model is text": (record(identity__model="LeNet5"), "without identity.model.target"),
-    "protocol is null": (record(identity__protocol=None), "without identity.protocol"),
-    "data is null": (record(identity__data=None), "without identity.data.name"),
     "title is a number": (record(title=5), "title is 5"),
-    "no title": (record(title=...), "without title"),
 }
 
 
@@ -239,7 +203,7 @@ def test_a_damaged_run_is_named_and_the_rest_reported(tmp_path: Path, kind: str)
     "damage",
     [as_folder("timing.csv"), cut("timing.csv", 3), overwrite("timing.csv", b"\0\xff"), overwrite("timing.csv", b"")],
 )
-def test_a_run_without_its_timing_is_reported_all_the_same(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+def test_a_run_without_its_timing_is_reported_all_the_same(tmp_path: Path, damage: Damage) -> None:
     damage(write_run(tmp_path))
     collection = collect(tmp_path)
     assert collection.groups[0].runs[0].timing is None
@@ -260,10 +224,8 @@ def test_classes_have_the_names_that_the_record_gives_them(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "given",
-    [[], "abcdefghij", {"a": 1}, 10, [*"abcdefghi"], [*"abcdefghijk"], [*"abcdefghia"], [*"abcdefghi", "\n"],
-     [*"abcdefghi", " a"], [*"abcdefghi", 9], [*"abcdefghi", None], [*"abcdefghi", ["j"]], [*"abcdefghij", 1]],
-)  # fmt: skip
+    "given", ["abcdefghij", 10, [*"abcdefghi"], [*"abcdefghia"], [*"abcdefghi", "\n"], [*"abcdefghi", 9]]
+)
 def test_names_of_classes_that_are_none_are_told_and_the_run_reported(tmp_path: Path, given: Any) -> None:
     write_run(tmp_path, classes=given).joinpath("timing.csv").unlink()
     collection = collect(tmp_path)
@@ -370,11 +332,3 @@ def test_stray_folders_and_files_are_named_and_hidden_ones_passed_over(tmp_path:
 def test_an_unreadable_folder_of_runs_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
         collect(tmp_path / "nowhere")
-
-
-def test_words_become_safe_names() -> None:
-    assert slug("LeNet5_regularized, lr=0.01") == "lenet5-regularized-lr-0.01"
-    assert slug("../../etc/passwd") == "etc-passwd"
-    assert slug("모델") == "unnamed"
-    assert len(slug("x" * 500)) == 80
-    assert printable("a\n b\x1b[31m") == "a b\N{REPLACEMENT CHARACTER}[31m"
