@@ -95,6 +95,8 @@ COVERAGE = {
     "holds": "interval for new seeds and new digits holds",
     "seeds_alone_holds": "interval over seeds alone holds",
     "rejects": "test finds a difference that is not there",
+    "rejects_at_1_percent": "… at the 1 % level",
+    "rejects_at_0.1_percent": "… at the 0.1 % level",
 }
 
 
@@ -103,10 +105,20 @@ def coverage(path: Path) -> Iterator[Row]:
     for what, part in pd.read_csv(path).groupby("what", sort=False):
         for key in (key for key in COVERAGE if key in part and part[key].notna().any()):
             shares = {
-                f"n = {n}": f"{100 * share:.1f} %" if share == share else "–"
+                f"n = {n}": f"{100 * share:.{1 + ('level' in COVERAGE[key])}f} %" if share == share else "–"
                 for n, share in zip(part["n"], part[key], strict=True)
             }
             yield {"Of": str(what), "How often the": COVERAGE[key]} | shares
+
+
+def seed_pairs(path: Path) -> Iterator[Row]:
+    """How many intervals of two seeds hold what ten seeds say (`scripts/coverage.py`)."""
+    for row in pd.read_csv(path).to_dict("records"):
+        line = {"Difference between": str(row["what"]), "Protocol": str(row["protocol"])}
+        yield line | {
+            "Intervals that hold": f"{row['hold']} of {row['pairs']}",
+            "Smallest p": f"{row['smallest_p']:.2g}",
+        }
 
 
 def quick(rows: list[Row]) -> Iterator[Row]:
@@ -153,6 +165,7 @@ def render_tables(collection: Collection) -> dict[str, str]:
         "elsewhere": elsewhere(REFERENCE),
         "coverage-simulated": coverage(REFERENCE / "coverage" / "simulated.csv"),
         "coverage-real": coverage(REFERENCE / "coverage" / "real.csv"),
+        "coverage-pairs": seed_pairs(REFERENCE / "coverage" / "pairs.csv"),
         "arithmetic": arithmetic(REFERENCE / "benchmark" / "benchmark.csv"),
         "pictures": pd.read_csv(REFERENCE / "inference" / "pictures.csv", dtype=str),
     }

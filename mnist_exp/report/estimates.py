@@ -31,8 +31,7 @@ class Estimates:
 
 def make_estimates(collection: Collection, errors: Sequence[GroupErrors]) -> Estimates:
     """Analyse each section's runs together."""
-    means: dict[Group, dict[str, Estimate]] = {}
-    comparisons = {}
+    means, comparisons = {}, {}
     for section in collection.sections:
         groups = collection.in_section(section)
         mine = [each for each in errors if each.group.section == section]

@@ -36,6 +36,7 @@ LINE_INCHES = 0.18
 UNITS = {"loss": "nats", "accuracy": "fraction"}
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (7, 2, 2, 2)))
+POINT = {"ls": "none", "ms": 6}
 PLAIN = StrMethodFormatter("{x:,g}")
 
 Scores = dict[str, Estimate]
@@ -87,7 +88,7 @@ def _draw_overview(
     ticks: dict[str, Any] = {"marker": "|", "color": "0.55", "size": 6, "linewidth": 0.8, "jitter": False}
     sns.stripplot(data, x=score, y="label", order=[*scores], ax=axes, **ticks)
     for place, (label, e) in enumerate(scores.items()):
-        axes.errorbar(e.mean, place - 0.22, xerr=_error_bar(e), **_point(styles[label]))
+        axes.errorbar(e.mean, place - 0.22, xerr=_error_bar(e), **styles[label] | POINT)
         axes.plot(crosses.get(label, np.nan), place - 0.22, "x", color="black", ms=6, mew=1.2)
     axes.set(xlabel=f"{score.replace('_', ' ')} (fraction)", ylabel="", ylim=(len(names) - 0.6, -0.6))
     axes.set_title(section, wrap=True)
@@ -253,7 +254,7 @@ def _draw_cost(section: str, data: pd.DataFrame, scores: Scores, styles: Styles)
     sides = {"multiply_accumulates": "multiply-accumulates per image", "epoch_seconds": "seconds per epoch"}
     for axes, (key, words) in zip(figure.subplots(1, 2, sharey=True), sides.items(), strict=True):
         for x, y, (label, e) in zip(data[key], data[score], scores.items(), strict=True):
-            axes.errorbar(x, y, _error_bar(e), label=label, **_point(styles[label]))
+            axes.errorbar(x, y, _error_bar(e), label=label, **styles[label] | POINT)
         wide = max(data[key]) > 3 * min(data[key])  # false for NaN
         axes.set(xlabel=words, xscale="log" if wide else "linear")
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)) if wide else MaxNLocator(4))
@@ -274,10 +275,6 @@ def _searched(settings: list[Mapping[str, Any]]) -> list[str]:
         is_the_rate = key != "optimizer.lr" and all(each[key] in (None, each.get("optimizer.lr")) for each in settings)
         found += [] if implied or is_the_rate else [key]
     return found
-
-
-def _point(style: dict[str, Any]) -> dict[str, Any]:
-    return style | {"ls": "none", "ms": 6}
 
 
 def _error_bar(e: Estimate) -> list[list[float]] | None:

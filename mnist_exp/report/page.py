@@ -39,11 +39,10 @@ def render(
     data: Path,
 ) -> str:
     """The page's text; its figures are already in ``folder``, and the images, if any, in ``data``."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("mnist_exp.report", ""), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    writers = {"csv": csv, "latex": latex, "markdown": markdown, "numeric": numeric}
-    environment.globals |= writers | {"flatten": flatten, "printable": printable, "uri": _uri}
+    loader = jinja2.PackageLoader("mnist_exp.report", "")
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    functions = (csv, latex, markdown, numeric, flatten, printable)
+    environment.globals |= {function.__name__: function for function in functions} | {"uri": _uri}
     script = _read("page.js")
     return environment.get_template("page.html").render(
         collection=collection,

@@ -36,6 +36,7 @@ MAX_CONFUSED = 5
 """Pairs of classes listed for each model."""
 PAIRS_IN_WORDS = 66
 """More pairs than those of 12 groups are not all put into words."""
+GROUP = {SECTION: text("section"), "Model": text("model")}
 NOT_CHOSEN = ("version", "device", "data", "protocol", "seed")
 """Of an identity, what is not chosen for the sake of accuracy."""
 
@@ -71,9 +72,10 @@ def comparison(collection: Collection, estimates: Estimates) -> Table:
         note += " Where images were held out of training to validate on, rows are ranked by validation accuracy, best "
         note += "first."
     if tuned:
-        note += " “Test digits”: several settings of this model were tried, and only their test accuracy says which is "
-        note += "best, so the best looks better than it is; to choose fairly, run them all with "
-        note += "data.validation_size=5000."
+        note += (
+            " “Test digits”: several settings of this model were tried, and only their test accuracy says which is "
+            "best, so the best looks better than it is; to choose fairly, run them all with data.validation_size=5000."
+        )
     return make_table("comparison", "Comparison", note, rows, columns)
 
 
@@ -163,8 +165,8 @@ def differences(collection: Collection, estimates: Estimates) -> Table | None:
 
 def cost(estimates: Estimates) -> Table:
     """What each group costs: size, arithmetic and time."""
-    columns = {SECTION: text("section"), "Model": text("model"), "Parameters": number("parameters", ",")}
-    columns["Multiply-accumulates per image"] = number("multiply_accumulates", ",")
+    columns = GROUP | {"Parameters": number("parameters", ",")}
+    columns |= {"Multiply-accumulates per image": number("multiply_accumulates", ",")}
     columns |= {"Seconds per epoch": median_span("epoch_seconds", ".2f")}
     columns |= {"Images per second": median_span("images_per_second", ",.0f"), "Measured on": text("machine")}
     note = (
@@ -184,14 +186,16 @@ def confused(errors: Sequence[GroupErrors]) -> Table | None:
             label, predicted = divmod(int(place), 10)
             if not confusion[label, predicted]:
                 break
-            share = _share_of_class(each, label, predicted)
-            row: Row = {"section": group.section, "model": group.label}
-            row |= {"label": group.classes[label], "predicted": group.classes[predicted]}
+            share, pair = _share_of_class(each, label, predicted), (group.classes[label], group.classes[predicted])
+            row: Row = {"section": group.section, "model": group.label, "label": pair[0], "predicted": pair[1]}
             row |= estimate_columns("digits", share.times(float(each.confusion[label].sum())))
             rows.append(row | {"share": share.mean})
-    columns = {SECTION: text("section"), "Model": text("model"), "Label": text("label"), "Predicted": text("predicted")}
-    columns |= {"Images per run": number("digits", ".1f"), "95 % interval": interval("digits", ".1f")}
-    columns["Share of the label"] = number("share", ".2%")
+    columns = GROUP | {
+        "Label": text("label"),
+        "Predicted": text("predicted"),
+        "Images per run": number("digits", ".1f"),
+    }
+    columns |= {"95 % interval": interval("digits", ".1f"), "Share of the label": number("share", ".2%")}
     note = (
         "The five most frequent of each model: images per run, as mean and 95 % interval for new seeds and new images, "
         "and their share of all images with that label. Intervals of fewer than ten images are rough."
@@ -220,8 +224,8 @@ def classes(errors: Sequence[GroupErrors]) -> list[Table]:
             for label, name in enumerate(names):
                 row |= estimate_columns(f"class_{name}", _share_of_class(each, label))
             rows.append(row)
-        columns = {SECTION: text("section"), "Model": text("model")}
-        made.append(make_table(file, title, note, rows, columns | {name: mean_std(f"class_{name}") for name in names}))
+        columns = GROUP | {name: mean_std(f"class_{name}") for name in names}
+        made.append(make_table(file, title, note, rows, columns))
     return made
 
 
@@ -231,8 +235,7 @@ def calibration(errors: Sequence[GroupErrors]) -> Table | None:
     for each in (each for each in errors if len(each.bins)):
         e = estimate(each.calibration_errors, None, FRACTION)
         rows.append({"section": each.group.section, "model": each.group.label, "n": e.n} | seeds_columns("ece", e))
-    columns = {SECTION: text("section"), "Model": text("model"), "Calibration error": mean_std("ece")}
-    columns |= {"95 % interval of the mean": span("ece"), "n": text("n")}
+    columns = GROUP | {"Calibration error": mean_std("ece"), "95 % interval of the mean": span("ece"), "n": text("n")}
     note = (
         "Expected calibration error over 15 equal bins of confidence (Guo et al. 2017): how far, on average, the "
         "probability of an answer is from the share of right answers. Mean ± standard deviation and interval over the "

@@ -136,16 +136,6 @@ def test_the_same_runs_give_the_same_bytes_whatever_the_surroundings(tmp_path: P
     assert b"Produc" not in two["mnist-published-protocol/overview.pdf"]
 
 
-def test_one_processor_draws_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small(tmp_path / "runs")
-    collection, estimates = read(tmp_path / "runs")
-    drawings = figures.of_section(collection, estimates, collection.sections[0], [])[:2]
-    figure_files.write(drawings, tmp_path / "many")
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0}, raising=False)
-    figure_files.write(drawings, tmp_path / "one")
-    assert files(tmp_path / "many") == files(tmp_path / "one")
-
-
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Reports with empty figures: real ones take long to draw."""
@@ -269,14 +259,6 @@ def test_what_can_not_be_read_or_written_is_said_without_a_traceback(tmp_path: P
     with pytest.raises(UserError, match=r"Not a directory.*then repeat the command") as caught:
         run(tmp_path / "runs", tmp_path / "taken", tmp_path)
     assert len(str(caught.value).splitlines()) == 1
-
-
-def test_a_sweep_of_many_groups_shows_the_best(tmp_path: Path) -> None:
-    for rate in range(12):
-        write_run(tmp_path, settings={"optimizer.lr": rate}, accuracy=0.9 + rate / 1000)
-    collection = collect(tmp_path)
-    groups = collection.in_section(collection.sections[0], most=figures.MAX_TOGETHER)
-    assert [group.label for group in groups] == [f"LeNet5, lr={rate}" for rate in range(4, 12)]
 
 
 def test_pictures_are_looked_for_where_the_environment_says(
