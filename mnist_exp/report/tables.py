@@ -104,13 +104,13 @@ def verdict(collection: Collection, estimates: Estimates) -> Table | None:
 
 
 def forensics(collection: Collection, estimates: Estimates) -> Table | None:
-    """How far the published values lie from each combination of the two slips; None without runs of a single slip."""
+    """How far the published values lie from each combination of the two bugs; None without runs of a single bug."""
     rows = []
     for group, model in _counterparts(collection, FORENSIC_ORDER):
-        slips = group.record.identity["protocol"]
+        bugs = group.record.identity["protocol"]
         row: Row = {"protocol": group.protocol, "model": group.label, "n": len(group.runs)}
-        row["splits_swapped"] = "yes" if slips["train_split"] == "test" else "no"
-        row["evaluation_mode"] = "yes" if slips["training_mode"] == "first_epoch" else "no"
+        row["splits_swapped"] = "yes" if bugs["train_split"] == "test" else "no"
+        row["evaluation_mode"] = "yes" if bugs["training_mode"] == "first_epoch" else "no"
         for metric in FINAL:
             e, value = estimates.means[group][metric], published.table()[model][metric]
             row |= {metric: e.mean, f"{metric}_std": e.std, f"{metric}_published": value}
@@ -123,11 +123,11 @@ def forensics(collection: Collection, estimates: Estimates) -> Table | None:
         columns[f"Difference in {name}"] = number(f"{metric}_deviations", "+.1f", " SD")
     note = (
         "The difference is from the mean of our runs to the published value, in their standard deviations (SD), for "
-        "each combination of the two slips. LeNet5 and the MLP have neither dropout nor batch normalisation, so the "
-        "second slip cannot change them."
+        "each combination of the two bugs. LeNet5 and the MLP have neither dropout nor batch normalisation, so the "
+        "second bug cannot change them."
     )
     half_way = set(FORENSIC_ORDER[1:3]) & {row["protocol"] for row in rows}
-    title = "Which slip explains the published numbers?"
+    title = "Which bug explains the published numbers?"
     return make_table("forensics", title, note, rows, columns) if half_way else None
 
 

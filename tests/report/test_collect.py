@@ -9,7 +9,7 @@ import pytest
 from mnist_exp.machine import fingerprint
 from mnist_exp.report.collect import Collection, collect
 from mnist_exp.settings.identity import identity_hash
-from mnist_exp.text import printable
+from mnist_exp.text import printable, slug
 from tests.report.conftest import write_run
 
 
@@ -315,3 +315,11 @@ def test_stray_folders_and_files_are_named_and_hidden_ones_passed_over(tmp_path:
 def test_an_unreadable_folder_of_runs_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
         collect(tmp_path / "nowhere")
+
+
+def test_words_become_safe_names() -> None:
+    assert slug("LeNet5_regularized, lr=0.01") == "lenet5-regularized-lr-0.01"
+    assert slug("../../etc/passwd") == "etc-passwd"
+    assert slug("모델") == "unnamed"
+    assert len(slug("x" * 500)) == 80
+    assert printable("a\n b\x1b[31m") == "a b\N{REPLACEMENT CHARACTER}[31m"
