@@ -4,7 +4,6 @@
 """
 
 import contextlib
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -18,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mnist_exp.data import datasets, folders, images
 from mnist_exp.data.folders import Folders
 from mnist_exp.data.images import ImageSplit
-from mnist_exp.errors import ConfigError, DivergedError, Interrupted, RunFolderError, failure_reason
+from mnist_exp.errors import DivergedError, Interrupted, RunFolderError, failure_reason
 from mnist_exp.machine.determinism import make_deterministic, why_not_portable
 from mnist_exp.machine.fingerprint import other_code, other_versions, present_code, present_versions
 from mnist_exp.machine.provenance import provenance
@@ -27,6 +26,7 @@ from mnist_exp.runs.checkpoint import History
 from mnist_exp.runs.folder import RunFolder
 from mnist_exp.runs.record import Record, selection_metric, utc_now
 from mnist_exp.settings import factory
+from mnist_exp.settings.components import KINDS, check_last_batch, component_identity
 from mnist_exp.settings.identity import run_identity, run_name, settings_affecting_results
 from mnist_exp.settings.schema import Config, DataConfig
 from mnist_exp.training import LEARNING_RATE_HINT, EpochResult, TrainState, evaluate, fit, predictions
@@ -126,7 +126,7 @@ def train_run(
         Interrupted: a signal stopped it; finished epochs are kept.
     """
     device = make_deterministic(config.device)
-    components = {kind: factory.component_identity(kind, getattr(config, kind)) for kind in factory.KINDS}
+    components = {kind: component_identity(kind, getattr(config, kind)) for kind in KINDS}
     factory.dry_build(config.model, config.optimizer, config.scheduler)
     scanned = scan_folders(config.data, config.protocol.train_split)
     contents = {f"{split}_sha256": each.sha256 for split, each in scanned.items()}
@@ -184,7 +184,7 @@ def _train(
 ) -> None:
     data = images.load_for_run(config, scanned, device)
     state = TrainState(**vars(factory.build(config, device, len(data.train))))
-    _check_last_batch(state.model, data.train, config.batch_size)
+    check_last_batch(state.model, data.train.normalised(slice(0, 1)), len(data.train), config.batch_size)
     record.data, record.classes = data.checksums, datasets.class_names(config.data.name)
     record.parameters = sum(parameter.numel() for parameter in state.model.parameters())
     record.multiply_accumulates = _multiply_accumulates(state.model, data.train)
@@ -211,28 +211,6 @@ def _train(
     record.status, record.metrics, record.ended = "finished", history.metrics[-1], utc_now()
     found = predictions(logits, data.evaluation.labels)
     folder.finish(record, results.to_files(state.model.state_dict(), found))
-
-
-def _check_last_batch(model: torch.nn.Module, train: ImageSplit, batch_size: int) -> None:
-    """Raise a ConfigError if the last batch has one image and the model cannot train on one."""
-
-    def leaves_one(size: int) -> bool:
-        return len(train) % size == 1 or size == 1 or len(train) == 1
-
-    if not leaves_one(batch_size):
-        return
-    try:
-        with torch.random.fork_rng(), torch.no_grad():
-            copy.deepcopy(model).train()(train.normalised(slice(0, 1)))
-    except ValueError as error:
-        nearest = sorted(range(2, 2 * len(train)), key=lambda size: abs(size - batch_size))
-        better = next((size for size in nearest if not leaves_one(size)), None)
-        advice = f"batch_size={better} works" if better else "add images"
-        which = "every batch" if batch_size == 1 else "the last batch"
-        raise ConfigError(
-            f"batch_size={batch_size}: {which} of {len(train):,} training images would have only one, and "
-            f"{type(model).__name__} cannot train on one (batch normalisation needs two); {advice}"
-        ) from error
 
 
 def _multiply_accumulates(model: torch.nn.Module, split: ImageSplit) -> int:

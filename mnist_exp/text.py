@@ -1,5 +1,7 @@
 """Text from files that may hold anything, made fit to show and to name files by."""
 
+import unicodedata
+
 
 def printable(text: str) -> str:
     """One line of printable characters."""
@@ -7,9 +9,10 @@ def printable(text: str) -> str:
 
 
 def slug(text: str) -> str:
-    """Lower-case letters, digits, dots and hyphens, at most 80."""
-    kept = "".join(c if c.isascii() and (c.isalnum() or c == ".") else " " for c in text.lower())
-    return "-".join(part for part in kept.split() if part.strip("."))[:80] or "unnamed"
+    """Lower-case letters of any script, digits, dots and hyphens, at most 80, which take at most 200 bytes."""
+    kept = "".join(c if c.isalnum() or c == "." else " " for c in unicodedata.normalize("NFC", text.lower()))
+    name = "-".join(part for part in kept.split() if part.strip("."))[:80]
+    return name.encode()[:200].decode(errors="ignore") or "unnamed"
 
 
 def unique(names: list[str], pattern: str) -> list[str]:

@@ -29,6 +29,8 @@ from torch.utils.data import DataLoader
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import Compose, Normalize, Resize, ToTensor
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's code, whatever is installed
+
 from mnist_exp.data.images import ImageSplit, load
 from mnist_exp.machine.determinism import make_deterministic, tune_malloc
 from mnist_exp.machine.fingerprint import PACKAGES, installed_version

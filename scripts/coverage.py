@@ -17,6 +17,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's code, whatever is installed
+
 from mnist_exp.report.collect import collect
 from mnist_exp.report.crossed import Crossed, half_width, mcnemar_test, t_test
 from mnist_exp.report.image_errors import load_errors

@@ -1,7 +1,10 @@
 """Download a dataset in advance, as for cluster nodes without a network: ``python scripts/download.py [DIR]``."""
 
 import argparse
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's code, whatever is installed
 
 from mnist_exp.cli.streams import run_script
 from mnist_exp.data.datasets import DATASETS, load

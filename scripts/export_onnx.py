@@ -1,7 +1,10 @@
 """Write a trained run as an ONNX file, which takes images as MNIST has them: uint8, [N, 28, 28]."""
 
 import argparse
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's code, whatever is installed
 
 from mnist_exp.cli.streams import run_script
 from mnist_exp.files import write_atomically

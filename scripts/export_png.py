@@ -5,9 +5,12 @@
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from PIL import Image
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's code, whatever is installed
 
 from mnist_exp.cli.streams import run_script
 from mnist_exp.data.datasets import DATASETS, load

@@ -13,6 +13,8 @@ from typing import Any
 
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's code, whatever is installed
+
 from mnist_exp.cli.streams import run_script
 from mnist_exp.errors import DataError
 from mnist_exp.inference.preprocessing import open_image

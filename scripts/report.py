@@ -10,6 +10,8 @@ from rich import table as rich_table
 from rich.console import Console
 from rich.text import Text
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's code, whatever is installed
+
 from mnist_exp.cli.streams import run_script
 from mnist_exp.errors import UserError
 from mnist_exp.report.build import build

@@ -13,10 +13,15 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from filelock import SoftFileLease
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's code, whatever is installed
+
 from mnist_exp.cli.streams import run_script
 from mnist_exp.errors import UserError
 from mnist_exp.report.collect import Collection, collect
 from mnist_exp.report.labels import flatten
+from mnist_exp.runs.lock import LEASE_SECONDS
 from mnist_exp.runs.record import METRICS, checksum
 from mnist_exp.text import printable
 
@@ -59,6 +64,11 @@ class MLflow:
             self.look = f"mlflow ui --backend-store-uri {uri}"
         self.types, self.client = mlflow.entities, mlflow.MlflowClient(uri)
         known = self.client.get_experiment_by_name("mnist_exp")
+        if known and known.lifecycle_stage == "deleted":
+            words = f"mlflow experiments restore --experiment-id {known.experiment_id}"
+            raise UserError(
+                f"the MLflow experiment mnist_exp was deleted; to restore it: {words} (or purge it: mlflow gc)"
+            )
         self.experiment = known.experiment_id if known else self.client.create_experiment("mnist_exp", artifacts)
         runs = self.client.search_runs([self.experiment], max_results=50_000)
         self.runs = {run.data.tags.get("key"): run for run in runs}
@@ -141,11 +151,13 @@ def main(arguments: list[str] | None = None) -> int:
         items.append(Item(printable(run.folder.name), files, settings, values, started, ended))
     if (page := options.runs.parent / "report" / "index.html").is_file():
         items.append(Item("report", [page, *sorted(page.parent.glob("*.md"))]))
+    OUTPUTS.mkdir(exist_ok=True)
     try:
-        tracker = trackers[options.tracker]()
-        new = [item for item in items if tracker.stored(item) != checksum(item.files[0])]
-        for item in new:
-            tracker.add(item)
+        with SoftFileLease(OUTPUTS / f".{options.tracker}.lock", lease_duration=LEASE_SECONDS):  # or both would add all
+            tracker = trackers[options.tracker]()
+            new = [item for item in items if tracker.stored(item) != checksum(item.files[0])]
+            for item in new:
+                tracker.add(item)
     except ImportError as error:
         needed = f"an extra is needed: pip install -e '.[{options.tracker}]'"
         raise UserError(f"{str(error).splitlines()[0]}; {needed}") from error

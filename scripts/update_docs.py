@@ -16,6 +16,8 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's code, whatever is installed
+
 from mnist_exp.report import published, tables
 from mnist_exp.report.collect import Collection, Group, collect
 from mnist_exp.report.estimates import Estimates, make_estimates

@@ -163,11 +163,10 @@ def test_the_readmes_way_through_the_code_is_there_and_as_long_as_it_says() -> N
     text = readme.partition("## Read the code")[2].partition("## Use it")[0]
     said = int(re.search(r"is about ([\d,]+) lines", text)[1].replace(",", ""))  # type: ignore[index]
     package = PROJECT / "mnist_exp"
-    alone = ("run", "job", "training", "data/images", "data/datasets", "machine/determinism")
-    runs = [package / "runs" / f"{name}.py" for name in ("folder", "record", "checkpoint", "results")]
-    way = [package / f"{name}.py" for name in alone] + runs
-    way += [path for folder in ("settings", "models") for path in (package / folder).glob("*.py")]
-    assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in way) == pytest.approx(said, rel=0.03)
+    steps = text.partition("Two ideas")[0]
+    named = {"run.py", "job.py", *re.findall(r"`(?:mnist_exp/)?([\w/]+(?:\.py|/))`", steps)} - {"conf/"}
+    way = [path for name in named for path in package.glob(name if name.endswith(".py") else f"{name}*.py")]
+    assert sum(len(path.read_text("utf-8").splitlines()) for path in way) == pytest.approx(said, rel=0.03)
     for name in re.findall(r"`(?:mnist_exp/)?([\w/]+(?:\.py|/))`", text):
         if not name.startswith("conf/"):
             assert (package / name).exists() or list(package.glob(f"*/{name}")), name

@@ -111,8 +111,8 @@ def load(folder: Folder, cache: Path) -> NDArray[np.uint8]:
     """
     with disk_errors_as_data_errors("decoded images", cache):
         cache.mkdir(parents=True, exist_ok=True)
-        # Of jobs that start side by side, the first decodes. The lock is a file with a heartbeat, since not every shared
-        # disk has locks.
+        # Of jobs that start side by side, the first decodes. The lock is a file with a heartbeat, since not every
+        # shared disk has locks.
         with SoftFileLease(cache / ".lock", lease_duration=60):
             images = read_cache(cache, folder.sha256, len(folder.paths))
             print(f"{folder.summary}; {'decoding them' if images is None else 'decoded before'}", flush=True)

@@ -27,8 +27,11 @@ PARTS = {
 """The modules of the core that can change a number."""
 COMPONENTS = ("model", "optimizer", "scheduler")
 """What settings name a class of."""
-ELSEWHERE = {f"mnist_exp.{name}" for name in ("errors", "files", "text", "settings.schema", "data.fetch")}
-"""Modules that the parts import, but that only check, refuse, store or fetch."""
+ELSEWHERE = {
+    f"mnist_exp.{name}" for name in ("errors", "files", "text", "settings.schema", "settings.components", "data.fetch")
+}
+"""Modules that the parts import, but that only check, refuse, store or fetch. (What `settings.components` hands over is
+part of a run's identity.)"""
 PACKAGES = ("numpy", "pillow", "torch", "torchvision")
 """The installed packages that can change a number of any run."""
 PART_NAMES = {"training": "the training loop", "data": "data loading", "machine": "the machine's settings"}

@@ -1,10 +1,12 @@
 """Figures as files: each as SVG, PDF and PNG, with the numbers behind it as CSV; the same bytes every time."""
 
+import functools
 import gc
 import itertools
 import multiprocessing
 import os
 import signal
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -12,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import pandas as pd
+from matplotlib import font_manager, style
 from matplotlib.figure import Figure
 
 from mnist_exp.machine.parent import exit_when_parent_dies
@@ -25,7 +27,13 @@ METADATA: dict[str, dict[str, Any]] = {
     "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
     "png": {"Software": None},
 }
-STYLE = mpl.rc_params_from_file(Path(__file__).with_name("report.mplstyle"), use_default_template=False)
+STYLE = ["default", str(Path(__file__).with_name("report.mplstyle"))]
+"""Over matplotlib's defaults, whatever the user's matplotlibrc says."""
+OTHER_SCRIPTS = (
+    *("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans CJK KR", "Droid Sans Fallback", "WenQuanYi Zen Hei"),
+    *("Hiragino Sans", "PingFang SC", "Apple SD Gothic Neo", "Yu Gothic", "Microsoft YaHei", "Malgun Gothic"),
+)
+"""Fonts for what DejaVu Sans does not have; those that are installed are used."""
 
 
 @dataclass(frozen=True)
@@ -53,11 +61,16 @@ def write(plots: Sequence[Plot], folder: Path) -> list[str]:
         workers, fork = len(os.sched_getaffinity(0)), multiprocessing.get_context("fork")
         pool = ProcessPoolExecutor(workers, mp_context=fork, initializer=_start_worker)
     except (AttributeError, OSError, ImportError, NotImplementedError):  # another system, or no usable /dev/shm
-        for plot in last_first:
-            _write(plot, folder)
+        missing = [_write(plot, folder) for plot in last_first]
     else:
         with pool:
-            list(pool.map(_write, last_first, itertools.repeat(folder)))
+            missing = list(pool.map(_write, last_first, itertools.repeat(folder)))
+    if any(missing):
+        print(
+            "warning: no font here has all characters of the titles, so boxes stand for some of them in the figures; "
+            "install one that has them, such as Noto Sans CJK",
+            file=sys.stderr,
+        )
     return [f"{plot.name}.{kind}" for plot in plots for kind in (*METADATA, "csv")]
 
 
@@ -67,10 +80,15 @@ def _start_worker() -> None:
     exit_when_parent_dies()
 
 
-def _write(plot: Plot, folder: Path) -> None:
+def _write(plot: Plot, folder: Path) -> bool:
+    """Write one figure; return whether its text has characters that no font has."""
     path = folder / plot.name
-    with mpl.rc_context(STYLE), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # a title may hold any character
+    installed = [name for name in OTHER_SCRIPTS if name in _font_names()]
+    with (
+        style.context([*STYLE, {"font.family": ["DejaVu Sans", *installed]}]),
+        warnings.catch_warnings(record=True) as said,
+    ):
+        warnings.simplefilter("always")
         figure = plot.draw()
         if figure.get_layout_engine():  # laid out once, not once for each format
             figure.draw_without_rendering()
@@ -78,3 +96,9 @@ def _write(plot: Plot, folder: Path) -> None:
         for kind, metadata in METADATA.items():
             figure.savefig(path.with_name(f"{path.name}.{kind}"), format=kind, metadata=metadata)
     path.with_name(f"{path.name}.csv").write_text(csv(plot.data), encoding="utf-8", newline="\n")
+    return any("missing from" in str(each.message) for each in said)
+
+
+@functools.cache
+def _font_names() -> set[str]:
+    return set(font_manager.get_font_names())

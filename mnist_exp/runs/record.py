@@ -144,6 +144,8 @@ class Record:
                 functools.reduce(operator.getitem, path.split("."), record.identity)
         except (TypeError, KeyError) as error:
             raise RecordError(f"{RECORD} lacks what every run has: {error}") from error
+        if type(record.identity["seed"]) is not int or type(record.identity["epochs"]) is not int:
+            raise RecordError(f"{RECORD} has a seed or a number of epochs that is no whole number")
         if record.status not in STATUSES:
             raise RecordError(f"{RECORD} has the status {record.status!r:.40}")
         for name, each in known.items():

@@ -21,7 +21,7 @@ def run_identity(
     Args:
         config: the run's settings.
         components: for ``model``, ``optimizer`` and ``scheduler``, the class and all its arguments
-            (`mnist_exp.settings.factory.component_identity`).
+            (`mnist_exp.settings.components.component_identity`).
         device: the kind of device that ``device.name`` resolved to.
         contents: checksums of data that its name does not determine, such as a folder's.
 

@@ -43,7 +43,8 @@ class Mirror(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content or b"")
 
-    do_HEAD = do_GET
+    def do_HEAD(self) -> None:
+        self.do_GET()
 
     def log_message(self, *_: object) -> None: ...
 
@@ -140,7 +141,7 @@ def test_a_damaged_file_is_named_and_not_used(
     mirror.clear()
     path = sorted(raw.glob("*train*labels*"))[0]
     path.write_bytes(damage)
-    with pytest.raises(DataError, match=r"(?s)could not be fetched. Tried:\n  the folder itself: .*Put these") as caught:
+    with pytest.raises(DataError, match=r"(?s)could not be fetched. Tried:\n  the folder itself: .*Put") as caught:
         load(name, tmp_path, ("train",))
     assert str(raw) in str(caught.value) and f"  {path.name}" in str(caught.value).splitlines()
 

@@ -17,7 +17,6 @@ from mnist_exp.errors import ConfigError
 from tests.conftest import NAMES, mnist_files
 
 
-
 def test_all_70000_digits_equal_pillows_bilinear_resize(
     all_digits: tuple[ImageSplit, ImageSplit], digits_root: Path
 ) -> None:

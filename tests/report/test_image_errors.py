@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pytest
+from matplotlib import style
 from PIL import Image
 
 from mnist_exp.data import folders
@@ -119,7 +119,7 @@ def test_confusion_matrix_tells_classes_by_names_that_fit(tmp_path: Path) -> Non
     table = drawing.data.set_index("label")
     expected = {"predicted_Ankle boot": 1, r"predicted_a\|b_c": 1}  # and nothing else
     assert {key: n for key, n in table.loc["Ankle boot"].to_dict().items() if n} == expected
-    with mpl.rc_context(figure_files.STYLE), warnings.catch_warnings():
+    with style.context(figure_files.STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         figure = drawing.draw()
         figure.draw_without_rendering()

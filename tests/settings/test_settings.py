@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from mnist_exp.cli.hydra_internals import CONFIG_FOLDER, GROUPS
 from mnist_exp.errors import ConfigError
-from mnist_exp.settings import factory
+from mnist_exp.settings import components, factory
 from mnist_exp.settings.identity import diff_settings, identity_hash, run_identity, run_name
 from mnist_exp.settings.schema import Config
 from tests.conftest import choices, settings
@@ -27,7 +27,7 @@ KINDS = ("model", "optimizer", "scheduler")
 
 def identify(config: Config, device: str = "cpu") -> dict[str, Any]:
     return run_identity(
-        config, {kind: factory.component_identity(kind, getattr(config, kind)) for kind in KINDS}, device, {}
+        config, {kind: components.component_identity(kind, getattr(config, kind)) for kind in KINDS}, device, {}
     )
 
 
@@ -212,14 +212,14 @@ def test_the_run_name_says_who_and_ends_in_the_hash() -> None:
 )
 def test_only_allowed_classes_can_be_named(kind: str, target: Any) -> None:
     with pytest.raises(ConfigError, match=f"{kind}._target_"):
-        factory.component_identity(kind, {"_target_": target})
+        components.component_identity(kind, {"_target_": target})
 
 
 @given(st.text(max_size=40))
 def test_no_text_names_anything_but_a_class_of_the_kind(text: str) -> None:
-    for kind, (module, base) in factory.KINDS.items():
+    for kind, (module, base) in components.KINDS.items():
         try:
-            target = factory.component_identity(kind, {"_target_": f"{module}.{text}"})["target"]
+            target = components.component_identity(kind, {"_target_": f"{module}.{text}"})["target"]
         except ConfigError:
             continue
         found = getattr(importlib.import_module(target.rpartition(".")[0]), target.rpartition(".")[2])
@@ -228,7 +228,7 @@ def test_no_text_names_anything_but_a_class_of_the_kind(text: str) -> None:
 
 def test_what_the_factory_hands_over_cannot_be_set() -> None:
     with pytest.raises(ConfigError, match="no such setting"):
-        factory.component_identity("optimizer", {"_target_": "torch.optim.SGD", "params": []})
+        components.component_identity("optimizer", {"_target_": "torch.optim.SGD", "params": []})
 
 
 def test_checking_settings_leaves_the_generator_alone() -> None:
