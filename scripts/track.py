@@ -67,7 +67,7 @@ class MLflow:
         if known and known.lifecycle_stage == "deleted":
             words = f"mlflow experiments restore --experiment-id {known.experiment_id}"
             raise UserError(
-                f"the MLflow experiment mnist_exp was deleted; to restore it: {words} (or purge it: mlflow gc)"
+                f"the MLflow experiment mnist_exp was deleted; to restore it: {words}"
             )
         self.experiment = known.experiment_id if known else self.client.create_experiment("mnist_exp", artifacts)
         runs = self.client.search_runs([self.experiment], max_results=50_000)

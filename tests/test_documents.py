@@ -180,7 +180,7 @@ def test_the_readme_names_targets_that_exist() -> None:
 
 @pytest.mark.parametrize("model", ["lenet5", "mlp"])
 @pytest.mark.parametrize(("with_it", "without"), [("published", "swapped_splits"), ("first_epoch_only", "standard")])
-def test_the_second_slip_changes_no_byte_of_models_without_dropout(model: str, with_it: str, without: str) -> None:
+def test_the_second_bug_changes_no_byte_of_models_without_dropout(model: str, with_it: str, without: str) -> None:
     for seed in range(5):
         (one,) = (REFERENCE / "runs").glob(f"{model}-{with_it}-sgd-seed{seed}-*/metrics.csv")
         (other,) = (REFERENCE / "runs").glob(f"{model}-{without}-sgd-seed{seed}-*/metrics.csv")

@@ -107,7 +107,7 @@ def test_each_epoch_sees_every_digit_once_in_a_new_order(few_digits: Pair) -> No
 
 @pytest.mark.parametrize(("mode", "frozen"), [("first_epoch", True), ("every_epoch", False)])
 def test_training_mode_after_the_first_epoch(mode: str, frozen: bool, few_digits: Pair) -> None:
-    """The published slip must stay one: from epoch 2 on, no batch statistics and no dropout."""
+    """The published bug must stay one: from epoch 2 on, no batch statistics and no dropout."""
     training = start("LeNet5Regularized")
     epochs = fit(training, *few_digits, epochs=2, batch_size=64, training_mode=mode)
     model = training.model
