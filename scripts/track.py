@@ -66,9 +66,7 @@ class MLflow:
         known = self.client.get_experiment_by_name("mnist_exp")
         if known and known.lifecycle_stage == "deleted":
             words = f"mlflow experiments restore --experiment-id {known.experiment_id}"
-            raise UserError(
-                f"the MLflow experiment mnist_exp was deleted; to restore it: {words}"
-            )
+            raise UserError(f"the MLflow experiment mnist_exp was deleted; to restore it: {words}")
         self.experiment = known.experiment_id if known else self.client.create_experiment("mnist_exp", artifacts)
         runs = self.client.search_runs([self.experiment], max_results=50_000)
         self.runs = {run.data.tags.get("key"): run for run in runs}
