@@ -27,9 +27,10 @@ PACKAGE = Path(__file__).resolve().parents[1]
 CONFIG_FOLDER = next((p for p in (PACKAGE.parent / "conf", PACKAGE / "conf") if p.is_dir()), PACKAGE / "conf")
 """``conf/`` of the checkout, or its copy in an installed package."""
 
+REPEAT_STORED = "to repeat a stored run, pass the entries of its .hydra/overrides.yaml"
 FOREIGN_CONFIG = (
-    "these settings are not based on conf/config.yaml, so they cannot be checked; to repeat a stored run, omit "
-    "--config-path and --config-name, and pass the entries of its .hydra/overrides.yaml"
+    "these settings are not based on conf/config.yaml, so they cannot be checked; omit --config-path and "
+    f"--config-name; {REPEAT_STORED}"
 )
 
 # What conf/ uses, made known to Hydra and OmegaConf wherever this module is imported, in workers too.
@@ -45,6 +46,8 @@ def start(task: TaskFunction) -> None:
     """Compose the settings from the command line, and call ``task`` with them: once, or for each job of a sweep."""
     if not CONFIG_FOLDER.is_dir():
         raise ConfigError(f"the folder of settings is missing: {CONFIG_FOLDER}; install mnist_exp again")
+    if any(word.startswith("--experimental-rerun") for word in sys.argv[1:]):
+        raise ConfigError(f"--experimental-rerun is not for this program; {REPEAT_STORED}")
     sys.argv[1:] = map(_path_word, sys.argv[1:])
     sys.modules["hydra.main"].get_args_parser = _args_parser  # type: ignore[attr-defined]
     hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="config")(task)()
@@ -98,9 +101,13 @@ def group_choices() -> dict[str, str]:
     """The chosen option of each config group.
 
     Raises:
-        ConfigError: a group was removed with ``~``, or the settings are not from ``conf/``.
+        ConfigError: a group was removed with ``~``, the settings are not from ``conf/``, or a callback cannot work.
     """
-    chosen = HydraConfig.get().runtime.choices
+    context = HydraConfig.get()
+    chosen = context.runtime.choices
+    for name, callback in (context.callbacks or {}).items():
+        if str(callback.get("_target_")).endswith(".PickleJobInfoCallback"):
+            raise ConfigError(f"hydra.callbacks.{name}: nothing is pickled here, since run.json and .hydra/ say it all")
     if not any(chosen.get(group) for group in GROUPS):
         raise ConfigError(FOREIGN_CONFIG)
     for group in GROUPS:
