@@ -1,7 +1,7 @@
 """Hydra: how it is started, what it composed, and what its sweeps consist of. Its private names are only here."""
 
 import argparse
-import os
+import functools
 import re
 import sys
 import warnings
@@ -16,11 +16,13 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import TaskFunction
+from joblib.parallel import LokyBackend, register_parallel_backend
 from omegaconf import DictConfig, OmegaConf
 
 from mnist_exp.cli.messages import KNOWN_KEYS, PATH_SETTINGS, in_hydras_quotes, unknown_setting
 from mnist_exp.errors import ConfigError
-from mnist_exp.settings.schema import Config
+from mnist_exp.machine.parent import exit_when_parent_dies
+from mnist_exp.settings.schema import Config, expand_user
 
 GROUPS = ("model", "optimizer", "scheduler", "device", "data", "protocol")
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -36,7 +38,7 @@ FOREIGN_CONFIG = (
 # What conf/ uses, made known to Hydra and OmegaConf wherever this module is imported, in workers too.
 ConfigStore.instance().store(name="schema", node=Config)
 OmegaConf.register_new_resolver("gpus", lambda device: 1 if device == "cuda" else None, replace=True)
-OmegaConf.register_new_resolver("expand_user", lambda path: os.path.expanduser(str(path)), replace=True)  # noqa: PTH111
+OmegaConf.register_new_resolver("expand_user", lambda path: expand_user("output_root", str(path)), replace=True)
 # Our launcher presets have the names of the plugins' own, as their users expect. Each sets every key, so it does not
 # matter that Hydra still validates it against the plugin's schema, as this warning says.
 warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/.* is validated against ConfigStore")
@@ -50,6 +52,8 @@ def start(task: TaskFunction) -> None:
         raise ConfigError(f"--experimental-rerun is not for this program; {REPEAT_STORED}")
     sys.argv[1:] = map(_path_word, sys.argv[1:])
     sys.modules["hydra.main"].get_args_parser = _args_parser  # type: ignore[attr-defined]
+    # joblib's processes watch their parent from their start, not only from their first job.
+    register_parallel_backend("loky", functools.partial(LokyBackend, initializer=exit_when_parent_dies))
     hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="config")(task)()
 
 
@@ -63,7 +67,7 @@ def _path_word(word: str) -> str:
         return in_hydras_quotes(key, [value])
     if not value.startswith("~"):
         return word
-    return in_hydras_quotes(key, [os.path.expanduser(path) for path in value.split(",")])  # noqa: PTH111 (never fails)
+    return in_hydras_quotes(key, [expand_user(key, path) for path in value.split(",")])
 
 
 def _args_parser() -> argparse.ArgumentParser:

@@ -129,7 +129,7 @@ def undeclared_changes(records: list[Record]) -> set[tuple[str, str, str]]:
 
 def declare(what: str, changes: set[tuple[str, str, str]]) -> None:
     """Note that these changes leave all numbers alone."""
-    text = json.dumps("".join(c if c.isprintable() else " " for c in what), ensure_ascii=False)  # is TOML, too
+    text = json.dumps(printable(what), ensure_ascii=False)  # is TOML, too
     known = EQUIVALENT.read_text(encoding="utf-8")
     for part, old, new in sorted(changes):
         known += f'\n[[change]]\nwhat = {text}\npart = "{part}"\nold = "{old}"\nnew = "{new}"\n'

@@ -39,7 +39,7 @@ def default_data_root() -> Path:
     Raises:
         ConfigError: it starts with the home of a user who is not there.
     """
-    return Path(_expand_user("MNIST_EXP_DATA", os.environ.get("MNIST_EXP_DATA") or "data"))
+    return Path(expand_user("MNIST_EXP_DATA", os.environ.get("MNIST_EXP_DATA") or "data"))
 
 
 @dataclass
@@ -95,9 +95,9 @@ class DataConfig:
         if not math.isfinite(self.mean):
             raise ConfigError(f"data.mean={self.mean}: the mean must be a finite number")
         _check_range("data.validation_size", self.validation_size, 0, MAX_COUNT)
-        self.root = _expand_user("data.root", self.root)
-        self.train_dir = self.train_dir and _expand_user("data.train_dir", self.train_dir)
-        self.test_dir = self.test_dir and _expand_user("data.test_dir", self.test_dir)
+        self.root = expand_user("data.root", self.root)
+        self.train_dir = self.train_dir and expand_user("data.train_dir", self.train_dir)
+        self.test_dir = self.test_dir and expand_user("data.test_dir", self.test_dir)
 
 
 @dataclass
@@ -151,7 +151,7 @@ class Config:
             raise ConfigError(f"seed={self.seed}: a seed must be between 0 and {MAX_SEED}")
         if not self.output_root.strip():
             raise ConfigError("output_root is empty: name the folder for the results")
-        self.output_root = _expand_user("output_root", self.output_root)
+        self.output_root = expand_user("output_root", self.output_root)
 
 
 def _check_choice(key: str, value: str, allowed: tuple[str, ...]) -> None:
@@ -164,7 +164,8 @@ def _check_range(key: str, value: int, minimum: int, maximum: int) -> None:
         raise ConfigError(f"{key}={value}: must be at least {minimum}, and at most {maximum}")
 
 
-def _expand_user(key: str, path: str) -> str:
+def expand_user(key: str, path: str) -> str:
+    """A path with ``~`` replaced by the home folder; a ConfigError if it is of a user who is not there."""
     try:
         return str(Path(path).expanduser()) if path.startswith("~") else path
     except RuntimeError as error:  # ~name of nobody here
