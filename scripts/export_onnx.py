@@ -24,7 +24,7 @@ def main() -> int:
     out.parent.mkdir(parents=True, exist_ok=True)
     content = to_onnx(trained)
     write_atomically(out, content)
-    print(f"{out}: {len(content):,} bytes; its answers are PyTorch's")
+    print(f"{out}: {len(content):,} bytes; its answers are PyTorch's; onnxruntime 1.18 or newer reads it")
     return 0
 
 

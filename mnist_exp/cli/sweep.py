@@ -106,7 +106,7 @@ def prepare_data(config: Any, train_split: str) -> None:
 def check_shared_folder(folder: Path, config: Config) -> None:
     """Raise a DataError if this job's machine does not see the command's folder, or not the data in it."""
     root = folder / config.data.root
-    if not folder.is_dir() or (config.data.name == "mnist" and not fetch.is_complete("MNIST", root)):
+    if not folder.is_dir() or (config.data.name == "mnist" and not (root / "MNIST" / "raw").is_dir()):
         raise DataError(
             f"{platform.node()} finds no MNIST in {root}, where the sweep's command found it: every machine must "
             f"see {folder} under the same path. To fetch it there: python scripts/download.py {root}"
