@@ -6,7 +6,7 @@
 import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, auto
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -27,7 +27,7 @@ from mnist_exp.runs.folder import RunFolder
 from mnist_exp.runs.record import Record, selection_metric, utc_now
 from mnist_exp.settings import factory
 from mnist_exp.settings.components import KINDS, check_last_batch, component_identity
-from mnist_exp.settings.identity import run_identity, run_name, settings_affecting_results
+from mnist_exp.settings.identity import run_identity, run_name, settings_without_paths
 from mnist_exp.settings.schema import Config, DataConfig
 from mnist_exp.training import LEARNING_RATE_HINT, EpochResult, TrainState, evaluate, fit, predictions
 
@@ -66,9 +66,11 @@ class RunResult:
 class Action(Enum):
     """What to do with a run."""
 
-    SKIP = "it is finished"
-    RESUME = "from its last epoch, if it has one"
-    RESTART = "from scratch, whatever there is"
+    SKIP = auto()
+    CONTINUE = auto()
+    """From its last checkpoint, or from the start where there is none."""
+    RESTART = auto()
+    """From the start, whatever there is."""
 
 
 def decide(
@@ -108,7 +110,7 @@ def decide(
             return Action.RESTART, f"interrupted under other code: {other}; training it from the start"
         if changed := other_versions(versions, history.packages):
             return Action.RESTART, f"interrupted under {changed}; training it from the start"
-    return Action.RESUME, ""
+    return Action.CONTINUE, ""
 
 
 def train_run(
@@ -148,10 +150,10 @@ def train_run(
         if action is Action.RESTART:
             history = History()
         history.code, history.packages = code, versions
-        if record and action is Action.RESUME:
+        if record and action is Action.CONTINUE:
             record.resume()
         else:
-            title, settings = str(config.model.get("title", choices["model"])), settings_affecting_results(config)
+            title, settings = str(config.model.get("title", choices["model"])), settings_without_paths(config)
             record = Record(name=name, title=title, choices=choices, identity=identity, config=settings)
         record.code = code
         folder.open_for_writing(record, extra_files, from_scratch=action is Action.RESTART)
@@ -183,7 +185,8 @@ def _train(
     display: Display,
 ) -> None:
     data = images.load_for_run(config, scanned, device)
-    state = TrainState(**vars(factory.build(config, device, len(data.train))))
+    built = factory.build(config, device, len(data.train))
+    state = TrainState(built.model, built.optimizer, built.scheduler, built.step_scheduler_per_batch, built.shuffle)
     check_last_batch(state.model, data.train.normalised(slice(0, 1)), len(data.train), config.batch_size)
     record.data, record.classes = data.checksums, datasets.class_names(config.data.name)
     record.parameters = sum(parameter.numel() for parameter in state.model.parameters())
@@ -197,9 +200,16 @@ def _train(
     folder.write_record(record)
 
     logits = None
-    settings: dict[str, Any] = {"epochs": config.epochs, "batch_size": config.batch_size}
-    settings |= {"training_mode": config.protocol.training_mode, "on_step": display.step}
-    for result in fit(state, data.train, data.evaluation, data.validation, **settings):
+    for result in fit(
+        state,
+        data.train,
+        data.evaluation,
+        data.validation,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        training_mode=config.protocol.training_mode,
+        on_step=display.step,
+    ):
         history.add(result.metrics.as_row(), _timing(result, len(data.train)), state.state_dict())
         folder.save_epoch(history)
         display.epoch(result)
@@ -236,7 +246,7 @@ def _record_failure(folder: RunFolder, record: Record, history: History, error: 
     record.reason = failure_reason(error)
     record.metrics = history.metrics[-1] if history.metrics else None
     record.ended = utc_now()
-    # Where even this cannot be written (a full disk), the record still says "running", and the next start resumes all
-    # the same: nobody holds the lock. Or else another process holds it, and the record is that one's.
+    # Two errors are expected. The disk is full: the record still says "running", but without a lock, so the next start
+    # resumes. Or another process took the run over: then the record belongs to that one.
     with contextlib.suppress(OSError, RunFolderError):
         folder.write_record(record)

@@ -111,13 +111,14 @@ def _run_command(debugging: bool) -> int:
             traceback.print_exception(cause)
         else:
             print(f"mnist_exp: {message}", file=sys.stderr)
-        # Permanent errors: the remaining jobs cannot run either, so none of them is waiting for anything.
+        # Permanent errors would stop every job. They are in the plan, so that make status lists no job as waiting.
         is_permanent = isinstance(cause, UserError | HydraException | ImportError | RuntimeError)
         refused = message if is_permanent and not isinstance(cause, BrokenProcessPool) else None
         code = 1
     try:
         for folder in sweep.started:
-            code = code if sweep.print_summary(folder, refused) else code or 1
+            if not sweep.print_summary(folder, refused):
+                code = code or 1
         sys.stdout.flush()
     except Exception as error:  # the job results or the standard output are unavailable
         silence_stdout()

@@ -36,7 +36,7 @@ class Metrics:
 
     epoch: int
     train_loss: float
-    """Running: over the epoch, while the weights change."""
+    """Mean over the epoch's images, each batch before its step."""
     train_accuracy: float
     test_loss: float
     """Over the evaluated split, after the epoch: the test split, unless the protocol swaps the two."""
@@ -139,7 +139,9 @@ def fit(
         train_loss, train_accuracy, learning_rate = _train_epoch(state, train, batch_size, on_step)
         middle = time.perf_counter()
         logits, test_loss, test_accuracy = _evaluate_metrics(state, evaluation)
-        held_out = (None, None) if validation is None else _evaluate_metrics(state, validation)[1:]
+        validation_loss = validation_accuracy = None
+        if validation is not None:
+            _, validation_loss, validation_accuracy = _evaluate_metrics(state, validation)
         metrics = Metrics(
             epoch=state.epoch,
             train_loss=train_loss,
@@ -147,8 +149,8 @@ def fit(
             test_loss=test_loss,
             test_accuracy=test_accuracy,
             learning_rate=learning_rate,
-            validation_loss=held_out[0],
-            validation_accuracy=held_out[1],
+            validation_loss=validation_loss,
+            validation_accuracy=validation_accuracy,
         )
         yield EpochResult(metrics, middle - start, time.perf_counter() - middle, logits)
 
@@ -195,18 +197,18 @@ def _train_epoch(
     optimizer, parameters, labels_device = state.optimizer, list(state.model.parameters()), images.labels.device
     order = torch.randperm(len(images), generator=state.shuffle).to(labels_device)
     labels = images.labels[order]
-    # Read once, at the epoch's end: a number read in between would make a GPU wait.
+    # Kept as tensors until the epoch's end: reading a number in each step would make a GPU wait.
     losses: list[Tensor] = []
     logits: list[Tensor] = []
     learning_rate = 0.0
-    steps = -(-len(images) // batch_size)
+    steps = math.ceil(len(images) / batch_size)
     with use_fastest_layout(state.model):
         for batch, targets in _batches(images, order, labels, batch_size):
             batch_logits = state.model(batch)
             loss = cross_entropy(batch_logits, targets)
             for parameter in parameters:  # less work than optimizer.zero_grad()
                 parameter.grad = None
-            torch.autograd.backward(loss)
+            torch.autograd.backward(loss)  # loss.backward(), but with types
             optimizer.step()
             learning_rate = optimizer.param_groups[0]["lr"]
             if state.step_scheduler_per_batch:

@@ -22,8 +22,8 @@ def stopped(code: dict[str, str], torch: str = "2") -> History:
 @pytest.mark.parametrize(
     ("record", "history", "settings", "action", "said"),
     [
-        (None, History(), {}, Action.RESUME, ""),
-        (None, stopped(CODE), {}, Action.RESUME, ""),
+        (None, History(), {}, Action.CONTINUE, ""),
+        (None, stopped(CODE), {}, Action.CONTINUE, ""),
         (None, stopped(CODE | {"model": "x"}), {}, Action.RESTART, "interrupted under other code: MLP; training it"),
         (None, stopped(CODE, "1"), {}, Action.RESTART, "interrupted under torch 1 (now 2); training it from the start"),
         (None, stopped(CODE), {"overwrite": True}, Action.RESTART, ""),

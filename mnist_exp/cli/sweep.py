@@ -17,9 +17,8 @@ from mnist_exp.cli.messages import format_accuracy, in_hydras_quotes
 from mnist_exp.data import fetch
 from mnist_exp.errors import ConfigError, DataError
 from mnist_exp.runs.sweeps import JOB_STATUSES, SweepFolder
-from mnist_exp.settings.schema import SPLITS, Config
+from mnist_exp.settings.schema import COMPONENTS, SPLITS, Config
 
-KINDS = ("model", "optimizer", "scheduler")
 MISSING = "missing"
 """The status of a job without a result."""
 started: list[SweepFolder] = []
@@ -69,7 +68,7 @@ def check_sweep(config: DictConfig, jobs: list[list[str]]) -> None:
         raise ConfigError("device.arithmetic: one sweep has one arithmetic; start a sweep for each")
     if len(values("experiment")) > 1:  # what it says of the sweep itself would be lost
         raise ConfigError("experiment: an experiment is a sweep of its own; use one command for each")
-    for group in KINDS:
+    for group in COMPONENTS:
         keys = {word.partition("=")[0].lstrip("+") for job in jobs for word in job}
         keys = {key.removeprefix(f"{group}.") for key in keys if key.startswith(f"{group}.")}
         has = {choice: keys & hydra_internals.listed_settings(choice) for choice in values(group) if keys}
@@ -108,8 +107,8 @@ def check_shared_folder(folder: Path, config: Config) -> None:
     root = folder / config.data.root
     if not folder.is_dir() or (config.data.name == "mnist" and not (root / "MNIST" / "raw").is_dir()):
         raise DataError(
-            f"{platform.node()} finds no MNIST in {root}, where the sweep's command found it: every machine must "
-            f"see {folder} under the same path. To fetch it there: python scripts/download.py {root}"
+            f"{platform.node()} finds no MNIST in {root}: every machine must see {folder} under the same path. To "
+            f"fetch the digits: python scripts/download.py {root}"
         )
 
 

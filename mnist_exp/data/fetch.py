@@ -59,7 +59,7 @@ def ensure(dataset: "type[MNIST]", root: Path, md5s: Mapping[str, str]) -> None:
     with disk_errors_as_data_errors(dataset.__name__, folder), tempfile.TemporaryDirectory() as place:
         folder.mkdir(parents=True, exist_ok=True)
         # A file with a heartbeat, since not every shared disk has locks.
-        with SoftFileLease(folder / ".lock", lease_duration=60):  # of jobs that start side by side, the first fetches
+        with SoftFileLease(folder / ".lock", lease_duration=60):  # parallel jobs wait here while the first one fetches
             faults, tried = _faults(folder, md5s, known), []
             for source, get in _sources(dataset, folder, Path(place)).items() if faults else ():
                 try:
@@ -82,12 +82,14 @@ def ensure(dataset: "type[MNIST]", root: Path, md5s: Mapping[str, str]) -> None:
             + f"\nPut these files, gzipped or not, into {folder.absolute()} by hand, or set the folder that holds "
             f"{dataset.__name__}/raw/ with data.root=… or the environment variable MNIST_EXP_DATA:\n  "
             + "\n  ".join(f"{file}.gz" for file in faults)
-            + "".join(f"\n{fault}. Delete it or replace it" for fault in faults.values() if "missing" not in fault)
+            + "".join(
+                f"\n{fault}. Delete it or replace it" for fault in faults.values() if not fault.endswith(" is missing")
+            )
         )
 
 
 def is_complete(dataset: str, root: Path) -> bool:
-    """Whether all files of a dataset (the name of torchvision's class) are there, as far as is known without it."""
+    """Whether all files of a dataset (the name of torchvision's class) are there, as far as is known without torch."""
     known = SHA256.get(dataset, {})
     return bool(known) and not _faults(root / dataset / "raw", known, known)
 
@@ -121,9 +123,13 @@ def _read(folder: Path, file: str, sha256: str | None, md5: str) -> bytes:
         try:
             content = path.read_bytes()
             plain = gzip.decompress(content) if content.startswith(b"\x1f\x8b") else content
-            if sha256 or plain is not content:
-                _check(plain if sha256 else content, *(("sha256", sha256) if sha256 else ("md5", md5)))
-                return plain
+            if sha256:
+                _check(plain, "sha256", sha256)
+            elif plain is not content:
+                _check(content, "md5", md5)
+            else:  # nothing is known of it unless it is gzipped
+                continue
+            return plain
         except FileNotFoundError:
             continue
         except (*UNREADABLE, DataError) as error:

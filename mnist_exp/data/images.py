@@ -60,7 +60,7 @@ class RunImages:
 
 
 def load_for_run(config: Config, scanned: Folders, device: torch.device) -> RunImages:
-    """The images of a run, on the device that trains; arguments and errors as of `load` and `stratified_split`."""
+    """The images of a run, on the device that trains; arguments and errors as for `load` and `stratified_split`."""
     splits = (config.protocol.train_split, config.protocol.eval_split)
     (train, evaluation), checksums = load(config.data, scanned, splits, device)
     validation = None
@@ -84,11 +84,11 @@ def load(
         DataError: files are missing or damaged, and no source has them.
     """
     root = Path(config.root)
-    if scanned:
-        both = [scanned[split] for split in splits]
-        cache = root / folders.CACHE
-        sums = [{f"{split}_dir": scanned[split].sha256} for split in splits]
-        raw = [(folders.load(each, cache), each.labels, sha256) for each, sha256 in zip(both, sums, strict=True)]
+    if config.name == "png_folder":
+        raw = []
+        for split in splits:
+            folder = scanned[split]
+            raw.append((folders.load(folder, root / folders.CACHE), folder.labels, {f"{split}_dir": folder.sha256}))
     else:
         raw = datasets.load(config.name, root, splits)
     loaded = [
@@ -121,7 +121,7 @@ def stratified_split(images: ImageSplit, size: int, seed: int) -> tuple[ImageSpl
             f"data.validation_size={size}: with {len(labels):,} images, some class would have none to train on "
             "or none to validate on"
         )
-    # NumPy's generator: torch's would draw the same numbers again that shuffle the images.
+    # NumPy's generator: torch's, seeded alike, would repeat the numbers that shuffle the images.
     order = np.random.default_rng(seed).permutation(len(labels))
     held = np.zeros(len(labels), dtype=bool)
     for label, share in enumerate(shares):

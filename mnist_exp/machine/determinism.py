@@ -12,11 +12,11 @@ from mnist_exp.settings.schema import DeviceConfig
 PORTABLE = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "COMPATIBLE"}
 """What PyTorch's three libraries read once, before they first compute, so that all processors with AVX2 round alike.
 
-MKL's AVX2 branch would be faster, but other makes of processor then take another one.
+MKL's AVX2 branch would be faster, but on processors of other makes MKL silently takes another branch.
 """
 LIBRARY_SETTINGS = ("ATEN_CPU_", "ONEDNN_", "DNNL_", "MKL_")
 """Prefixes of the environment variables that could make these libraries compute differently."""
-_fixed: str | None = None
+_arithmetic_in_use: str | None = None
 """The arithmetic that this process has used."""
 
 
@@ -35,8 +35,8 @@ def make_deterministic(config: DeviceConfig) -> torch.device:
     torch.set_num_threads(config.threads)
     # On a GPU some operations have no deterministic form; run.json says that nothing is promised there.
     torch.use_deterministic_algorithms(True, warn_only=device.type != "cpu")
-    # That also fills uninitialised memory, in case it is read before it is written. Nothing here does that, and filling
-    # takes up to 4 % of a training step.
+    # `use_deterministic_algorithms` also fills new tensors, in case they are read before they are written. Nothing here
+    # does that, and filling takes up to 4 % of a training step.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = False
     tune_malloc()
@@ -45,7 +45,7 @@ def make_deterministic(config: DeviceConfig) -> torch.device:
 
 def why_not_portable(device: torch.device) -> str | None:
     """Why a run's bytes may differ on another processor with AVX2; None where they don't."""
-    if _fixed != "portable":
+    if _arithmetic_in_use != "portable":
         return "device.arithmetic is native"
     if device.type != "cpu":
         return "a GPU rounds in its own way"
@@ -57,19 +57,19 @@ def why_not_portable(device: torch.device) -> str | None:
 
 
 def _fix_arithmetic(arithmetic: str) -> None:
-    """Have PyTorch's libraries use the same instructions on all processors, or the best of this one."""
-    global _fixed
-    if _fixed is None:
+    """Have PyTorch's libraries use the same instructions on all processors, or the fastest of this one."""
+    global _arithmetic_in_use
+    if _arithmetic_in_use is None:
         for name in list(os.environ):
             if name.startswith(LIBRARY_SETTINGS) and not name.endswith("_VERBOSE"):
                 del os.environ[name]
         if arithmetic == "portable" and torch.cpu._is_avx2_supported():
             os.environ.update(PORTABLE)
-        _fixed = arithmetic
-    if _fixed != arithmetic:
+        _arithmetic_in_use = arithmetic
+    if _arithmetic_in_use != arithmetic:
         raise ConfigError(
-            f"device.arithmetic={arithmetic}: this process has computed with {_fixed} arithmetic, and cannot change "
-            "it; use one command for each arithmetic"
+            f"device.arithmetic={arithmetic}: this process has computed with {_arithmetic_in_use} arithmetic and "
+            "cannot change it; use one command for each arithmetic"
         )
 
 
@@ -87,7 +87,7 @@ def tune_malloc() -> None:
 
 def _find_device(name: str) -> torch.device:
     available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if name == "auto":  # never MPS, where float64 is missing and nothing is as fast as these models on a CPU
+    if name == "auto":  # never MPS: it has no float64, and models this small run faster on a CPU
         name = "cuda" if available["cuda"] else "cpu"
     if not available[name]:
         usable = ", ".join(kind for kind, there in available.items() if there)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from mnist_exp.errors import ConfigError
+from mnist_exp.settings.schema import COMPONENTS
 
 PARTS = {
     "training": ("mnist_exp.training", "mnist_exp.settings.factory"),
@@ -25,9 +26,7 @@ PARTS = {
     "machine": ("mnist_exp.machine.determinism", "mnist_exp.machine.layout"),
 }
 """The modules of the core that can change a number."""
-COMPONENTS = ("model", "optimizer", "scheduler")
-"""What settings name a class of."""
-ELSEWHERE = {
+NOT_COUNTED = {
     f"mnist_exp.{name}" for name in ("errors", "files", "text", "settings.schema", "settings.components", "data.fetch")
 }
 """Modules that the parts import, but that only check, refuse, store or fetch. (What `settings.components` hands over is
@@ -42,13 +41,13 @@ EQUIVALENT = Path(__file__).with_name("equivalent_code.toml")
 
 def present_code(identity: Mapping[str, Any]) -> dict[str, str]:
     """The checksum of each part of the code that a run of this identity would have now, 16 hexadecimal digits."""
-    parts = PARTS | {kind: (module,) for kind, module in _components(identity).items() if _find(module)}
+    parts = PARTS | {kind: (module,) for kind, module in _component_modules(identity).items() if _module_file(module)}
     return {part: _checksum(modules) for part, modules in sorted(parts.items())}
 
 
 def present_versions(identity: Mapping[str, Any]) -> dict[str, str | None]:
     """The versions of the packages that can change a run's numbers; None where one is not installed."""
-    names = {name for module in _components(identity).values() for name in _walk((module,))[1]}
+    names = {name for module in _component_modules(identity).values() for name in _local_code((module,))[1]}
     names -= {*sys.stdlib_module_names, "mnist_exp", *PACKAGES}
     known = importlib.metadata.packages_distributions() if names else {}  # reads all that is installed
     return {name: installed_version(name) for name in sorted({*PACKAGES, *(known.get(n, [n])[0] for n in names)})}
@@ -102,28 +101,31 @@ def _declared() -> dict[tuple[str, str], str]:
     return {key: min(joined) for key, joined in same.items()}
 
 
-def _components(identity: Mapping[str, Any]) -> dict[str, str]:
+def _component_modules(identity: Mapping[str, Any]) -> dict[str, str]:
     """The module that defines the class of each component."""
     targets = {kind: str(identity[kind]["target"]).rpartition(".") for kind in COMPONENTS if kind in identity}
-    return {kind: _source(module, name) for kind, (module, _, name) in targets.items()}
+    return {kind: _defining_module(module, name) for kind, (module, _, name) in targets.items()}
 
 
 @functools.cache
 def _checksum(modules: tuple[str, ...]) -> str:
     """The checksum of these modules and of all local ones that they import."""
-    lines = (f"{name} {_text(path)}" for name, path in sorted(_walk(modules)[0].items()))
+    lines = (f"{name} {_code_text(path)}" for name, path in sorted(_local_code(modules)[0].items()))
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 @functools.cache
-def _walk(modules: tuple[str, ...]) -> tuple[dict[str, Path], set[str]]:
+def _local_code(modules: tuple[str, ...]) -> tuple[dict[str, Path], set[str]]:
     """The files of these modules and of all local ones that they import, and the names of other packages."""
     files: dict[str, Path] = {}
     others: set[str] = set()
-    pending, excluded = [*modules], ELSEWHERE.union(*PARTS.values()) - {*modules}
+    pending, excluded = (
+        [*modules],
+        NOT_COUNTED.union(*PARTS.values()) - {*modules},
+    )  # other parts have their own checksums
     while pending:
         module = pending.pop()
-        if not (path := _find(module)):
+        if not (path := _module_file(module)):
             others.add(module.partition(".")[0])
         elif module not in files and module not in excluded:
             files[module] = path
@@ -131,7 +133,7 @@ def _walk(modules: tuple[str, ...]) -> tuple[dict[str, Path], set[str]]:
     return files, others
 
 
-def _find(module: str) -> Path | None:
+def _module_file(module: str) -> Path | None:
     """The file of a module; None where it is of an installed package, of Python itself, or missing."""
     names = module.split(".")
     if names[0] in sys.stdlib_module_names:
@@ -157,14 +159,14 @@ def _imports(module: str, path: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             start = package[: len(package) - node.level + 1] if node.level else []
             source = ".".join([*start, *filter(None, [node.module])])
-            yield from (_source(source, alias.name) for alias in node.names)
+            yield from (_defining_module(source, alias.name) for alias in node.names)
 
 
-def _source(module: str, name: str) -> str:
+def _defining_module(module: str, name: str) -> str:
     """The module behind a name of another one: itself a module, or where a package's ``__init__`` has it from."""
-    if _find(f"{module}.{name}"):
+    if _module_file(f"{module}.{name}"):
         return f"{module}.{name}"
-    path = _find(module)
+    path = _module_file(module)
     for node in _parse(path).body if path and path.name == "__init__.py" else ():
         if isinstance(node, ast.ImportFrom) and node.module and name in [a.asname or a.name for a in node.names]:
             return f"{module}.{node.module}" if node.level else node.module
@@ -179,21 +181,21 @@ def _parse(path: Path) -> ast.Module:
         raise ConfigError(f"{error.filename}, line {error.lineno}: {error.msg}") from error
 
 
-def _text(path: Path) -> str:
-    """A module's syntax tree as text, and the checksums of the files beside it that it names."""
+def _code_text(path: Path) -> str:
+    """A module's syntax tree as text, and the checksums of data files beside it that it names (and so may read)."""
     tree = _parse(path)
     texts = {each.value for each in ast.walk(tree) if isinstance(each, ast.Constant) and isinstance(each.value, str)}
     named = [path.parent / text for text in sorted(texts) if re.fullmatch(r"[\w-]+\.\w+", text)]
-    return " ".join([_canonical(tree), *(hashlib.sha256(f.read_bytes()).hexdigest() for f in named if f.is_file())])
+    return " ".join([_tree_text(tree), *(hashlib.sha256(f.read_bytes()).hexdigest() for f in named if f.is_file())])
 
 
-def _canonical(node: Any) -> str:
+def _tree_text(node: Any) -> str:
     """A syntax tree as text without docstrings, the same under every version of Python."""
     if isinstance(node, list):
-        return f"[{' '.join(map(_canonical, node))}]"
+        return f"[{' '.join(map(_tree_text, node))}]"
     if not isinstance(node, ast.AST):
         return repr(node)
     if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
         return ""
     fields = [(name, value) for name, value in ast.iter_fields(node) if value not in (None, []) and name != "ctx"]
-    return f"({type(node).__name__} {' '.join(f'{name}={_canonical(value)}' for name, value in sorted(fields))})"
+    return f"({type(node).__name__} {' '.join(f'{name}={_tree_text(value)}' for name, value in sorted(fields))})"

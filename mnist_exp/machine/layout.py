@@ -9,12 +9,11 @@ import contextlib
 import copy
 import weakref
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
-from torch.utils.hooks import RemovableHandle
 
 _known: "weakref.WeakKeyDictionary[nn.Module, bool]" = weakref.WeakKeyDictionary()
 """Whether each model can use the layout."""
@@ -25,15 +24,8 @@ def use_fastest_layout(model: nn.Module) -> Iterator[None]:
     """Within this context, a model with layers named as LeNet5's computes in oneDNN's layout, where it can."""
     if model not in _known:
         _known[model] = _can_use(model)
-    if not _known[model]:
+    with _put_on(model) if _known[model] else contextlib.nullcontext():
         yield
-        return
-    handle, first = _put_on(model), cast(Any, model.C1)
-    try:
-        yield
-    finally:
-        handle.remove()
-        del first.forward
 
 
 def _can_use(model: nn.Module) -> bool:
@@ -49,17 +41,18 @@ def _can_use(model: nn.Module) -> bool:
     with torch.random.fork_rng(devices=[]), torch.no_grad():
         try:
             usual = tried(digits)
-            _put_on(tried)
-            is_same = torch.allclose(tried(digits), usual, rtol=1e-3, atol=1e-3)
-            with torch.enable_grad():
-                torch.autograd.backward(tried.train()(digits).sum())
+            with _put_on(tried):
+                is_same = torch.allclose(tried(digits), usual, rtol=1e-3, atol=1e-3)
+                with torch.enable_grad():
+                    torch.autograd.backward(tried.train()(digits).sum())
         except RuntimeError:  # oneDNN has no such operation
             return False
     return is_same
 
 
-def _put_on(model: Any) -> RemovableHandle:
-    """Put the layout on a model until the handle's hook is removed and ``C1.forward`` deleted."""
+@contextlib.contextmanager
+def _put_on(model: Any) -> Iterator[None]:
+    """Within this context, C1 gives maps in the layout, and Flatten takes them out of it."""
     first, usual = model.C1, model.C1.forward
     columns = torch.backends.cpu.get_cpu_capability() == "AVX2"
     normalises = any(isinstance(layer, nn.BatchNorm2d) for layer in model.modules())
@@ -82,6 +75,10 @@ def _put_on(model: Any) -> RemovableHandle:
     def to_dense(_: nn.Module, maps: tuple[Tensor]) -> tuple[Tensor]:
         return (maps[0].to_dense() if maps[0].is_mkldnn else maps[0],)
 
+    hook = model.flatten.register_forward_pre_hook(to_dense)
     first.forward = first_maps
-    handle: RemovableHandle = model.flatten.register_forward_pre_hook(to_dense)
-    return handle
+    try:
+        yield
+    finally:
+        del first.forward
+        hook.remove()

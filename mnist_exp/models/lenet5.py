@@ -26,6 +26,7 @@ class LeNet5(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
+        # machine/layout.py finds C1 and flatten by name.
         self.C1 = nn.Conv2d(1, 6, kernel_size=5)
         self.C3 = nn.Conv2d(6, 16, kernel_size=5)
         self.flatten = nn.Flatten()

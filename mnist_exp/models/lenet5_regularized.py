@@ -7,7 +7,7 @@ from mnist_exp.models.lenet5 import LeNet5
 
 
 class LeNet5Regularized(LeNet5):
-    """LeNet-5 with batch normalisation before each convolution's ReLU, and dropout: 61,990 parameters.
+    """LeNet-5 with batch normalisation after C1, C3 and C5, and dropout: 61,990 parameters.
 
     Batch normalisation adds 2 × (6 + 16 + 120) = 284 parameters to `LeNet5`'s; dropout lies between F6's ReLU and the
     output.

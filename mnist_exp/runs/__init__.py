@@ -1,5 +1,6 @@
 """Everything on disk about runs.
 
-Others use `record` (``run.json``, typed), `lock` (which process works on a run), `results` (their contents) and
-`folder` (`RunFolder`, which writes all of a run's files). `folder`, `checkpoint` and `results` import torch.
+Others use `record` (``run.json``, typed), `read` (finished runs, for all who read them), `sweeps` (a sweep's jobs),
+`lock` (which process works on a run) and `folder` (`RunFolder`, which writes a run's files; with `checkpoint` and
+`results`, and torch).
 """

@@ -36,7 +36,7 @@ PREVIOUS_CHECKPOINT = "checkpoint.previous.pt"
 class RunFolder:
     """One run's folder, ``<output_root>/runs/<name>``. Use it inside `locked`.
 
-    All that writes raises a RunFolderError once another process has taken the run over.
+    Records, checkpoints and results are not written once another process has taken the run over: a RunFolderError.
     """
 
     def __init__(self, runs: Path, name: str, identity: dict[str, Any]) -> None:
@@ -126,7 +126,7 @@ class RunFolder:
             (self.path / CHECKPOINT).replace(self.path / PREVIOUS_CHECKPOINT)
         write_atomically(self.path / CHECKPOINT, content)
         self.write_tables(history)
-        self._swap_in()
+        self._replace_old_run()
 
     def write_tables(self, history: History) -> None:
         """Write ``metrics.csv`` and ``timing.csv`` from the rows so far."""
@@ -142,7 +142,7 @@ class RunFolder:
         self.write_record(record)
         (self.path / PREVIOUS_CHECKPOINT).unlink(missing_ok=True)
 
-    def _swap_in(self) -> None:
+    def _replace_old_run(self) -> None:
         """Put the run that started from scratch in the place of the old one."""
         if self.path == self.final_path:
             return
@@ -153,7 +153,7 @@ class RunFolder:
         _remove(self._old_path)
 
     def _recover(self) -> None:
-        """Finish or undo what a process that died in `open_for_writing` or `_swap_in` left behind."""
+        """Finish or undo what a process that died in `open_for_writing` or `_replace_old_run` left behind."""
         if self._old_path.exists() and not self.final_path.exists():
             self._old_path.replace(self.final_path)
         for path in (self._old_path, self._new_path):

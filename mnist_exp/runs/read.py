@@ -14,6 +14,7 @@ from mnist_exp.errors import ChangedFileError, RunFolderError
 from mnist_exp.runs.record import METRICS, RECORD, TIMING, Record, read_record
 from mnist_exp.settings.identity import identity_hash
 
+# As in `training.Metrics`; here, since this module imports no torch.
 METRIC_NAMES = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 VALIDATION_NAMES = ("validation_loss", "validation_accuracy")
 """Metrics of the runs that held images out of training."""
@@ -31,7 +32,7 @@ class Run:
     timing: pd.DataFrame | None
     """``timing.csv``, one row per epoch; None where it is missing or damaged."""
     problems: list[str] = field(default_factory=list)
-    """What of it cannot be used, though the run can."""
+    """Parts that cannot be used, in a run that otherwise can."""
 
     def read(self, name: str) -> bytes:
         """The content of one of its files.

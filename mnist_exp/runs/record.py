@@ -5,7 +5,8 @@ import functools
 import hashlib
 import json
 import operator
-import re
+import types
+import typing
 from collections.abc import Container
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -22,7 +23,7 @@ TIMING = "timing.csv"
 WEIGHTS = "model.safetensors"
 PREDICTIONS = "predictions.npz"
 RESULT_FILES = (METRICS, PREDICTIONS, WEIGHTS)
-"""The files whose bytes equal runs share."""
+"""Byte-identical between equal runs."""
 MISTAKES = "mistakes.csv"
 MISTAKES_COLUMNS = ("index", "label", "predicted", "probability")
 """A row for each evaluated image that the run gets wrong: its place in its split, its label, and the answer."""
@@ -76,6 +77,7 @@ class Record:
     code: dict[str, str] | None = None
     """The checksum of each part of the code that made it (`mnist_exp.machine.fingerprint`)."""
     provenance: dict[str, Any] | None = None
+    """Commit, versions, processor (`mnist_exp.machine.provenance`)."""
     data: dict[str, str] | None = None
     """SHA-256 of each file or folder that the images came from."""
     files: dict[str, str] | None = None
@@ -137,7 +139,7 @@ class Record:
         if number != RECORD_FORMAT:
             kind = UnknownFormatError if type(number) is int else RecordError
             raise kind(f"{RECORD} has format {number}, and this version of mnist_exp reads format {RECORD_FORMAT}")
-        known = {each.name: each for each in dataclasses.fields(cls)}
+        known = {each.name for each in dataclasses.fields(cls)}
         try:
             record = cls(**{name: value for name, value in fields.items() if name in known})
             for path in REQUIRED:
@@ -148,11 +150,14 @@ class Record:
             raise RecordError(f"{RECORD} has a seed or a number of epochs that is no whole number")
         if record.status not in STATUSES:
             raise RecordError(f"{RECORD} has the status {record.status!r:.40}")
-        for name, each in known.items():
-            value, kinds = getattr(record, name), getattr(each.type, "__name__", str(each.type))
-            if type(value).__name__.replace("NoneType", "None") not in re.findall(r"\w+", re.sub(r"\[.*\]", "", kinds)):
-                raise RecordError(f"{RECORD} has a {name} that is no {kinds}: {value!r:.40}")
-        classes = record.classes or [str(digit) for digit in range(10)]
+        for name, hint in typing.get_type_hints(cls).items():
+            value, kinds = (
+                getattr(record, name),
+                typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,),
+            )
+            if type(value) not in {typing.get_origin(kind) or kind for kind in kinds}:
+                raise RecordError(f"{RECORD} has a {name} of another type than runs write: {value!r:.40}")
+        classes = record.class_names
         if not all(isinstance(each, str) for each in classes) or len({*classes}) != len(classes) or len(classes) != 10:
             raise RecordError(f"{RECORD} has classes that are not ten different names")
         return record

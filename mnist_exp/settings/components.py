@@ -1,16 +1,17 @@
-"""What settings may name a class of, and what is refused before any work starts. Builds nothing that is trained.
+"""Which classes the settings may name, and the checks of their arguments, before any work starts.
 
 A config is text that may come from anywhere, and calling whatever it names could run anything. So only
 three kinds of class can be named: our models, and torch's optimizers and schedulers.
 """
 
+import contextlib
 import copy
 import difflib
 import importlib
 import inspect
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ UNSUITABLE = {
     "ReduceLROnPlateau": "it would choose the learning rate by the evaluation's result",
 }
 RESERVED_ARGUMENTS = {"params", "optimizer", "steps_per_epoch", "last_epoch"}
-"""Set by the factory, so a config cannot set them."""
+"""For the factory, or for resuming, so a config cannot set them."""
 NON_ARGUMENTS = {"model": {"_target_", "title"}, "optimizer": {"_target_"}, "scheduler": {"_target_", "interval"}}
 """Keys of a config group that are not arguments of its class."""
 INTERVALS = ("epoch", "step")
@@ -95,14 +96,14 @@ def resolve(kind: str, settings: dict[str, Any]) -> tuple[Callable[..., Any], di
 
 
 def _matches(value: Any, annotation: str) -> bool:
-    """Whether a value read from YAML is of a type that the annotation, as text, names; torch itself rarely checks."""
+    """Whether a value from YAML is of a type in the annotation's text (``float | Tensor``); torch rarely checks."""
     words = set(re.findall(r"\w+", annotation))
     if annotation.lower().removeprefix("typing.").startswith("tuple"):
         return isinstance(value, list | tuple)
     if value is None:
         return bool(words & {"None", "NoneType", "Optional", "_empty"})
     by_type = {bool: {"bool"}, int: {"int", "float"}, float: {"float"}, str: {"str", "Literal"}}
-    accepted = by_type.get(type(value), {"tuple", "list", "Sequence", "Iterable"})
+    accepted = by_type.get(type(value), {"tuple", "list", "Sequence", "Iterable"})  # else it is a list
     return bool(words & (accepted | {"Any", "_empty"}))  # _empty: there is no annotation
 
 
@@ -114,10 +115,11 @@ def interval(settings: dict[str, Any]) -> str:
     return str(given)
 
 
-def call(kind: str, cls: Callable[..., Any], *args: Any, **arguments: Any) -> Any:
-    """``cls(*args, **arguments)``; a ConfigError instead of what it raises for values that it cannot use."""
+@contextlib.contextmanager
+def as_config_error(kind: str, arguments: dict[str, Any]) -> Iterator[None]:
+    """Raise a ConfigError that names the arguments, instead of what a class raises for values that it cannot use."""
     try:
-        return cls(*args, **arguments)
+        yield
     except (TypeError, ValueError, RuntimeError, AssertionError, ZeroDivisionError, IndexError) as error:
         given = " ".join(f"{kind}.{key}={value}" for key, value in arguments.items())
         raise ConfigError(f"{given or kind}: {error}") from error
@@ -137,10 +139,10 @@ def check_shapes(model: nn.Module, target: str) -> None:
 
 
 def check_last_batch(model: nn.Module, image: Tensor, count: int, batch_size: int) -> None:
-    """Raise a ConfigError if the last batch of ``count`` images has one, and the model cannot train on one."""
+    """Raise a ConfigError if the last batch of ``count`` images has a single one, which the model cannot train on."""
 
     def leaves_one(size: int) -> bool:
-        return count % size == 1 or size == 1 or count == 1
+        return count % size == 1 or size == 1
 
     if not leaves_one(batch_size):
         return

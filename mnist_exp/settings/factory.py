@@ -1,6 +1,7 @@
 """From a config's ``_target_`` and arguments to a model, an optimizer, a scheduler."""
 
 import inspect
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,7 +34,7 @@ def build(config: Config, device: torch.device, train_size: int) -> Components:
     torch.manual_seed(config.seed)
     model = build_model(config.model).to(device)
     optimizer = build_optimizer(config.optimizer, model)
-    steps_per_epoch = -(-train_size // config.batch_size)
+    steps_per_epoch = math.ceil(train_size / config.batch_size)
     scheduler, per_batch = build_scheduler(config.scheduler, optimizer, steps_per_epoch)
     return Components(model, optimizer, scheduler, per_batch, Generator().manual_seed(config.seed))
 
@@ -41,14 +42,16 @@ def build(config: Config, device: torch.device, train_size: int) -> Components:
 def build_model(settings: dict[str, Any]) -> nn.Module:
     """A freshly initialised model; its weights come from torch's global generator."""
     cls, arguments = components.resolve("model", settings)
-    model: nn.Module = components.call("model", cls, **arguments)
+    with components.as_config_error("model", arguments):
+        model: nn.Module = cls(**arguments)
     return model
 
 
 def build_optimizer(settings: dict[str, Any], model: nn.Module) -> Optimizer:
     """The optimizer over all of the model's parameters."""
     cls, arguments = components.resolve("optimizer", settings)
-    optimizer: Optimizer = components.call("optimizer", cls, model.parameters(), **arguments)
+    with components.as_config_error("optimizer", arguments):
+        optimizer: Optimizer = cls(model.parameters(), **arguments)
     return optimizer
 
 
@@ -57,7 +60,8 @@ def build_scheduler(settings: dict[str, Any], optimizer: Optimizer, steps_per_ep
     cls, arguments = components.resolve("scheduler", settings)
     if "steps_per_epoch" in inspect.signature(cls).parameters:
         arguments["steps_per_epoch"] = steps_per_epoch
-    scheduler: LRScheduler = components.call("scheduler", cls, optimizer, **arguments)
+    with components.as_config_error("scheduler", arguments):
+        scheduler: LRScheduler = cls(optimizer, **arguments)
     return scheduler, components.interval(settings) == "step"
 
 
@@ -73,5 +77,5 @@ def dry_build(model: dict[str, Any], optimizer: dict[str, Any], scheduler: dict[
         built = build_optimizer(optimizer, net)
     schedule, _ = build_scheduler(scheduler, built, steps_per_epoch=1)
     built.step()  # without gradients, nothing changes
-    # Some schedules check their arguments only at their first step; `call` makes ConfigErrors of what they raise.
-    components.call("scheduler", lambda **_: schedule.step(), **components.resolve("scheduler", scheduler)[1])
+    with components.as_config_error("scheduler", components.resolve("scheduler", scheduler)[1]):
+        schedule.step()  # some schedules check their arguments only here

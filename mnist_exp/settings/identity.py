@@ -9,7 +9,7 @@ from typing import Any
 from mnist_exp.settings.schema import Config
 
 IDENTITY_VERSION = 3
-"""Raised whenever the same settings would no longer give the same numbers."""
+"""Raised when settings mean something else than before. (Changed code has its own checksums: `machine.fingerprint`.)"""
 ABSENT = "(absent)"
 
 
@@ -29,19 +29,20 @@ def run_identity(
         A tree of JSON values. Numbers are written one way (``1.0`` is ``1``), so that equal settings
         are equal however they were spelled.
     """
-    settings = settings_affecting_results(config)
+    settings = settings_without_paths(config)
     settings["data"] |= contents
-    del settings["data"]["title"]
-    if not config.data.validation_size:
+    del settings["data"]["title"]  # changes no number
+    if not config.data.validation_size:  # names from before this setting stay as they are
         del settings["data"]["validation_size"]
-    del settings["device"]["name"]
+    del settings["device"]["name"]  # may be auto
     settings["device"]["type"] = device
+    # The components replace what the settings say of them: with the classes' defaults.
     canonical: dict[str, Any] = _canonical({"version": IDENTITY_VERSION} | settings | components)
     return canonical
 
 
-def settings_affecting_results(config: Config) -> dict[str, Any]:
-    """The settings that can change a number, and titles: without paths (which may hold a user's name) and policies."""
+def settings_without_paths(config: Config) -> dict[str, Any]:
+    """All settings but paths, which may hold a user's name, and policies (`overwrite`, `stale`)."""
     settings = dataclasses.asdict(config)
     for key in ("output_root", "overwrite", "stale"):
         del settings[key]
@@ -70,15 +71,15 @@ def run_name(choices: dict[str, str], identity: dict[str, Any]) -> str:
     return f"{readable}-seed{identity['seed']}-{identity_hash(identity)}"
 
 
-def diff_settings(ours: Any, theirs: Any, path: str = "") -> list[str]:
-    """Where two trees of settings differ: ``key: theirs → ours``, sorted by key."""
-    if isinstance(ours, dict) and isinstance(theirs, dict):
+def diff_settings(now: Any, recorded: Any, path: str = "") -> list[str]:
+    """Where two trees of settings differ: ``key: recorded → now``, sorted by key."""
+    if isinstance(now, dict) and isinstance(recorded, dict):
         return [
             line
-            for key in sorted(ours.keys() | theirs.keys())
-            for line in diff_settings(ours.get(key, ABSENT), theirs.get(key, ABSENT), f"{path}.{key}" if path else key)
+            for key in sorted(now.keys() | recorded.keys())
+            for line in diff_settings(now.get(key, ABSENT), recorded.get(key, ABSENT), f"{path}.{key}" if path else key)
         ]
-    return [] if ours == theirs else [f"{path}: {theirs!r} → {ours!r}"]
+    return [] if now == recorded else [f"{path}: {recorded!r} → {now!r}"]
 
 
 def _canonical(value: Any) -> Any:

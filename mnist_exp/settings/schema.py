@@ -18,6 +18,8 @@ DEVICES = ("cpu", "cuda", "mps", "auto")
 ARITHMETICS = ("portable", "native")
 DATASETS = ("mnist", "fashion_mnist", "kmnist", "qmnist", "png_folder")
 SPLITS = ("train", "test")
+COMPONENTS = ("model", "optimizer", "scheduler")
+"""The groups that name a class."""
 TRAINING_MODES = ("every_epoch", "first_epoch")
 STALE = ("retrain", "keep")
 PROTOCOL_KEYS = ("train_split", "eval_split", "training_mode")
@@ -165,7 +167,7 @@ def _check_range(key: str, value: int, minimum: int, maximum: int) -> None:
 
 
 def expand_user(key: str, path: str) -> str:
-    """A path with ``~`` replaced by the home folder; a ConfigError if it is of a user who is not there."""
+    """A path with ``~`` replaced by the home folder; a ConfigError if it names an unknown user."""
     try:
         return str(Path(path).expanduser()) if path.startswith("~") else path
     except RuntimeError as error:  # ~name of nobody here

@@ -41,7 +41,7 @@ def forgotten() -> Iterator[None]:
 
 
 def forget() -> None:
-    for cached in (fingerprint._checksum, fingerprint._walk, fingerprint._parse, fingerprint._declared):
+    for cached in (fingerprint._checksum, fingerprint._local_code, fingerprint._parse, fingerprint._declared):
         cached.cache_clear()
     importlib.invalidate_caches()
 

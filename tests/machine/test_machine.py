@@ -86,7 +86,7 @@ def test_the_environment_does_not_decide_the_arithmetic() -> None:
 
 def test_a_process_keeps_its_arithmetic() -> None:
     assert arithmetic("native", "portable")[1] == (
-        "device.arithmetic=portable: this process has computed with native arithmetic, and cannot change it; "
+        "device.arithmetic=portable: this process has computed with native arithmetic and cannot change it; "
         "use one command for each arithmetic"
     )
 

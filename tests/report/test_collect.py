@@ -80,7 +80,7 @@ def test_labels_and_file_names_are_never_shared(tmp_path: Path) -> None:
         write_run(tmp_path, settings={"model.target": target}, title="<모델>")
     groups = collect(tmp_path).groups
     assert [group.label for group in groups] == ["<모델>, model=Net", "<모델>, model=Net (2)"]
-    assert [group.slug for group in groups] == ["model-net", "model-net-2"]
+    assert [group.slug for group in groups] == ["모델-model-net", "모델-model-net-2"]
 
 
 def test_other_protocols_and_other_data_are_other_sections(tmp_path: Path) -> None:
@@ -181,8 +181,8 @@ DAMAGED: dict[str, tuple[Damage, str]] = {
     "failed": (record(status="failed", reason="out of memory"), "not finished (failed: out of memory)"),
     "no identity": (record(identity=...), "run.json lacks what every run has"),
     "no seed": (record(identity__seed=...), "run.json lacks what every run has: 'seed'"),
-    "title is a number": (record(title=5), "run.json has a title that is no str: 5"),
-    "provenance is a list": (record(provenance=[1]), "run.json has a provenance that is no dict"),
+    "title is a number": (record(title=5), "run.json has a title of another type than runs write: 5"),
+    "provenance is a list": (record(provenance=[1]), "run.json has a provenance of another type"),
     "nine classes": (record(classes=[*"abcdefghi"]), "run.json has classes that are not ten different names"),
     "a class twice": (record(classes=[*"abcdefghia"]), "run.json has classes that are not ten different names"),
 }
@@ -320,6 +320,6 @@ def test_an_unreadable_folder_of_runs_is_an_error(tmp_path: Path) -> None:
 def test_words_become_safe_names() -> None:
     assert slug("LeNet5_regularized, lr=0.01") == "lenet5-regularized-lr-0.01"
     assert slug("../../etc/passwd") == "etc-passwd"
-    assert slug("모델") == "unnamed"
+    assert slug("모델") == "모델" and slug("/ ...") == "unnamed"
     assert len(slug("x" * 500)) == 80
     assert printable("a\n b\x1b[31m") == "a b\N{REPLACEMENT CHARACTER}[31m"
