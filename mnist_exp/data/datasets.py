@@ -30,10 +30,12 @@ def load(name: str, root: Path, splits: tuple[str, ...]) -> list[Raw]:
     """
     dataset, files = DATASETS[name], _files(name)
     fetch.ensure(dataset, root, {file: md5 for split in files.values() for file, md5 in split.items()})
+    # Where torchvision of years ago left a folder `processed`, it would read that, unchecked.
+    checked = type(dataset.__name__, (dataset,), {"_check_legacy_exist": lambda _: False})
     found = []
     for split in splits:
         try:
-            published = dataset(root, train=split == "train")
+            published = checked(root, train=split == "train")
         except (RuntimeError, ValueError, TypeError, AssertionError, OSError) as error:
             raise DataError(f"the files in {root / dataset.__name__} cannot be read: {error}") from error
         labels = published.targets if published.targets.ndim == 1 else published.targets[:, 0]  # QMNIST's writers

@@ -180,6 +180,14 @@ def test_the_system_package_is_taken_before_the_network(small: tuple[str, Arrays
     check(name, arrays, tmp_path)
 
 
+def test_what_an_old_torchvision_processed_is_not_read(copy: Path) -> None:
+    (copy / "MNIST" / "processed").mkdir()
+    for name in ("training.pt", "test.pt"):
+        torch.save((torch.zeros(3, 28, 28, dtype=torch.uint8), torch.zeros(3)), copy / "MNIST" / "processed" / name)
+    ((images, labels, _),) = load("mnist", copy, ("test",))
+    assert images.shape == (10_000, 28, 28) and labels[:3].tolist() == [7, 2, 1]
+
+
 def test_class_names() -> None:
     assert class_names("mnist") is class_names("qmnist") is class_names("png_folder") is None
     assert (class_names("fashion_mnist") or [])[:2] == ["T-shirt/top", "Trouser"]
