@@ -1,11 +1,37 @@
-"""Files that are written whole or not at all."""
+"""Files that are written whole or not at all, and folders that one process uses at a time."""
 
 import contextlib
 import os
+import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import SoftFileLease
+
 TEMPORARY = ".partial"
+LEASE_SECONDS = 60.0
+"""A lock whose last heartbeat is older than this is taken over, whichever host it is from."""
+
+
+@contextlib.contextmanager
+def one_process_in(folder: Path) -> Iterator[None]:
+    """Keep every other process out of a folder, on this host or another on the same disk; they wait.
+
+    By a file with a heartbeat, since not every shared disk has the operating system's locks.
+    """
+    path = folder / ".in-use"
+    remove_empty_lock(path)
+    with SoftFileLease(path, lease_duration=LEASE_SECONDS):
+        yield
+
+
+def remove_empty_lock(path: Path) -> None:
+    """Remove a lock that nothing was written to, as a power cut leaves it: it would never be released."""
+    with contextlib.suppress(OSError):
+        status = path.stat()
+        if status.st_size == 0 and time.time() - status.st_mtime > LEASE_SECONDS:
+            path.unlink()
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -13,15 +13,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import SoftFileLease
-
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's code, whatever is installed
 
 from mnist_exp.cli.streams import run_script
 from mnist_exp.errors import UserError
+from mnist_exp.files import one_process_in
 from mnist_exp.report.collect import Collection, collect
 from mnist_exp.report.labels import flatten
-from mnist_exp.runs.lock import LEASE_SECONDS
 from mnist_exp.runs.record import METRICS, checksum
 from mnist_exp.text import printable
 
@@ -151,7 +149,7 @@ def main(arguments: list[str] | None = None) -> int:
         items.append(Item("report", [page, *sorted(page.parent.glob("*.md"))]))
     OUTPUTS.mkdir(exist_ok=True)
     try:
-        with SoftFileLease(OUTPUTS / f".{options.tracker}.lock", lease_duration=LEASE_SECONDS):  # or both would add all
+        with one_process_in(OUTPUTS):  # or two would both add everything
             tracker = trackers[options.tracker]()
             new = [item for item in items if tracker.stored(item) != checksum(item.files[0])]
             for item in new:

@@ -12,10 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from filelock import SoftFileLease
-
 from mnist_exp.errors import DataError, disk_errors_as_data_errors
-from mnist_exp.files import write_atomically
+from mnist_exp.files import one_process_in, write_atomically
 
 if TYPE_CHECKING:
     from torchvision.datasets import MNIST
@@ -58,8 +56,7 @@ def ensure(dataset: "type[MNIST]", root: Path, md5s: Mapping[str, str]) -> None:
         return
     with disk_errors_as_data_errors(dataset.__name__, folder), tempfile.TemporaryDirectory() as place:
         folder.mkdir(parents=True, exist_ok=True)
-        # A file with a heartbeat, since not every shared disk has locks.
-        with SoftFileLease(folder / ".lock", lease_duration=60):  # parallel jobs wait here while the first one fetches
+        with one_process_in(folder):  # parallel jobs wait here while the first one fetches
             faults, tried = _faults(folder, md5s, known), []
             for source, get in _sources(dataset, folder, Path(place)).items() if faults else ():
                 try:

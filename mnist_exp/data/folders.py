@@ -19,12 +19,11 @@ from pathlib import Path
 
 import numpy as np
 import PIL
-from filelock import SoftFileLease
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from mnist_exp.errors import DataError, disk_errors_as_data_errors
-from mnist_exp.files import write_atomically
+from mnist_exp.files import one_process_in, write_atomically
 from mnist_exp.text import printable
 
 IMAGE_SIZE = 32
@@ -111,9 +110,7 @@ def load(folder: Folder, cache: Path) -> NDArray[np.uint8]:
     """
     with disk_errors_as_data_errors("decoded images", cache):
         cache.mkdir(parents=True, exist_ok=True)
-        # Of jobs that start side by side, the first decodes. The lock is a file with a heartbeat, since not every
-        # shared disk has locks.
-        with SoftFileLease(cache / ".lock", lease_duration=60):
+        with one_process_in(cache):  # parallel jobs wait here while the first one decodes
             images = read_cache(cache, folder.sha256, len(folder.paths))
             print(f"{folder.summary}; {'decoding them' if images is None else 'decoded before'}", flush=True)
             if images is None:

@@ -16,9 +16,8 @@ import psutil
 from filelock import SoftFileLease, Timeout
 
 from mnist_exp.errors import Interrupted, RunFolderError
-
-LEASE_SECONDS = 60.0
-"""A lock whose last heartbeat is older than this is taken over, whichever host it is from."""
+from mnist_exp.files import LEASE_SECONDS as LEASE_SECONDS
+from mnist_exp.files import remove_empty_lock
 
 
 def lock_path(run: Path) -> Path:
@@ -50,7 +49,7 @@ def locked(run: Path) -> Iterator[Callable[[], None]]:
     )
     timeout = 0.0
     while not lock.is_locked:
-        _remove_empty(path)
+        remove_empty_lock(path)
         try:
             lock.acquire(timeout=timeout)
         except Timeout:
@@ -92,11 +91,3 @@ def is_live(run: Path) -> bool:
     if owner is not None and owner.hostname == socket.gethostname() and not psutil.pid_exists(owner.pid):
         return False
     return age < LEASE_SECONDS
-
-
-def _remove_empty(path: Path) -> None:
-    """Remove a lock that nothing was written to, as a power cut leaves it: it would never be released."""
-    with contextlib.suppress(OSError):
-        status = path.stat()
-        if status.st_size == 0 and time.time() - status.st_mtime > LEASE_SECONDS:
-            path.unlink()
