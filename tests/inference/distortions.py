@@ -94,6 +94,14 @@ def thicker(digit: Grey, random: np.random.Generator) -> Grey:
     return np.asarray(ndimage.grey_dilation(np.pad(enlarge(digit), 10), footprint=_disc(8)))
 
 
+def small(digit: Grey, random: np.random.Generator) -> Grey:
+    """A photograph of 3,000 pixels a side; the digit's 28 pixels are 112 there."""
+    picture = np.zeros((3000, 3000), np.uint8)
+    top, left = random.integers(0, 3000 - 112, 2)
+    picture[top : top + 112, left : left + 112] = enlarge(digit, 112)
+    return paper(picture, random)
+
+
 DISTORTIONS: dict[str, Callable[[Grey, np.random.Generator], Grey]] = {
     "half to one and a half times as large": scaled,
     "moved by up to 4 of 28 pixels": shifted,
@@ -103,6 +111,7 @@ DISTORTIONS: dict[str, Callable[[Grey, np.random.Generator], Grey]] = {
     "on paper, anywhere": anywhere_on_paper,
     "strokes 1.2 pixels thinner": thinner,
     "strokes 1.6 pixels thicker": thicker,
+    "small in a large photo": small,
 }
 
 
