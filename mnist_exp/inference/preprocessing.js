@@ -113,7 +113,7 @@ function findInkOnPaper({ height, width, values }) {
 // Whether the parts of a picture can be those of one digit, not of two, nor a pattern, a frame or a patch.
 function isSingle({ height, width, values }, mask, kept) {
   const longer = Math.max(height, width), total = values.reduce((sum, value) => sum + value);
-  const parts = kept.filter(({ size }) => size / total > 0.08);
+  const largest = maximum(kept.map(part => part.size)), parts = kept.filter(({ size }) => size > 0.1 * largest);
   const isSpace = (y, x) => y < 0 || x < 0 || y >= height || x >= width || !mask.values[y * width + x];
   const spaces = label(make(height + 2, width + 2, (y, x) => isSpace(y - 1, x - 1) ? 1 : 0), 1, false).parts.slice(1);
   const holes = spaces.filter(({ size }) => size > 0.01 * height * width).length;

@@ -17,7 +17,12 @@ from scipy import ndimage
 from mnist_exp.errors import DataError
 
 LARGEST, COARSE, REACH = 600, 60, 8  # longest sides for finding a digit, and the paper; half of the latter's window
-SIDE, BOX, FEWEST, MIN_CONTRAST = 28, 20, 4, 24  # the last two: pixels of ink, and grey levels of 255, below which there is no digit
+SIDE, BOX, FEWEST, MIN_CONTRAST = (
+    28,
+    20,
+    4,
+    24,
+)  # the last two: pixels of ink, and grey levels of 255, below which there is no digit
 EVEN, FAINT, DUST = 0.02, 0.1, 0.005  # even background: shares of the contrast in it, of ink, of the largest part
 CLEAR, SHADE, SPECK = 11, 0.3, 0.05  # a photograph: contrast / noise; the least ink, and the least part, as above
 BLANK, NO_MARGIN = "The picture is blank.", "The picture is blank, or has no margin around the digit."
@@ -145,7 +150,7 @@ def _is_single(ink: Ink, labels: NDArray[np.int32]) -> bool:
     """Whether the parts of a picture can be those of one digit, not of two, nor a pattern, a frame or a patch."""
     (height, width), longer = ink.shape, max(ink.shape)
     shares = np.bincount(labels.ravel(), ink.ravel())[1:] / ink.sum()
-    parts = [part for part in zip(ndimage.find_objects(labels), shares, strict=True) if part[1] > 0.08]
+    parts = [part for part in zip(ndimage.find_objects(labels), shares, strict=True) if part[1] > 0.1 * max(shares)]
     spaces = np.bincount(ndimage.label(np.pad(labels, 1) == 0)[0].ravel())[2:]
     lines = [np.diff((labels > 0).mean(axis) > 0.9, prepend=False, append=False).sum() // 2 for axis in (0, 1)]
     solid = ndimage.minimum_filter(ink > 0.5, 1 + int(0.45 * longer), mode="constant").any()

@@ -86,9 +86,11 @@ def seen_in_python(picture: Image.Image) -> NDArray[np.uint8]:
 
 
 def test_the_preprocessing_is_pythons(page: str, digits: Digits, tmp_path: Path) -> None:
-    names = [*distortions.DISTORTIONS, *distortions.SURROUNDINGS] * 3
-    grey = [distortions.distort(what, digits[0][place], place) for place, what in enumerate(names)]
-    grey += [distortions.faint_patch(), np.full((50, 60), 255, np.uint8), np.hstack([digits[0][0], digits[0][1]])]
+    kinds = [kind for kind in distortions.DISTORTIONS if "large photograph" not in kind] * 3
+    kinds += ["small in a large photograph"]
+    grey = [distortions.distort(kind, digits[0][place], place) for place, kind in enumerate(kinds)]
+    grey += [distortions.blank_paper(distortions.BLANK[place // 2 % 4], place) for place in range(24)]
+    grey += [np.full((50, 60), 255, np.uint8), digits[0][0], np.hstack([digits[0][0], digits[0][1]])]
     grey.append(np.vstack([distortions.enlarge(digits[0][place]) for place in (18, 8)]))  # 3 above 5
     pictures = [Image.fromarray(each) for each in grey]
     clear = Image.merge("LA", (Image.new("L", (28, 28), 30), pictures[-1].crop((0, 0, 28, 28)))).convert("RGBA")
@@ -130,7 +132,7 @@ def test_it_is_drawn_on_and_read(view: str, browser: dict[str, Any]) -> None:
     nothing, seven = ["Draw a digit.", "–", "–", "–"], ["7"] * 3
     assert seen["empty"] == seen["cleared"] == seen["escaped"] == nothing
     assert seen["seven"][1:] == seen["undone"][1:] == seven
-    assert seen["two"] == ["It has more than one digit; keep one.", "–", "–", "–"]
+    assert seen["two"] == ["The picture has more than one digit, or something else; crop it to one digit.", "–", "–", "–"]
     for how in ("keys", "finger", "paste", "drop"):
         assert seen[how][1:] == ["1"] * 3
     assert seen["photograph"][1:] == ["2"] * 3
