@@ -119,7 +119,7 @@ function isSingle({ height, width, values }, mask, kept) {
   const holes = spaces.filter(({ size }) => size > 0.01 * height * width).length;
   const [rows, columns] = [new Float64Array(height), new Float64Array(width)];
   mask.values.forEach((value, i) => { rows[Math.floor(i / width)] += value; columns[i % width] += value; });
-  const runs = (sums, most) => sums.filter((sum, i) => sum > 0.9 * most && !(i && sums[i - 1] > 0.9 * most)).length;
+  const runs = (sums, most) => sums.filter((sum, i) => sum > 0.97 * most && !(i && sums[i - 1] > 0.97 * most)).length;
   const squares = new Float64Array(values.length);  // the side of the largest square of ink that ends at each pixel
   values.forEach((value, i) => {
     const inner = i >= width && i % width ? Math.min(squares[i - 1], squares[i - width], squares[i - width - 1]) : 0;

@@ -152,7 +152,7 @@ def _is_single(ink: Ink, labels: NDArray[np.int32]) -> bool:
     shares = np.bincount(labels.ravel(), ink.ravel())[1:] / ink.sum()
     parts = [part for part in zip(ndimage.find_objects(labels), shares, strict=True) if part[1] > 0.1 * max(shares)]
     spaces = np.bincount(ndimage.label(np.pad(labels, 1) == 0)[0].ravel())[2:]
-    lines = [np.diff((labels > 0).mean(axis) > 0.9, prepend=False, append=False).sum() // 2 for axis in (0, 1)]
+    lines = [np.diff((labels > 0).mean(axis) > 0.97, prepend=False, append=False).sum() // 2 for axis in (0, 1)]
     solid = ndimage.minimum_filter(ink > 0.5, 1 + int(0.45 * longer), mode="constant").any()
     bad = len(parts) > 5 or (spaces > 0.01 * ink.size).sum() > 4 or min(lines) > 1 or solid
     for ((rows, columns), share), ((below, beside), other) in itertools.permutations(parts, 2):

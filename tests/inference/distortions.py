@@ -62,7 +62,7 @@ def paper(ink: Grey, random: np.random.Generator) -> Grey:
 
 def _tiled(tile: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float32]:
     rows, columns = (np.arange(side) % of for side, of in zip(shape, tile.shape, strict=True))
-    return tile.astype(np.float32)[rows[:, None], columns]
+    return np.asarray(tile[rows[:, None], columns], np.float32)
 
 
 def _disc(radius: int) -> NDArray[np.bool_]:
@@ -123,7 +123,7 @@ def blank_paper(what: str, seed: int) -> Grey:
         dots = np.hypot(rows - period / 2, columns - period / 2) < random.uniform(1, period / 4)
         lines = rows < width if what == "lines" else (rows < width) | (columns < width)
         ink = random.uniform(50, 200) * (dots if what == "dots" else lines)
-        margin = int(random.choice([0, random.integers(20, 120)]))
+        margin = int(random.integers(0, 2) * random.integers(20, 120))
         ink[:margin] = ink[400 - margin :] = ink[:, :margin] = ink[:, 400 - margin :] = 0
     if seed % 2:
         return paper(np.asarray(ink.clip(0, 255), np.uint8), random)

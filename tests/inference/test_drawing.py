@@ -132,7 +132,12 @@ def test_it_is_drawn_on_and_read(view: str, browser: dict[str, Any]) -> None:
     nothing, seven = ["Draw a digit.", "–", "–", "–"], ["7"] * 3
     assert seen["empty"] == seen["cleared"] == seen["escaped"] == nothing
     assert seen["seven"][1:] == seen["undone"][1:] == seven
-    assert seen["two"] == ["The picture has more than one digit, or something else; crop it to one digit.", "–", "–", "–"]
+    assert seen["two"] == [
+        "The picture has more than one digit, or something else; crop it to one digit.",
+        "–",
+        "–",
+        "–",
+    ]
     for how in ("keys", "finger", "paste", "drop"):
         assert seen[how][1:] == ["1"] * 3
     assert seen["photograph"][1:] == ["2"] * 3
