@@ -1,5 +1,6 @@
 """The page to draw in: PyTorch's answers in JavaScript, the same preprocessing, and a real browser."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -138,11 +139,23 @@ def test_it_is_drawn_on_and_read(view: str, browser: dict[str, Any]) -> None:
         "–",
         "–",
     ]
-    for how in ("keys", "finger", "paste", "drop"):
+    for how in ("keys", "finger", "palm", "paste", "drop"):
         assert seen[how][1:] == ["1"] * 3
     assert seen["photograph"][1:] == ["2"] * 3
     assert seen["overflow"] == 0
+    assert seen["zoomed"] <= 0
     assert seen["violations"] == []
+
+
+@pytest.mark.slow
+def test_without_javascript_it_says_so(browser: dict[str, Any]) -> None:
+    assert "needs JavaScript" in browser["plain"] and "Undo" not in browser["plain"]
+
+
+def test_models_that_it_cannot_compute_are_named(models: list[TrainedModel]) -> None:
+    other = TrainedModel(dataclasses.replace(models[0].record, title="<Net>"), torch.nn.Linear(1024, 10))
+    assert "This page cannot compute: &lt;Net&gt;." in render([*models, other])
+    assert "cannot compute" not in render(models)
 
 
 @pytest.mark.slow
