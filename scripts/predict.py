@@ -48,7 +48,7 @@ def main() -> int:
             seen = models[0].prepare(open_image(source))
         except DataError as error:
             found.append({"image": name, "error": str(error)})
-            print(f"predict: {printable(name)} {error}", file=sys.stderr)
+            print(f"predict: {printable(name)}: {error}", file=sys.stderr)
             continue
         found.append({"image": name, "answers": [_answer(model, model.rank(seen)[:2]) for model in models]})
         if not arguments.json:
@@ -74,10 +74,13 @@ def _sources(images: list[str]) -> Iterator[tuple[str, Path | bytes | DataError]
             # iterdir raises an error for a folder that cannot be read; rglob would take it for an empty one.
             below = path.rglob("*") if path.is_dir() and [*path.iterdir()] else []
             inside = sorted(each for each in below if _is_picture(each, path))
+            is_folder = path.is_dir()
         except OSError as error:
-            yield name, DataError(f"cannot be read: {error.strerror}")
+            yield name, DataError(f"The file cannot be read: {error.strerror}.")
         else:
-            yield from ((str(each), each) for each in inside or [path])
+            if is_folder and not inside:
+                yield name, DataError("The folder has no pictures.")
+            yield from ((str(each), each) for each in (inside if is_folder else [path]))
 
 
 def _is_picture(path: Path, root: Path) -> bool:

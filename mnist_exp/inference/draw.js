@@ -4,7 +4,7 @@ const element = id => document.getElementById(id);
 const pad = element("pad"), pen = pad.getContext("2d", { willReadFrequently: true });
 const models = JSON.parse(element("weights").textContent);
 const dark = matchMedia("(prefers-color-scheme: dark)");
-let strokes = [], picture = null, cursor = [280, 280], cards = [], waiting = false;
+let strokes = [], picture = null, cursor = [280, 280], cards = [], waiting = false, writing = null;
 
 for (const model of models) {
   model.floats = decode(model.weights);
@@ -130,17 +130,19 @@ function pointAt(event) {
 }
 
 pad.addEventListener("pointerdown", event => {
-  if (event.button !== 0) return;
+  if (event.button !== 0 || writing !== null) return;  // a palm beside the finger that writes
+  writing = event.pointerId;
   pad.setPointerCapture(event.pointerId);
   strokes.push([pointAt(event)]);
   changed();
 });
 pad.addEventListener("pointermove", event => {
-  if (!pad.hasPointerCapture(event.pointerId)) return;
+  if (event.pointerId !== writing) return;
   const moves = event.getCoalescedEvents?.() ?? [];
   strokes.at(-1)?.push(...(moves.length ? moves : [event]).map(pointAt));
   changed();
 });
+pad.addEventListener("lostpointercapture", event => { if (event.pointerId === writing) writing = null; });
 pad.addEventListener("keydown", event => {
   const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
   if (!step) return;

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import html
 import json
 from collections.abc import Sequence
 from importlib import resources
@@ -16,13 +17,16 @@ NETWORKS: dict[type[nn.Module], str] = {LeNet5: "lenet5", LeNet5Regularized: "le
 
 
 def render(models: Sequence[TrainedModel]) -> str:
-    """The page's text; models that the page does not know are left out."""
+    """The page's text; it names the models that it cannot compute."""
     known = [model for model in models if type(model.model) in NETWORKS]
+    others = ", ".join(html.escape(model.record.title) for model in models if model not in known)
+    left_out = f'<p class="note">This page cannot compute: {others}.</p>\n' if others else ""
     data = json.dumps([_describe(model) for model in known]).replace("<", "\\u003c")
     script = "".join(map(_resource, ("preprocessing.js", "network.js", "draw.js")))
     text = _resource("draw.html").replace("{{ style }}", _resource("draw.css")).replace("{{ script }}", script)
     checksum = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return text.replace("{{ script_hash }}", checksum).replace("{{ models }}", data)
+    text = text.replace("{{ script_hash }}", checksum).replace("{{ left_out }}", left_out)
+    return text.replace("{{ models }}", data)
 
 
 def fold(model: nn.Module) -> dict[str, Tensor]:

@@ -47,14 +47,14 @@ class TrainedModel:
         """The pixels that the model gets for a picture: uint8, ``[28, 28]`` for models of digits, else ``[32, 32]``.
 
         Raises:
-            DataError: it does not show one digit; the message completes "FILE …".
+            DataError: it does not show one digit, or cannot be converted to grey.
         """
         if self.record.identity["data"]["name"] in DIGIT_DATASETS:
             return to_digit(to_grey(image))
         try:
             return np.array(to_grey32(image))  # a copy, which torch may write to
         except Exception as error:  # Pillow raises all kinds of errors for rare formats
-            raise DataError("cannot be converted to grey; save it as PNG or JPEG") from error
+            raise DataError("The picture cannot be converted to grey; save it as PNG or JPEG.") from error
 
     def logits(self, images: NDArray[np.uint8]) -> Tensor:
         """Logits, float32, ``[N, 10]``, of images as datasets have them: uint8, ``[N, H, W]``.
@@ -75,7 +75,7 @@ class TrainedModel:
         """The classes and their probabilities, the most probable first.
 
         Raises:
-            DataError: the file cannot be read, or does not show one digit; the message completes "FILE …".
+            DataError: the file cannot be read, or does not show one digit.
         """
         return self.rank(self.prepare(open_image(Path(picture))))
 

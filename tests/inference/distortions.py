@@ -42,41 +42,27 @@ def anywhere(digit: Grey, random: np.random.Generator) -> Grey:
     return canvas
 
 
-def inverted(digit: Grey, random: np.random.Generator) -> Grey:
-    """Dark on white."""
-    return 255 - enlarge(digit)
-
-
 def paper(ink: Grey, random: np.random.Generator) -> Grey:
-    """A photograph: dark ink on textured paper, light from one side, noise, a lens's blur, JPEG."""
-    y, x = np.indices(ink.shape) / max(ink.shape) - 0.5
+    """A photograph: dark ink on textured paper, light from one side, a lens's blur, noise.
+
+    Texture and noise repeat after 600 pixels, which saves minutes.
+    """
+    y, x = np.indices(ink.shape, np.float32) / max(ink.shape) - np.float32(0.5)
     angle = random.uniform(0, 2 * np.pi)
-    light = (
-        1
-        + random.uniform(0.15, 0.45) * (x * np.cos(angle) + y * np.sin(angle))
-        - random.uniform(0, 0.3) * (x * x + y * y)
-    )
-    texture = ndimage.gaussian_filter(random.normal(0, 1, ink.shape), random.uniform(1, 3))
-    sheet = random.uniform(170, 225) + random.uniform(2, 5) * texture / texture.std()
+    slope, vignette = random.uniform(0.15, 0.45), random.uniform(0, 0.3)
+    light = 1 + slope * (x * np.cos(angle) + y * np.sin(angle)) - vignette * (x * x + y * y)
+    tile = [min(side, 600) for side in ink.shape]
+    texture = ndimage.gaussian_filter(random.normal(0, 1, tile), random.uniform(1, 3))
+    sheet = _tiled(random.uniform(170, 225) + random.uniform(2, 5) * texture / texture.std(), ink.shape)
     pen = random.uniform(30, 90)
-    picture = (sheet + (pen - sheet) * ink / 255) * light
-    picture = ndimage.gaussian_filter(picture, 1.5) + random.normal(0, random.uniform(2, 6), ink.shape)
-    return picture.clip(0, 255).astype(np.uint8)
+    picture = ndimage.gaussian_filter((sheet + (pen - sheet) * (ink / np.float32(255))) * light, 1.5)
+    noise = _tiled(random.normal(0, random.uniform(2, 6), tile), ink.shape)
+    return np.asarray((picture + noise).clip(0, 255), np.uint8)
 
 
-def on_paper(digit: Grey, random: np.random.Generator) -> Grey:
-    return paper(enlarge(digit), random)
-
-
-def anywhere_on_paper(digit: Grey, random: np.random.Generator) -> Grey:
-    return paper(anywhere(digit, random), random)
-
-
-def faint_patch() -> Grey:
-    """No digit: a patch as good as the background, and one bright pixel by which its contrast is measured."""
-    picture = np.full((100, 100), 100, np.uint8)
-    picture[20:70, 20:70], picture[5, 5] = 86, 255
-    return picture
+def _tiled(tile: NDArray[np.float64], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    rows, columns = (np.arange(side) % of for side, of in zip(shape, tile.shape, strict=True))
+    return np.asarray(tile[rows[:, None], columns], np.float32)
 
 
 def _disc(radius: int) -> NDArray[np.bool_]:
@@ -94,68 +80,20 @@ def thicker(digit: Grey, random: np.random.Generator) -> Grey:
     return np.asarray(ndimage.grey_dilation(np.pad(enlarge(digit), 10), footprint=_disc(8)))
 
 
-DISTORTIONS: dict[str, Callable[[Grey, np.random.Generator], Grey]] = {
-    "half to one and a half times as large": scaled,
-    "moved by up to 4 of 28 pixels": shifted,
-    "anywhere on a larger canvas": anywhere,
-    "dark on light": inverted,
-    "on paper, in place": on_paper,
-    "on paper, anywhere": anywhere_on_paper,
-    "strokes 1.2 pixels thinner": thinner,
-    "strokes 1.6 pixels thicker": thicker,
-}
-
-
-def distort(what: str, digit: Grey, seed: int) -> Grey:
-    """One of `DISTORTIONS` or `SURROUNDINGS` of a digit, ``[28, 28]``."""
-    return (DISTORTIONS | SURROUNDINGS)[what](digit, np.random.default_rng([18, seed]))
-
-
-def framed(digit: Grey, random: np.random.Generator) -> Grey:
-    """Dark on white, with a frame as thin as a pixel, at the picture's edge or up to 20 pixels inside it."""
-    picture, inset = np.pad(255 - enlarge(digit), 40, constant_values=255), int(random.integers(0, 21))
-    frame = np.ones(picture.shape, bool)
-    frame[inset + 1 : -inset - 1, inset + 1 : -inset - 1] = False
-    frame[:inset] = frame[:, :inset] = frame[-inset or LARGE + 80 :] = frame[:, -inset or LARGE + 80 :] = False
-    return np.where(frame, 0, picture).astype(np.uint8)
-
-
-def on_desk(digit: Grey, random: np.random.Generator) -> Grey:
-    """A photograph of a sheet on a dark desk, which is seen around it."""
-    desk = np.pad(enlarge(digit), 30)
-    return np.pad(paper(desk, random), 40, constant_values=50)
-
-
-def on_card(digit: Grey, random: np.random.Generator) -> Grey:
-    """A photograph of a card that takes a quarter of the picture, on a dark desk."""
-    return np.pad(paper(np.pad(enlarge(digit), 30), random), 170, constant_values=50)
-
-
-def with_shadow(digit: Grey, random: np.random.Generator) -> Grey:
-    """A photograph with a finger's shadow in a corner, which does not reach the digit."""
-    picture = np.pad(enlarge(digit), 60)
-    y, x = np.indices(picture.shape)
-    light = ndimage.gaussian_filter(np.where(np.hypot(y - 400, x) < random.uniform(80, 130), 0.5, 1), 4)
-    return (paper(picture, random) * light).astype(np.uint8)
+def in_a_large_photograph(digit: Grey, random: np.random.Generator) -> Grey:
+    """A photograph of 3,000 pixels a side, of which MNIST's 28 are 112."""
+    canvas = np.zeros((3000, 3000), np.uint8)
+    top, left = random.integers(0, 3000 - 112, 2)
+    canvas[top : top + 112, left : left + 112] = enlarge(digit, 112)
+    return paper(canvas, random)
 
 
 def scanned(digit: Grey, random: np.random.Generator) -> Grey:
-    """A scan: even light, a sensor's noise."""
-    return (245.0 - 220 / 255 * enlarge(digit) + random.normal(0, 7, (LARGE, LARGE))).clip(0, 255).astype(np.uint8)
-
-
-def lined(digit: Grey, random: np.random.Generator) -> Grey:
-    """An even scan of lined paper; the lines pass through the digit."""
+    """A scan of lined paper: even light, a sensor's noise, lines that pass through the digit, and a speck."""
     lines = np.where(np.arange(LARGE) % random.integers(30, 60) < 2, 0.8, 1)[:, None]
-    return ((255 - enlarge(digit)) * lines).astype(np.uint8)
-
-
-def dusty(digit: Grey, random: np.random.Generator) -> Grey:
-    """An even scan with a speck of dust beside the digit, and an underline."""
-    picture = np.pad(255 - enlarge(digit), 40, constant_values=255)
-    picture[8:12, random.integers(20, 330) :][:, :4] = 0
-    picture[335:340, 30:330] = 0
-    return picture
+    picture = (245 - 220 / 255 * enlarge(digit)) * lines + random.normal(0, 7, (LARGE, LARGE))
+    picture[8:12, random.integers(20, 230) :][:, :4] = 20
+    return np.asarray(picture.clip(0, 255), np.uint8)
 
 
 def pencilled(digit: Grey, random: np.random.Generator) -> Grey:
@@ -166,14 +104,48 @@ def pencilled(digit: Grey, random: np.random.Generator) -> Grey:
     return np.asarray(picture.clip(0, 255), np.uint8)
 
 
-SURROUNDINGS: dict[str, Callable[[Grey, np.random.Generator], Grey]] = {
-    "in a thin frame": framed,
-    "on a desk": on_desk,
-    "on a small card": on_card,
-    "a shadow in a corner": with_shadow,
-    "a noisy scan": scanned,
+def blank_paper(what: str, seed: int) -> Grey:
+    """A page without a digit: "squares", "lines" or "dots", with or without margins, or "crumples".
+
+    Every other one is photographed, the rest is even.
+    """
+    random = np.random.default_rng([19, seed])
+    y, x = np.indices((400, 400))
+    if what == "crumples":  # facets, each with its own shade and slope
+        corners = random.uniform(0, 400, (2, random.integers(4, 40), 1, 1))
+        facet = np.hypot(*(corners - np.stack([y, x])[:, None])).argmin(axis=0)
+        shade, down, across = random.normal(0, [[random.uniform(5, 25)], [0.1], [0.1]], (3, corners.shape[1]))
+        ink = shade[facet] + down[facet] * (y - 200) + across[facet] * (x - 200)
+        ink = ndimage.gaussian_filter(ink - ink.min(), random.uniform(0.7, 4))
+    else:
+        period, width, start = random.integers([15, 1, 0], [90, 4, 15])
+        rows, columns = (y + start) % period, (x + start) % period
+        dots = np.hypot(rows - period / 2, columns - period / 2) < random.uniform(1, period / 4)
+        lines = rows < width if what == "lines" else (rows < width) | (columns < width)
+        ink = random.uniform(50, 200) * (dots if what == "dots" else lines)
+        margin = int(random.integers(0, 2) * random.integers(20, 120))
+        ink[:margin] = ink[400 - margin :] = ink[:, :margin] = ink[:, 400 - margin :] = 0
+    if seed % 2:
+        return paper(np.asarray(ink.clip(0, 255), np.uint8), random)
+    return np.asarray((235 - ink).clip(0, 255), np.uint8)
+
+
+BLANK = ("squares", "lines", "dots", "crumples")
+DISTORTIONS: dict[str, Callable[[Grey, np.random.Generator], Grey]] = {
+    "half to one and a half times as large": scaled,
+    "moved by up to 4 of 28 pixels": shifted,
+    "anywhere on a larger canvas": anywhere,
+    "dark on light": lambda digit, _: 255 - enlarge(digit),
+    "on paper, in place": lambda digit, random: paper(enlarge(digit), random),
+    "on paper, anywhere": lambda digit, random: paper(anywhere(digit, random), random),
+    "strokes 1.2 pixels thinner": thinner,
+    "strokes 1.6 pixels thicker": thicker,
+    "small in a large photograph": in_a_large_photograph,
     "pencil in uneven light": pencilled,
-    "a scan of lined paper": lined,
-    "dust and an underline": dusty,
+    "a scan of lined paper": scanned,
 }
-"""What else may be in a picture; it must make no difference."""
+
+
+def distort(what: str, digit: Grey, seed: int) -> Grey:
+    """One of `DISTORTIONS` of a digit, ``[28, 28]``."""
+    return DISTORTIONS[what](digit, np.random.default_rng([18, seed]))

@@ -36,6 +36,10 @@ for (const [width, colorScheme] of [[360, "light"], [360, "dark"], [1440, "light
   await stroke([0.25, 0.2], [0.7, 0.2], [0.45, 0.85]);
   view.seven = await answers();
   view.overflow = await page.evaluate(() => Math.max(0, document.documentElement.scrollWidth - innerWidth));
+  await page.evaluate(() => { document.documentElement.style.zoom = 2; });
+  view.zoomed = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+  await page.screenshot({ path: `${folder}/${width}-${colorScheme}-zoomed.png`, fullPage: true });
+  await page.evaluate(() => { document.documentElement.style.zoom = 1; });
   view.background = await page.evaluate(() => getComputedStyle(document.body).backgroundColor);
   await page.evaluate(axe);
   view.violations = await page.evaluate(async () => (await axe.run()).violations.map(
@@ -60,6 +64,11 @@ for (const [width, colorScheme] of [[360, "light"], [360, "dark"], [1440, "light
   for (let y = 0.25; y < 0.8; y += 0.05) await touch("touchMove", [0.5, y]);
   await touch("touchEnd");
   view.finger = await answers();
+  await page.keyboard.press("Escape");
+  await touch("touchStart", [0.5, 0.2]);
+  for (let y = 0.25; y < 0.8; y += 0.05) await touch("touchMove", [0.5, y], [0.9, 0.9]);  // and a palm
+  await touch("touchEnd");
+  view.palm = await answers();
   for (const [type, event, holder] of [["paste", "ClipboardEvent", "clipboardData"], ["drop", "DragEvent", "dataTransfer"]]) {
     await page.keyboard.press("Escape");
     await page.evaluate(async ([type, event, holder, address]) => {
@@ -81,4 +90,11 @@ for (const [width, colorScheme] of [[360, "light"], [360, "dark"], [1440, "light
   seen.views[`${width} ${colorScheme}`] = view;
   await context.close();
 }
+const plain = await chromium.launchPersistentContext(`${folder}/profile-plain`,
+  { executablePath, headless: true, args: flags, javaScriptEnabled: false });
+const page = plain.pages()[0] ?? await plain.newPage();
+await page.goto(url);
+await page.screenshot({ path: `${folder}/plain.png` });
+seen.plain = await page.locator("body").innerText();
+await plain.close();
 console.log(JSON.stringify(seen));

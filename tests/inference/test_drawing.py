@@ -1,5 +1,6 @@
 """The page to draw in: PyTorch's answers in JavaScript, the same preprocessing, and a real browser."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -86,9 +87,11 @@ def seen_in_python(picture: Image.Image) -> NDArray[np.uint8]:
 
 
 def test_the_preprocessing_is_pythons(page: str, digits: Digits, tmp_path: Path) -> None:
-    names = [*distortions.DISTORTIONS, *distortions.SURROUNDINGS] * 3
-    grey = [distortions.distort(what, digits[0][place], place) for place, what in enumerate(names)]
-    grey += [distortions.faint_patch(), np.full((50, 60), 255, np.uint8), np.hstack([digits[0][0], digits[0][1]])]
+    kinds = [kind for kind in distortions.DISTORTIONS if "large photograph" not in kind] * 3
+    kinds += ["small in a large photograph"]
+    grey = [distortions.distort(kind, digits[0][place], place) for place, kind in enumerate(kinds)]
+    grey += [distortions.blank_paper(distortions.BLANK[place // 2 % 4], place) for place in range(24)]
+    grey += [np.full((50, 60), 255, np.uint8), digits[0][0], np.hstack([digits[0][0], digits[0][1]])]
     grey.append(np.vstack([distortions.enlarge(digits[0][place]) for place in (18, 8)]))  # 3 above 5
     pictures = [Image.fromarray(each) for each in grey]
     clear = Image.merge("LA", (Image.new("L", (28, 28), 30), pictures[-1].crop((0, 0, 28, 28)))).convert("RGBA")
@@ -130,12 +133,29 @@ def test_it_is_drawn_on_and_read(view: str, browser: dict[str, Any]) -> None:
     nothing, seven = ["Draw a digit.", "–", "–", "–"], ["7"] * 3
     assert seen["empty"] == seen["cleared"] == seen["escaped"] == nothing
     assert seen["seven"][1:] == seen["undone"][1:] == seven
-    assert seen["two"] == ["It has more than one digit; keep one.", "–", "–", "–"]
-    for how in ("keys", "finger", "paste", "drop"):
+    assert seen["two"] == [
+        "The picture has more than one digit, or something else; crop it to one digit.",
+        "–",
+        "–",
+        "–",
+    ]
+    for how in ("keys", "finger", "palm", "paste", "drop"):
         assert seen[how][1:] == ["1"] * 3
     assert seen["photograph"][1:] == ["2"] * 3
     assert seen["overflow"] == 0
+    assert seen["zoomed"] <= 0
     assert seen["violations"] == []
+
+
+@pytest.mark.slow
+def test_without_javascript_it_says_so(browser: dict[str, Any]) -> None:
+    assert "needs JavaScript" in browser["plain"] and "Undo" not in browser["plain"]
+
+
+def test_models_that_it_cannot_compute_are_named(models: list[TrainedModel]) -> None:
+    other = TrainedModel(dataclasses.replace(models[0].record, title="<Net>"), torch.nn.Linear(1024, 10))
+    assert "This page cannot compute: &lt;Net&gt;." in render([*models, other])
+    assert "cannot compute" not in render(models)
 
 
 @pytest.mark.slow

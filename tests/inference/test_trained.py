@@ -22,6 +22,7 @@ from tests.inference.conftest import REFERENCE, TITLES
 
 ROOT = Path(__file__).parents[2]
 RUNS = REFERENCE / "runs"
+NO_PICTURE = "The file is not a picture that can be read here; save it as PNG or JPEG."
 Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]
 
 
@@ -77,14 +78,14 @@ def test_a_folder_is_read_and_what_cannot_be_is_reported(album: Path, tmp_path: 
             assert answer["top"][0]["probability"] >= answer["top"][1]["probability"]
             assert answer["unsure"] == (answer["top"][0]["probability"] < 0.9)
     assert {name: each["error"] for name, each in found.items() if "error" in each} == {
-        "blank.png": "is blank",
-        "cut.png": "is damaged or truncated; save it again",
-        "empty.png": "is empty",
-        "phone.heic": "is not an image that can be read here; save it as PNG or JPEG",
-        "two.png": "has more than one digit; crop it to one",
+        "blank.png": "The picture is blank.",
+        "cut.png": "The file cannot be read: image file is truncated.",
+        "empty.png": NO_PICTURE,
+        "phone.heic": NO_PICTURE,
+        "two.png": "The picture has more than one digit, or something else; crop it to one digit.",
     }
     assert done.stderr.count("\n") == 5
-    assert f"predict: {album / 'blank.png'} is blank" in done.stderr
+    assert f"predict: {album / 'blank.png'}: The picture is blank.\n" in done.stderr
     again = json.loads(predict(tmp_path / "seen", "--json").stdout)
     read = sorted(name for name, each in found.items() if "answers" in each)
     assert [each["answers"] for each in again] == [found[name]["answers"] for name in read]
@@ -105,7 +106,11 @@ def test_wrong_names_are_reported(tmp_path: Path) -> None:
     assert done.returncode == 1
     found = json.loads(done.stdout)
     assert [each["image"] for each in found] == ["x" * 300, str(tmp_path), "nothing\udcff.png"]
-    said = ["cannot be read: File name too long", "is a folder without images", "cannot be read: No such file"]
+    said = [
+        "The file cannot be read: File name too long.",
+        "The folder has no pictures.",
+        "The file cannot be read: No such",
+    ]
     assert all(each["error"].startswith(words) for each, words in zip(found, said, strict=True))
     done = predict("nothing.png", "--run", "none")
     assert done.stderr == f"predict: {RUNS / 'none'}: there is no such run; make status lists them\n"
@@ -196,7 +201,7 @@ def test_other_data_are_only_resized_and_have_their_names(tmp_path: Path, digits
     seen = model.prepare(Image.fromarray(digits[0][0]))
     assert seen.shape == (32, 32)
     assert model.rank(seen)[0][0] == "garment 7"
-    with pytest.raises(DataError, match="cannot be converted to grey"):
+    with pytest.raises(DataError, match=r"^The picture cannot be converted to grey"):
         model.prepare(Image.new("LAB", (40, 40)))
     expected = load_run(next(RUNS.glob("lenet5-standard-sgd-seed0-*"))).logits(digits[0][:1])
     assert np.array_equal(model.logits(seen[None]).numpy(), expected.numpy())
