@@ -17,12 +17,8 @@ from scipy import ndimage
 from mnist_exp.errors import DataError
 
 LARGEST, COARSE, REACH = 600, 60, 8  # longest sides for finding a digit, and the paper; half of the latter's window
-SIDE, BOX, FEWEST, MIN_CONTRAST = (
-    28,
-    20,
-    4,
-    24,
-)  # the last two: pixels of ink, and grey levels of 255, below which there is no digit
+# The last two: pixels of ink, and grey levels of 255, below which there is no digit.
+SIDE, BOX, FEWEST, MIN_CONTRAST = 28, 20, 4, 24
 EVEN, FAINT, DUST = 0.02, 0.1, 0.005  # even background: shares of the contrast in it, of ink, of the largest part
 CLEAR, SHADE, SPECK = 11, 0.3, 0.05  # a photograph: contrast / noise; the least ink, and the least part, as above
 BLANK, NO_MARGIN = "The picture is blank.", "The picture is blank, or has no margin around the digit."
