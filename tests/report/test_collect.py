@@ -81,9 +81,9 @@ def test_two_settings_of_one_short_name_are_written_in_full(tmp_path: Path) -> N
 def test_other_protocols_and_other_data_are_other_sections(tmp_path: Path) -> None:
     for protocol in ("swapped", "published", "standard"):
         write_run(tmp_path, protocol=protocol)
-    folders = [{"name": "png_folder", "train_sha256": digit * 64, "test_sha256": "c" * 64} for digit in "ab"]
-    for settings in ({"data.mean": 0.5}, {"data.name": "fashion"}, *({"data": data} for data in folders)):
-        write_run(tmp_path, settings=settings)
+    folders: list[Any] = [{"name": "png_folder", "train_sha256": digit * 64, "test_sha256": "c" * 64} for digit in "ab"]
+    for key, value in (("data.mean", 0.5), ("data.name", "fashion"), ("data", folders[0]), ("data", folders[1])):
+        write_run(tmp_path, settings={key: value})
     collection = collect(tmp_path)
     assert sorted(collection.sections) == [
         "fashion, standard protocol",

@@ -293,8 +293,8 @@ def test_no_interval_of_an_accuracy_leaves_0_to_1(tmp_path: Path) -> None:
     assert 0 <= row["test_accuracy_low"] < 1e-4 and 1 - 1e-4 < row["test_accuracy_high"] <= 1
     verdict = tables.verdict(*read(tmp_path))
     assert verdict is not None
-    accuracy = verdict.data[verdict.data["metric"] == "test accuracy"].iloc[0]
-    assert (accuracy["interval_low"], accuracy["interval_high"]) == (0, 1)
+    row = verdict.data[verdict.data["metric"] == "test accuracy"].iloc[0]
+    assert (row["interval_low"], row["interval_high"]) == (0, 1)
     assert "(0.0000 to 1.0000, for new seeds and new images)" in drawings(tmp_path)[0].description
 
 
