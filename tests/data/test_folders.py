@@ -129,6 +129,10 @@ LAYOUTS = {
     "file names with a prefix": [f"train_{end}.png" for end in ("0_5", "01_0", "2_4", "009_1", "010_1", "11_7")],
     "folders, nested": ["5/w/0.png", "a/0/1.png", "4/2.png", "a/b/1/9.png", "1/deep/er/10.png", "w/7/11.png"],
     "folders, zero-padded": ["05/000.png", "00/001.png", "04/002.png", "01/009.png", "01/010.png", "07/011.png"],
+    "folders in words, and numbers that are no labels": [
+        *(f"{word}/scan_{number}_3.png" for word, number in (("five", 0), ("Zero", 1), ("four", 2), ("one", 9))),
+        *("one/scan_10_3.png", "seven/scan_11_3.png"),
+    ],
     "folders and names that agree": ["5/0_5.png", "0/1_0.png", "4/2_4.png", "1/9_1.png", "1/10_1.png", "7/11_7.png"],
 }
 
@@ -326,14 +330,6 @@ def test_broken_images_are_named_and_counted(kind: str, tmp_path: Path) -> None:
     assert str(caught.value).startswith(start) and str(caught.value).endswith(end)
     assert reason in str(caught.value) and "0x" not in str(caught.value)
     assert not list((tmp_path / "cache").glob("*.npz"))
-
-
-def test_folders_may_be_named_in_words(tmp_path: Path) -> None:
-    """With names of files whose last number is no label."""
-    write(tmp_path, *(f"{word}/scan_{n}_{3}.png" for word in ("Zero", "seven", "nine") for n in (10, 11)))
-    folder = scan(tmp_path)
-    assert folder.labels.tolist() == [0, 9, 7, 0, 9, 7]  # by file name, then by folder
-    assert "labelled by the name of the folder" in folder.summary
 
 
 def test_two_folders_must_not_share_images_nor_lack_classes(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -205,37 +206,37 @@ def test_declarations_never_take_an_equivalence_away(pairs: list[str], package: 
     assert fingerprint.canonical_checksum("data", "d") == "d" and fingerprint.canonical_checksum("model", "a") == "a"
 
 
-def test_a_killed_run_whose_layer_was_changed_starts_from_the_beginning(
-    package: Path, execute: Execute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("changed", "under"),
+    [("code", "other code: MLP;"), ("versions", rf"numpy .*torch {torch.__version__[0]}\S* \(now 9.9\);")],
+)
+def test_a_killed_run_of_other_code_or_versions_starts_from_the_beginning(
+    changed: str,
+    under: str,
+    package: Path,
+    execute: Execute,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     words = ("model=mlp", "epochs=3")
     execute(*words, root=tmp_path / "fresh")
     kill_after(2, execute, words, monkeypatch)
-    edit(package, "models/mlp.py", "nn.Linear(60, 20)", "nn.Linear(60, 20, bias=False)")
+    if changed == "code":
+        edit(package, "models/mlp.py", "nn.Linear(60, 20)", "nn.Linear(60, 20, bias=False)")
     capsys.readouterr()
-    run = Path(execute(*words).folder)
+    with monkeypatch.context() as patch:
+        if changed == "versions":
+            patch.setattr(job, "present_versions", lambda _: {"numpy": "9.9", "torch": "9.9"})
+        run = Path(execute(*words).folder)
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == f"{run.name}: interrupted under other code: MLP; training it from the start"
+    assert re.fullmatch(f"{run.name}: interrupted under {under} training it from the start", said[0])
     assert [line.partition("epoch ")[2][:3] for line in said[1:]] == ["1/3", "2/3", "3/3"]
     assert results(tmp_path) == results(tmp_path / "fresh")
     assert [start["from_epoch"] for start in read_record(run).starts] == [0]
-
-
-def test_a_killed_run_of_other_versions_starts_from_the_beginning_but_a_finished_one_is_kept(
-    execute: Execute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = ("model=mlp", "epochs=3")
-    kill_after(2, execute, words, monkeypatch)
-    with monkeypatch.context() as patch:
-        patch.setattr(job, "present_versions", lambda _: {"numpy": "9.9", "torch": "9.9"})
-        name = Path(execute(*words).folder).name
-        said = capsys.readouterr().out
-    assert f"{name}: interrupted under numpy " in said and f"torch {torch_version()} (now 9.9); training" in said
-    assert "training it from the start" in said and "1/3" in said
-    assert execute(*words).skipped
-    (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith(f"{name}: already finished, with numpy 9.9 (now ")
-    assert line.endswith("; skipped (overwrite=true trains it again)")
+    assert execute(*words).skipped  # a finished run of other versions is kept
+    finished = "already finished, with numpy 9.9 (now " if changed == "versions" else "already finished; skipped"
+    assert capsys.readouterr().out.startswith(f"{run.name}: {finished}")
 
 
 def test_a_resumed_run_tells_its_whole_story(execute: Execute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -110,22 +110,19 @@ def test_confusion_matrix_tells_classes_by_names_that_fit(tmp_path: Path) -> Non
     drawing = figures.confusion(m)
     assert r"Most frequent: Ankle boot Ankle" in drawing.description
     assert r"read as a\|b_c, 2.0 images per run." in drawing.description
-    table = drawing.data.set_index("label")
-    expected = {"predicted_Ankle boot": 1, r"predicted_a\|b_c": 1}  # and nothing else
-    assert {key: n for key, n in table.loc["Ankle boot"].to_dict().items() if n} == expected
+    counts = drawing.data.set_index("label").loc["Ankle boot"].to_dict()
+    assert {key: n for key, n in counts.items() if n} == {"predicted_Ankle boot": 1, r"predicted_a\|b_c": 1}
     with style.context(figure_files.STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
         figure = drawing.draw()
         figure.draw_without_rendering()
-        axes = figure.axes[0]
-        for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
+        (left, bottom), (right, top) = figure.bbox.min, figure.bbox.max
+        for ticks in (figure.axes[0].get_xticklabels(), figure.axes[0].get_yticklabels()):
             assert [tick.get_text() for tick in ticks][:4] == ["<script>alert…", "T-shirt/top", "Trouser", "Ankle boot"]
             boxes = [tick.get_window_extent() for tick in ticks]
             assert not any(a.overlaps(b) for a, b in itertools.pairwise(boxes))
-            for box in boxes:
-                assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1
-                assert figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1
-        assert axes.get_window_extent().width > figure.bbox.width / 2
+            assert all(left <= b.x0 and b.x1 <= right and bottom <= b.y0 and b.y1 <= top for b in boxes)
+        assert figure.axes[0].get_window_extent().width > figure.bbox.width / 2
 
 
 def test_hardest_images_are_those_that_most_runs_of_every_model_get_wrong_first(by_hand: Path) -> None:
@@ -206,14 +203,6 @@ def test_errors_on_other_images_than_those_of_other_runs_are_named(
     assert said in problem.reason
 
 
-def test_runs_without_an_error_have_a_diagonal_matrix(tmp_path: Path) -> None:
-    for seed in range(2):
-        write_run(tmp_path, seed=seed, archive=answers(np.arange(100) % 10, 0))
-    (found,), problems = load_errors(collect(tmp_path))
-    assert not problems and not found.errors.any() and not hardest_images([found], 9)
-    assert found.confusion.tolist() == (10 * np.eye(10)).tolist()
-
-
 class Bomb:
     def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
         return (pytest.fail, ("a pickle was run",))
@@ -227,7 +216,6 @@ def npz(**arrays: Any) -> bytes:
 
 GOOD = answer_with([1, 2], [1, 3], [0.9, 0.8])
 DAMAGED = {
-    "empty": b"",
     "a pickle": pickle.dumps(Bomb()),
     "objects": npz(**(GOOD | {"label": np.array([Bomb()], dtype=object)})),
     "cut off": npz(**GOOD)[:-100],

@@ -74,6 +74,17 @@ def test_a_finished_run_is_skipped(finished: Path, execute: Execute) -> None:
     assert {path: path.stat().st_mtime_ns for path in only_run(finished).rglob("*")} == before
 
 
+@pytest.mark.parametrize("name", ["metrics.csv", "model.safetensors", "predictions.npz"])
+def test_a_lost_or_damaged_result_is_made_again(name: str, finished: Path, execute: Execute) -> None:
+    before, path = results(finished), only_run(finished) / name
+    for content in (b"", b"garbage", None):
+        path.unlink()
+        if content is not None:
+            path.write_bytes(content)
+        assert not execute(*MLP).skipped
+        assert results(finished) == before
+
+
 def test_record_says_what_the_run_was_and_no_path(finished: Path) -> None:
     content: dict[str, Any] = record(finished)
     assert (content["status"], content["resumed"], content["parameters"]) == ("finished", 0, 62_930)
