@@ -226,27 +226,16 @@ def named(*names: str) -> Callable[[Path], object]:
     return lambda folder: write(folder, *names)
 
 
-NAME_ALL = "name all files like 12_7.png, or put all into folders like 7/:"
+NO_LABEL = "PNG files in IN have no label in the name of the"
+PLEASE = "; name all files like 12_7.png, or put all into folders like 7/:"
 MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda f: None, "IN is missing"),
     "a file": (lambda f: f.write_text(""), "IN is not a folder"),
     "photographs": (named("7/a.jpg", "7/b.jpg"), "IN has no PNG files in it (skipped: 2 others, such as 7/b.jpg)"),
-    "no label": (
-        named(*[f"img{i}.png" for i in range(5)]),
-        f"5 of 5 PNG files in IN have no label in the name of the folder; {NAME_ALL} img0.png, img1.png, img2.png, …",
-    ),
-    "both layouts, most by folder": (
-        named("7/a.png", "8/a.png", "12_3.png"),
-        f"1 of 3 PNG files in IN have no label in the name of the folder; {NAME_ALL} 12_3.png",
-    ),
-    "both layouts, most by name": (
-        named("0_1.png", "1_2.png", "3/a.png"),
-        f"1 of 3 PNG files in IN have no label in the name of the file; {NAME_ALL} 3/a.png",
-    ),
-    "two folders that may be labels": (
-        named("7/0/a.png", "3/w/b.png"),
-        "1 of 2 PNG files in IN are inside two label folders (3/7/); keep one: 7/0/a.png",
-    ),
+    "no label": (named("a.png", "b.png", "c.png", "d.png"), f"4 of 4 {NO_LABEL} folder{PLEASE} a.png, b.png, c.png, …"),
+    "most by folder": (named("7/a.png", "8/a.png", "12_3.png"), f"1 of 3 {NO_LABEL} folder{PLEASE} 12_3.png"),
+    "most by name": (named("0_1.png", "1_2.png", "3/a.png"), f"1 of 3 {NO_LABEL} file{PLEASE} 3/a.png"),
+    "two folders": (named("7/0/a.png", "3/w/b.png"), "are inside two label folders (3/7/); keep one: 7/0/a.png"),
     "label 12": (named("0_1.png", "1_12.png"), "1 of 2 PNG files in IN have a label outside 0 to 9: 1_12.png"),
     "folder 10": (named("7/a.png", "10/b.png"), "have a label outside 0 to 9: 10/b.png"),
     "two labels": (named("3/0_1.png", "1/1_1.png"), "1 of 2 PNG files in IN have different labels in the names of the"),

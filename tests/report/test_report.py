@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from mnist_exp.errors import UserError
-from mnist_exp.report import figure_files, figures, tables
+from mnist_exp.report import figure_files, figures
 from mnist_exp.report.collect import collect
 from scripts import report as report_script
 from tests.conftest import MINUTES, started, wait_until
