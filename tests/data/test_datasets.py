@@ -189,7 +189,7 @@ def test_debians_fashion_mnist_is_the_real_one(tmp_path: Path) -> None:
 
 @pytest.fixture
 def copy(digits_root: Path, tmp_path: Path, mirror: dict[str, bytes]) -> Path:
-    shutil.copytree(digits_root / "MNIST" / "raw", tmp_path / "MNIST" / "raw")
+    shutil.copytree(digits_root / "MNIST" / "raw", tmp_path / "MNIST" / "raw", ignore=shutil.ignore_patterns(".lock"))
     return tmp_path
 
 

@@ -280,9 +280,8 @@ def test_runs_of_code_that_was_declared_equivalent_are_averaged(
 
 
 def test_two_folders_of_one_identity_are_never_both_counted(tmp_path: Path) -> None:
-    write_run(tmp_path, name="a")
-    write_run(tmp_path, name="b")
-    write_run(tmp_path, name="c", accuracy=0.5)
+    for name, accuracy in (("a", 0.9), ("b", 0.9), ("c", 0.5)):
+        write_run(tmp_path, name=name, accuracy=accuracy)
     collection = collect(tmp_path)
     assert [run.folder.name for run in collection.groups[0].runs] == ["a"]
     assert [(p.folder, p.reason) for p in collection.problems] == [
@@ -292,17 +291,14 @@ def test_two_folders_of_one_identity_are_never_both_counted(tmp_path: Path) -> N
 
 
 def test_stray_folders_and_files_are_named_and_hidden_ones_passed_over(tmp_path: Path) -> None:
-    (tmp_path / "stray").mkdir()
-    (tmp_path / "note.txt").write_text("")
-    (tmp_path / ".x.lock").write_text("")
+    for name in ("stray", "odd\nname"):
+        (tmp_path / name).mkdir()
+    for name in ("note.txt", ".x.lock"):
+        (tmp_path / name).touch()
     (tmp_path / "loop").symlink_to("loop")
-    (tmp_path / "odd\nname").mkdir()
     collection = collect(tmp_path)
     assert [p.folder for p in collection.problems] == ["loop", "note.txt", "odd name", "stray"]
     assert collection.groups == Collection().groups
-
-
-def test_an_unreadable_folder_of_runs_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
         collect(tmp_path / "nowhere")
 
