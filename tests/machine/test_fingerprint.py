@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from pytest import MonkeyPatch
 
 from mnist_exp import job
 from mnist_exp.cli import verify
@@ -18,14 +19,14 @@ from mnist_exp.cli.status import describe_run
 from mnist_exp.errors import ConfigError
 from mnist_exp.machine import fingerprint
 from mnist_exp.runs.record import read_record
-from tests.conftest import Execute, kill_after, python, results
+from tests.conftest import Capture, Execute, kill_after, python, results
 
 PROJECT = Path(__file__).parents[2]
 MODELS = ("LeNet5", "LeNet5Regularized", "MLP")
 
 
 @pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def package(tmp_path: Path, monkeypatch: MonkeyPatch) -> Path:
     """A copy of the package, whose code is taken for that of this process."""
     folder = tmp_path / "mnist_exp"
     shutil.copytree(PROJECT / "mnist_exp", folder, ignore=shutil.ignore_patterns("__pycache__"))
@@ -135,7 +136,7 @@ def test_local_modules_are_followed_however_they_are_imported(
     assert {part for part in before if before[part] != after[part]} == {"model"} and other == other_after
 
 
-def test_installed_packages_count_by_their_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_installed_packages_count_by_their_version(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "nets.py").write_text("import PIL.Image\nimport json\nimport yaml\n\n\nclass Net: ...\n")
     found = fingerprint.present_versions({"model": {"target": "nets.Net"}})
@@ -154,9 +155,7 @@ def test_code_that_cannot_be_read_is_named(package: Path) -> None:
 MLP = ("model=mlp", "epochs=1")
 
 
-def test_a_stale_run_is_trained_anew_or_kept(
-    package: Path, execute: Execute, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_stale_run_is_trained_anew_or_kept(package: Path, execute: Execute, tmp_path: Path, capsys: Capture) -> None:
     name = Path(execute(*MLP).folder).name
     before = results(tmp_path)
     edit(package, "models/mlp.py", "nn.Linear(32 * 32, 60)", "nn.Linear(32 * 32, 100)")
@@ -211,13 +210,7 @@ def test_declarations_never_take_an_equivalence_away(pairs: list[str], package: 
     [("code", "other code: MLP;"), ("versions", rf"numpy .*torch {torch.__version__[0]}\S* \(now 9.9\);")],
 )
 def test_a_killed_run_of_other_code_or_versions_starts_from_the_beginning(
-    changed: str,
-    under: str,
-    package: Path,
-    execute: Execute,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    changed: str, under: str, package: Path, execute: Execute, tmp_path: Path, monkeypatch: MonkeyPatch, capsys: Capture
 ) -> None:
     words = ("model=mlp", "epochs=3")
     execute(*words, root=tmp_path / "fresh")
@@ -239,7 +232,7 @@ def test_a_killed_run_of_other_code_or_versions_starts_from_the_beginning(
     assert capsys.readouterr().out.startswith(f"{run.name}: {finished}")
 
 
-def test_a_resumed_run_tells_its_whole_story(execute: Execute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_tells_its_whole_story(execute: Execute, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     words = ("model=mlp", "epochs=3")
     kill_after(2, execute, words, monkeypatch)
     record = read_record(Path(execute(*words).folder))

@@ -161,32 +161,6 @@ def test_without_predictions_npz_only_calibration_and_losses_are_lacking(tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("file", "old", "new"),
-    [
-        ("mistakes.csv", "0,0,1,", "100,0,1,"),  # no such image
-        ("mistakes.csv", "0,0,1,", "0,0,10,"),  # no such class
-        ("mistakes.csv", "0,0,1,", "0,x,1,"),  # no number
-        ("mistakes.csv", "0,0,1,0.9100\n", ""),  # an error is missing
-        ("mistakes.csv", "predicted", "answer"),  # no such column
-        ("classes.csv", "0,10,1", "0,11,1"),  # another accuracy than the metrics'
-        ("classes.csv", "9,10,1\n", ""),  # nine classes
-    ],
-)
-def test_damaged_tables_of_errors_are_named_and_the_rest_reported(
-    file: str, old: str, new: str, tmp_path: Path
-) -> None:
-    archive = answers(np.arange(100) % 10, 10)
-    write_run(tmp_path, seed=1, archive=archive)
-    folder = write_run(tmp_path, name="bad", archive=archive)
-    text = (folder / file).read_text()
-    assert old in text
-    (folder / file).write_text(text.replace(old, new, 1))
-    (found,), (problem,) = load_errors(collect(tmp_path))
-    assert [*found.predictions] == [1] and (problem.folder, problem.left_out) == ("bad", False)
-    assert "mistakes.csv" in problem.reason or "classes.csv" in problem.reason
-
-
-@pytest.mark.parametrize(
     ("model", "left", "said"),
     [
         ("lenet5", 1, "other images than the other seeds'"),
@@ -225,16 +199,31 @@ DAMAGED = {
     "labels are fractions": npz(**(GOOD | {"label": [1.5, 2]})),
     "NaN": npz(**(GOOD | {"probabilities": np.full((2, 10), np.nan)})),
     "other errors": npz(**answer_with([1, 2], [1, 4], [0.9, 0.8])),
+    "no such image": ("mistakes.csv", "1,2,3,", "2,2,3,"),
+    "no such class": ("mistakes.csv", "1,2,3,", "1,2,10,"),
+    "no number": ("mistakes.csv", "1,2,3,", "1,x,3,"),
+    "an error is missing": ("mistakes.csv", "1,2,3,0.8000\n", ""),
+    "no such column": ("mistakes.csv", "predicted", "answer"),
+    "another accuracy than the metrics'": ("classes.csv", "2,1,1\n", "2,2,1\n"),
+    "nine classes": ("classes.csv", "9,0,0\n", ""),
 }
 
 
 @pytest.mark.parametrize("kind", DAMAGED)
-def test_damaged_predictions_are_named_and_the_rest_reported(tmp_path: Path, kind: str) -> None:
-    write_run(tmp_path, seed=0, archive=GOOD)
-    (write_run(tmp_path, seed=1, name="bad", archive=GOOD) / "predictions.npz").write_bytes(DAMAGED[kind])
+def test_damaged_predictions_and_tables_of_errors_are_named_and_the_rest_reported(tmp_path: Path, kind: str) -> None:
+    write_run(tmp_path, seed=1, archive=GOOD)
+    folder, damage = write_run(tmp_path, name="bad", archive=GOOD), DAMAGED[kind]
+    if isinstance(damage, bytes):
+        (folder / "predictions.npz").write_bytes(damage)
+    else:
+        file, old, new = damage
+        text = (folder / file).read_text()
+        assert old in text
+        (folder / file).write_text(text.replace(old, new, 1))
     (found,), (problem,) = load_errors(collect(tmp_path))
-    assert len(found.predictions) == 1 and (problem.folder, problem.left_out) == ("bad", False)
-    assert "predictions.npz" in problem.reason and "\n" not in problem.reason
+    assert [*found.predictions] == [1] and (problem.folder, problem.left_out) == ("bad", False)
+    named = ("predictions.npz",) if isinstance(damage, bytes) else ("mistakes.csv", "classes.csv")
+    assert any(name in problem.reason for name in named) and "\n" not in problem.reason
 
 
 def test_predictions_that_are_not_those_of_the_run_are_named(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from filelock import SoftFileLease
+from pytest import MonkeyPatch
 from safetensors.torch import load_file
 
 from mnist_exp import files, job, models
@@ -26,7 +27,7 @@ from mnist_exp.runs import folder as run_folder
 from mnist_exp.runs import lock
 from mnist_exp.runs.record import RESULT_FILES, checksum
 from mnist_exp.training import evaluate, fit
-from tests.conftest import Execute, kill_after, results, started
+from tests.conftest import Capture, Execute, kill_after, results, started
 
 MLP = ("model=mlp", "epochs=3")
 VALIDATED = (*MLP, "data.validation_size=100")
@@ -56,7 +57,7 @@ def finished(execute: Execute, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def stopped(execute: Execute, words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def stopped(execute: Execute, words: tuple[str, ...], tmp_path: Path, monkeypatch: MonkeyPatch) -> Path:
     """A run that was killed after two of its three epochs."""
     kill_after(2, execute, words, monkeypatch)
     return tmp_path
@@ -98,12 +99,7 @@ def test_record_says_what_the_run_was_and_no_path(finished: Path) -> None:
 @pytest.mark.parametrize("words", [MLP, VALIDATED], indirect=True)
 @pytest.mark.parametrize("epochs", [2, 1])
 def test_a_stopped_run_goes_on_from_its_last_epoch_to_the_same_bytes(
-    epochs: int,
-    words: tuple[str, ...],
-    expected: dict[str, bytes],
-    stopped: Path,
-    execute: Execute,
-    capsys: pytest.CaptureFixture[str],
+    epochs: int, words: tuple[str, ...], expected: dict[str, bytes], stopped: Path, execute: Execute, capsys: Capture
 ) -> None:
     folder = only_run(stopped)
     if epochs == 1:
@@ -125,12 +121,7 @@ class Malicious:
 
 @pytest.mark.parametrize("damage", ["half", "one bit", "pickle", "malicious zip", "other content", "folder", "both"])
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used_or_none(
-    damage: str,
-    expected: dict[str, bytes],
-    stopped: Path,
-    execute: Execute,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    damage: str, expected: dict[str, bytes], stopped: Path, execute: Execute, tmp_path: Path, capsys: Capture
 ) -> None:
     checkpoint, witness = only_run(stopped) / "checkpoint.pt", tmp_path / "witness"
     content = checkpoint.read_bytes()
@@ -159,9 +150,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used_or_none(
 
 
 @pytest.mark.parametrize("content", ["", '{"format": 1}', "\x00\x01", pytest.param("[" * 9999, id="deep")])
-def test_a_damaged_record_is_set_aside(
-    content: str, finished: Path, execute: Execute, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_damaged_record_is_set_aside(content: str, finished: Path, execute: Execute, capsys: Capture) -> None:
     before = results(finished)
     (only_run(finished) / "run.json").write_text(content)
     execute(*MLP)
@@ -330,7 +319,7 @@ def test_a_link_to_a_run_is_trained_anew_and_what_it_leads_to_is_left(finished: 
     assert [path.name for path in (finished / "runs").iterdir()] == [folder.name]
 
 
-def test_a_write_that_fails_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_fails_leaves_the_old_content(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     files.write_atomically(tmp_path / "file", b"old")
 
     def fail(_: int) -> None:
@@ -343,7 +332,7 @@ def test_a_write_that_fails_leaves_the_old_content(tmp_path: Path, monkeypatch: 
 
 
 def test_a_run_that_another_process_has_taken_over_is_left_to_it(
-    finished: Path, monkeypatch: pytest.MonkeyPatch, execute: Execute
+    finished: Path, monkeypatch: MonkeyPatch, execute: Execute
 ) -> None:
     """As after Ctrl-Z for a minute: nothing more is written, the other's record included."""
     before = results(finished)
@@ -354,7 +343,7 @@ def test_a_run_that_another_process_has_taken_over_is_left_to_it(
     assert results(finished) == before and (only_run(finished) / "run.json").read_bytes() == record_before
 
 
-def test_the_reason_of_a_lost_lock_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reason_of_a_lost_lock_is_said(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr(SoftFileLease, "compromise", "lost")
     with pytest.raises(RunFolderError, match="since this one was stopped for too long"), lock.locked(tmp_path / "run"):
         raise Interrupted(signal.SIGINT)
