@@ -189,7 +189,7 @@ def npz(**arrays: Any) -> bytes:
 
 
 GOOD = answer_with([1, 2], [1, 3], [0.9, 0.8])
-DAMAGED = {
+DAMAGED: dict[str, bytes | tuple[str, str, str]] = {
     "a pickle": pickle.dumps(Bomb()),
     "objects": npz(**(GOOD | {"label": np.array([Bomb()], dtype=object)})),
     "cut off": npz(**GOOD)[:-100],
