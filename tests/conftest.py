@@ -36,6 +36,7 @@ MINUTES = 300
 NAMES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 LONGEST = ("test_run", "test_faults", "test_folders")
 Execute = Callable[..., job.RunResult]
+Capture = pytest.CaptureFixture[str]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

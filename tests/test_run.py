@@ -11,9 +11,11 @@ import sys
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import psutil
 import pytest
+from safetensors.numpy import load_file
 
 from mnist_exp import run
 from mnist_exp.cli import hydra_internals
@@ -32,80 +34,52 @@ MODELS = "model=lenet5,lenet5r,mlp"
     ("arguments", "message"),
     [
         ("epochz=1", "there is no setting epochz; did you mean epochs?"),
-        ("+epoch=1", "there is no setting epoch; did you mean epochs?"),
-        ("+data.validation_sise=50", "there is no setting data.validation_sise; did you mean data.validation_size?"),
-        ("+logger=wandb", "there is no setting logger; the program has model, optimizer, scheduler, device, data"),
-        ("+device.thread=1", "there is no setting device.thread; did you mean device.threads?"),
-        ("+protocol.foo=1", "there is no setting protocol.foo; protocol has train_split, eval_split, training_mode"),
         ("-m +epoch=1 seed=0,1", "there is no setting epoch; did you mean epochs?"),
+        ("+data.validation_sise=50", "there is no setting data.validation_sise; did you mean data.validation_size?"),
+        ("+protocol.foo=1", "there is no setting protocol.foo; protocol has train_split, eval_split, training_mode"),
         ("+model.foo=1", "model.foo: mnist_exp.models.LeNet5 has no such setting"),
-        ("+optimizer.foo=1", "optimizer.foo: torch.optim.SGD has no such setting"),
-        ("+scheduler.foo=1", "scheduler.foo: torch.optim.lr_scheduler.ConstantLR has no such setting"),
+        ("+optimizer.momentm=0.9", "torch.optim.SGD has no such setting; did you mean optimizer.momentum?"),
+        ("optimizer.dampening=0.1", "an argument that conf/ does not list needs a plus: +optimizer.dampening=…"),
         ("~scheduler", "scheduler cannot be left out; set scheduler=…, one of constant, cosine, onecycle, step"),
-        ("~device", "device cannot be left out; set device=…, one of auto, cpu, cuda, mps"),
         ("optimizer=null", "a config group takes the name of one option, such as model=mlp"),
+        ("optimizer=sgdd", "optimizer=sgdd: there is no such optimizer; there are: adam, adamw, rmsprop, sgd"),
         ("--config-name train", "--config-name train: there is no such config; leave the flag out"),
         ("--config-path nowhere", "Primary config module 'mnist_exp.nowhere' not found. Leave --config-path out"),
         ("optimizer.lr=interval(0.1,1)", "interval(…) is for sweepers that choose values themselves; list the values"),
-        ("hydra/sweeper=tree -m seed=0,1", "there is no such hydra/sweeper; there are: basic"),
         ("hydra/launcher=slurm -m", "there is no such hydra/launcher; there are: basic, joblib, ray"),
         ("data.root=/x,y", "For one value with a comma in it, write \"data.root='/x,y'\""),
-        ("model=lenet5r batch_size=101 protocol=published", "batch_size=101: the last batch of 10,000 training images"),
-        ("model=lenet5r batch_size=101 protocol=published", "needs two); batch_size=100 works"),
-        ("model=lenet5r data.validation_size=31", "needs two); batch_size=63 works"),
-        ("optimizer.momentm=0.9", "there is no setting optimizer.momentm; did you mean optimizer.momentum?"),
-        ("+optimizer.momentm=0.9", "torch.optim.SGD has no such setting; did you mean optimizer.momentum?"),
-        ("optimizer.dampening=0.1", "an argument that conf/ does not list needs a plus: +optimizer.dampening=…"),
         ("seed=range(0,3)", "seed=range(0,3) has several values; add -m to run each of them"),
+        ("model=lenet5r batch_size=101 protocol=published", "batch_size=101: the last batch of 10,000 training images"),
+        ("model=lenet5r data.validation_size=31", "needs two); batch_size=63 works"),
         ("output_root=~nobody-here/x", "output_root=~nobody-here/x: there is no such user here; write the full path"),
         ("epochs=abc", "epochs=abc: Value 'abc' of type 'str' could not be converted to Integer"),
-        ("epochs=1.5", "could not be converted to Integer"),
-        ("epochs=0", "epochs=0: must be at least 1"),
-        ("batch_size=100000000000000000000", "must be at least 1, and at most 2147483647"),
+        ("data.validation_size=0.1", "data.validation_size=0.1: Value '0.1' of type 'float' could not be conv"),
+        *((word, f"{word}: must be at least 1") for word in ("epochs=0", "batch_size=0", "device.threads=0")),
+        ("data.validation_size=-1", "data.validation_size=-1: must be at least 0"),
         ("device.threads=100000", "device.threads=100000: must be at least 1, and at most 1024"),
-        ("optimizer.weight_decay=inf", "optimizer.weight_decay=inf: must be finite"),
-        ("optimizer=adam optimizer.betas=[0.9,nan]", "optimizer.betas=[0.9, nan]: must be finite"),
-        ("--config-name=nope", "nope: there is no such config"),
-        ("batch_size=0", "batch_size=0: must be at least 1"),
         ("seed=-1", "seed=-1: a seed must be between 0 and 4294967295"),
-        ("seed=0,1", "seed=0,1 has several values; add -m"),
+        ("optimizer=adam optimizer.betas=[0.9,nan]", "optimizer.betas=[0.9, nan]: must be finite"),
         ("optimizer.lr=-0.1", "optimizer.lr=-0.1: the learning rate must be a number greater than 0"),
-        ("optimizer.lr=nan", "optimizer.lr=nan: must be finite"),
-        ("optimizer.lr=abc", "optimizer.lr=abc: must be of type float"),
         ("optimizer.lr=[1", "cannot be read"),
         ("optimizer.fused=abc", "optimizer.fused=abc: must be of type bool"),
-        ("optimizer=sgdd", "optimizer=sgdd: there is no such optimizer; there are: adam, adamw, rmsprop, sgd"),
         ("optimizer._target_=torch.optim.LBFGS", "cannot be used here"),
-        ("model._target_=os.system", "must name one of the models in mnist_exp.models"),
-        ("scheduler=step scheduler.step_size=0", "scheduler.step_size=0"),
         ("scheduler.interval=day", "scheduler.interval=day: must be one of epoch, step"),
+        ("device.arithmetic=fast", "device.arithmetic=fast: must be one of portable, native"),
+        ("scheduler=step scheduler.step_size=0", "scheduler.step_size=0"),
         ("model=lenet5r model.dropout=2", "dropout probability has to be between 0 and 1"),
-        ("device=cuda", "device=cuda: PyTorch finds no such device"),
-        ("device.threads=0", "device.threads=0: must be at least 1"),
-        ("device.precision=bf16", "there is no setting device.precision"),
         ("protocol.train_split=test", "must be evaluated on images that it was not trained on"),
-        ("data.validation_size=-1", "data.validation_size=-1: must be at least 0"),
-        ("data.validation_size=0.1", "data.validation_size=0.1: Value '0.1' of type 'float' could not be conv"),
-        ("data=png_folder", "data=png_folder needs data.train_dir=…"),
         ("data=png_folder data.train_dir=a", "data=png_folder needs data.test_dir=…"),
         ("data.train_dir=a", "data.train_dir=a: only data=png_folder reads folders"),
-        ("data=png_folder data.train_dir=a data.test_dir=b", "a is missing; name a folder of PNG files"),
-        ("device.arithmetic=fast", "device.arithmetic=fast: must be one of portable, native"),
-        ("-m device.arithmetic=portable,native epochs=1", "one sweep has one arithmetic; start a sweep for each"),
         ("-m ++device.arithmetic=native,portable epochs=1", "one sweep has one arithmetic; start a sweep for each"),
         ("-m seed=range(5,5)", "the sweep has no job: a range(…) or glob(…) in the command stands for nothing"),
         ("-m hydra.launcher.nope=1 seed=0,1", "no setting hydra.launcher.nope; --cfg hydra shows what there is"),
         ("-m hydra.launcher.pre_dispatch=nope seed=0,1", "hydra.launcher: 'nope' is not a valid"),
-        ("optimizer=adam optimizer.betas=[0.9]", "optimizer.betas=[0.9]"),
         ("output_root=FILE", "FILE"),
-        ("data.root=FILE", "FILE"),
     ],
 )
 def test_a_mistake_gets_one_sentence(
     arguments: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    if "cuda" in arguments:
-        monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setenv("CXX", "no-such-compiler")
     (tmp_path / "FILE").write_text("")
     monkeypatch.chdir(tmp_path)
@@ -116,22 +90,12 @@ def test_a_mistake_gets_one_sentence(
     assert exit.value.code == 1
     assert errors.startswith("mnist_exp: ") and message in errors and len(errors.splitlines()) == 1, errors
     assert "Traceback" not in output + errors
-    assert "data.root" in arguments or "lenet5r" in arguments or not (tmp_path / "outputs" / "runs").exists()
+    assert "lenet5r" in arguments or not (tmp_path / "outputs" / "runs").exists()
 
 
 @pytest.mark.parametrize(
     "path",
-    [
-        "/data/josé/train",
-        "新加卷/训练",
-        "im (1)",
-        "runs/epoch=3/t",
-        "it's/a",
-        "a,b/c",
-        'say "hi"',
-        "$HOME/[x]{y}",
-        "50% & more",
-    ],
+    ["/josé/train", "新加卷/训练", "im (1)", "epoch=3/t", "it's/a", "a,b/c", 'say "hi"', "$HOME/[x]{y}", "50% & more"],
 )
 def test_what_is_printed_for_a_path_of_any_characters_can_be_pasted(
     path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
@@ -139,22 +103,18 @@ def test_what_is_printed_for_a_path_of_any_characters_can_be_pasted(
     monkeypatch.chdir(tmp_path)
 
     def said(word: str) -> str:
-        words = ["run", "data=png_folder", word, "data.test_dir=there"]
-        monkeypatch.setattr(sys, "argv", words)
+        monkeypatch.setattr(sys, "argv", ["run", "data=png_folder", word, "data.test_dir=there"])
         os.environ.pop("HYDRA_FULL_ERROR", None)
         with pytest.raises(SystemExit):
             run.main()
         return capfd.readouterr().err
 
     first = said(f"data.train_dir={path}")
+    assert path != "/josé/train" or first.endswith("write \"data.train_dir='/josé/train'\"\n")
     if "write " in first:
-        typed = subprocess.run(
-            ["bash", "-c", f"printf %s {first.strip().partition('write ')[2]}"], capture_output=True, text=True
-        ).stdout
-        first = said(typed)
+        printed = ["bash", "-c", f"printf %s {first.strip().partition('write ')[2]}"]
+        first = said(subprocess.run(printed, capture_output=True, text=True).stdout)
     assert first == f"mnist_exp: {path} is missing; name a folder of PNG files\n"
-    if path == "/data/josé/train":
-        assert said(f"data.train_dir={path}").endswith("write \"data.train_dir='/data/josé/train'\"\n")
 
 
 def test_a_stored_runs_own_settings_are_no_config(sweep: tuple[Path, str], tmp_path: Path) -> None:
@@ -199,11 +159,6 @@ def test_help_is_for_our_users_and_quick(tmp_path: Path) -> None:
     assert python("-c", probe).returncode == 0
 
 
-def test_cfg_and_completion_work_as_hydras_users_know_them(tmp_path: Path) -> None:
-    shown = command("model=mlp", "--cfg", "job", cwd=tmp_path)
-    assert "mnist_exp.models.MLP" in shown.stdout and shown.returncode == 0
-
-
 def test_bash_completes_settings(tmp_path: Path) -> None:
     """What the tab key does: the function that Hydra installs, called as bash calls it."""
     script = """
@@ -229,9 +184,8 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_a_sweep_writes_what_the_design_lists(sweep: tuple[Path, str]) -> None:
     root, output = sweep
     folders = sorted((root / "runs").iterdir())
-    assert [f.name.split("-seed0-")[0] for f in folders] == [
-        f"{model}-standard-sgd" for model in ("lenet5", "lenet5r", "mlp")
-    ]
+    models = ("lenet5", "lenet5r", "mlp")
+    assert [f.name.split("-seed0-")[0] for f in folders] == [f"{model}-standard-sgd" for model in models]
     for folder, parameters, least in zip(folders, (61_706, 61_990, 62_930), (0.97, 0.97, 0.93), strict=True):
         assert {path.name for path in folder.iterdir()} == {
             *("metrics.csv", "timing.csv", "run.json", "checkpoint.pt", "model.safetensors", "predictions.npz"),
@@ -239,38 +193,29 @@ def test_a_sweep_writes_what_the_design_lists(sweep: tuple[Path, str]) -> None:
         }
         record = json.loads((folder / "run.json").read_text())
         assert record["status"] == "finished" and record["parameters"] == parameters
-        assert record["metrics"]["test_accuracy"] >= least
+        accuracy = record["metrics"]["test_accuracy"]
         text = (folder / "metrics.csv").read_text()
         assert text.startswith("epoch,train_loss,train_accuracy,test_loss,test_accuracy,learning_rate\n1,")
         assert folder.name in output
+        saved = np.load(folder / "predictions.npz", allow_pickle=False)
+        assert accuracy == (saved["label"] == saved["predicted"]).mean() >= least
+        assert saved["probabilities"].shape == (10_000, 10)
+        assert np.allclose(saved["probabilities"].sum(axis=1), 1, atol=1e-5)
+        assert all(np.isfinite(tensor).all() for tensor in load_file(folder / "model.safetensors").values())
     assert output.count("epoch 1/1") == 3 and "Jobs: 3 finished" in output and "\x1b[" not in output
 
 
-def test_accuracy_is_the_share_of_right_predictions(sweep: tuple[Path, str]) -> None:
-    import numpy as np
-    from safetensors.numpy import load_file
-
-    for folder in (sweep[0] / "runs").iterdir():
-        saved = np.load(folder / "predictions.npz", allow_pickle=False)
-        accuracy = pd.read_csv(folder / "metrics.csv")["test_accuracy"].iloc[-1]
-        assert accuracy == (saved["label"] == saved["predicted"]).mean()
-        assert saved["probabilities"].shape == (10_000, 10)
-        assert np.allclose(saved["probabilities"].sum(axis=1), 1, atol=1e-5)
-        weights = load_file(folder / "model.safetensors")
-        assert all(np.isfinite(tensor).all() for tensor in weights.values())
-
-
 def test_one_after_the_other_gives_the_same_bytes_in_another_folder(sweep: tuple[Path, str], tmp_path: Path) -> None:
-    other = tmp_path / "another place"
-    reordered = "model=mlp,lenet5r"
-    done = command("-m", reordered, "epochs=1", "hydra/launcher=basic", f"output_root={other}", cwd=tmp_path)
+    words = ("model=mlp,lenet5r", "-m", "epochs=1", "hydra/launcher=basic", f"output_root={tmp_path / 'another place'}")
+    done = command(*words, cwd=tmp_path)  # flags may stand between settings
     assert done.returncode == 0, done.stderr
-    assert len(results(other)) == 6 and results(other).items() <= results(sweep[0]).items()
+    found = results(tmp_path / "another place")
+    assert len(found) == 6 and found.items() <= results(sweep[0]).items()
 
 
 def test_the_same_command_again_skips_what_is_finished(sweep: tuple[Path, str]) -> None:
     before = results(sweep[0])
-    done = command("-m", "model=mlp,lenet5", "epochs=1", "seed=0,0", cwd=sweep[0].parent)
+    done = command("-m", "model=mlp.yaml,lenet5", "epochs=1", "seed=0,0", cwd=sweep[0].parent)
     assert done.returncode == 0 and done.stdout.count("already finished; skipped") == 4, done.stdout
     assert results(sweep[0]) == before
 
@@ -322,60 +267,58 @@ def test_a_sweep_with_a_validation_split_scores_and_is_ranked_by_it(tmp_path: Pa
     words = ("model=mlp", "data.validation_size=5000", "epochs=1", "optimizer.lr=0.0003,0.03")
     done = command("-m", *words, "hydra/launcher=basic", log, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    finals = {}
+    accuracies = {}
     for path in tmp_path.glob("outputs/runs/*/metrics.csv"):
         rate = json.loads((path.parent / "run.json").read_text())["identity"]["optimizer"]["lr"]
-        finals[rate] = pd.read_csv(path).iloc[-1]
-        accuracy = finals[rate]["validation_accuracy"]
-        assert accuracy != finals[rate]["test_accuracy"] and accuracy == round(accuracy * 5000) / 5000
+        last = pd.read_csv(path).iloc[-1]
+        accuracies[rate] = accuracy = last["validation_accuracy"]
+        assert accuracy != last["test_accuracy"] and accuracy == round(accuracy * 5000) / 5000
         assert f"return value: {accuracy}" in done.stdout
         assert f"finished, validation accuracy {accuracy:.4f}" in done.stdout
     collection = collect(tmp_path / "outputs" / "runs")
     table = tables.comparison(collection, make_estimates(collection, [])).cells
     assert table["Model"].tolist() == ["Custom MLP, lr=0.03", "Custom MLP, lr=0.0003"]
-    assert table["Validation accuracy"].tolist() == [f"{finals[r]['validation_accuracy']:.4f}" for r in (0.03, 0.0003)]
+    assert table["Validation accuracy"].tolist() == [f"{accuracies[rate]:.4f}" for rate in (0.03, 0.0003)]
 
 
 def test_the_report_of_a_real_sweep(sweep: tuple[Path, str]) -> None:
     done = python(SCRIPTS / "report.py", cwd=sweep[0].parent)
     assert done.returncode == 0, done.stderr
-    table = pd.read_csv(sweep[0] / "report" / "comparison.csv")
-    for _, row in table.iterrows():
-        (metrics,) = [
-            pd.read_csv(path)
-            for path in (sweep[0] / "runs").glob("*/metrics.csv")
-            if json.loads((path.parent / "run.json").read_text())["title"] == row["model"]
-        ]
-        assert row["test_accuracy"] == metrics["test_accuracy"].iloc[-1]
-        assert row["n"] == 1
-    assert set(table["model"]) == {"LeNet5", "LeNet5_regularized", "Custom MLP"}
+    table = pd.read_csv(sweep[0] / "report" / "comparison.csv").set_index("model")
+    expected = {}
+    for path in (sweep[0] / "runs").glob("*/metrics.csv"):
+        title = json.loads((path.parent / "run.json").read_text())["title"]
+        expected[title] = pd.read_csv(path)["test_accuracy"].iloc[-1]
+    assert table["test_accuracy"].to_dict() == expected and table["n"].tolist() == [1, 1, 1]
+    assert {*expected} == {"LeNet5", "LeNet5_regularized", "Custom MLP"}
     for extension in ("png", "svg"):
         assert len(list((sweep[0] / "report").rglob(f"*.{extension}"))) >= 16
 
 
-def test_a_report_of_nothing_says_what_to_type(tmp_path: Path) -> None:
-    done = python(SCRIPTS / "report.py", cwd=tmp_path)
-    assert done.returncode == 1 and "make sweep" in done.stderr and "Traceback" not in done.stderr
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [("data", "make sweep"), ("~nobody-here/x", "MNIST_EXP_DATA=~nobody-here/x: there is no such user here")],
+)
+def test_a_report_that_cannot_be_made_says_why(data: str, said: str, tmp_path: Path) -> None:
+    done = python(SCRIPTS / "report.py", cwd=tmp_path, env=os.environ | {"MNIST_EXP_DATA": data})
+    assert done.returncode == 1 and said in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("# @package _global_\nepochs: one\n", "Value 'one' of type 'str' could not be converted to Integer"),
-        ("# @package _global_\nepoch: 1\n", "there is no setting epoch; did you mean epochs?"),
-        ("epochs: 1\n", "the first line must be: # @package _global_"),
-        ("defaults:\n  - override /model: mlp\n", "Its first line must be: # @package _global_"),
-        ("", "the first line must be: # @package _global_"),
-        ("# @package _global_\n- a\n", "Cannot merge DictConfig with ListConfig"),
-        ("# @package _global_\nepochs: [\n", "a file of settings is not valid YAML"),
+        (b"# @package _global_\nepochs: one\n", "Value 'one' of type 'str' could not be converted to Integer"),
+        (b"# @package _global_\nepoch: 1\n", "there is no setting epoch; did you mean epochs?"),
+        (b"epochs: 1\n", "the first line must be: # @package _global_"),
+        (b"defaults:\n  - override /model: mlp\n", "Its first line must be: # @package _global_"),
+        (b"# @package _global_\n- a\n", "Cannot merge DictConfig with ListConfig"),
         (b"\xff\xfe", "a file of settings is not valid YAML"),
     ],
-    ids=["type", "name", "no package", "no package for groups", "empty", "a list", "no YAML", "no text"],
 )
-def test_what_is_wrong_with_an_experiment_is_said(content: str | bytes, said: str, tmp_path: Path) -> None:
+def test_what_is_wrong_with_an_experiment_is_said(content: bytes, said: str, tmp_path: Path) -> None:
     folder = tmp_path / "conf" / "experiment"
     folder.mkdir(parents=True)
-    (folder / "mine.yaml").write_bytes(content if isinstance(content, bytes) else content.encode())
+    (folder / "mine.yaml").write_bytes(content)
     done = command("--config-dir", str(tmp_path / "conf"), "experiment=mine", cwd=tmp_path)
     assert done.returncode == 1 and said in done.stderr and len(done.stderr.splitlines()) == 1, done.stderr
 
@@ -392,18 +335,6 @@ def test_a_schedule_by_milestones_needs_only_a_config_file(tmp_path: Path) -> No
     short = command(*words, "scheduler=onecycle", "scheduler.epochs=1", "epochs=2", cwd=tmp_path)
     assert short.returncode == 1 and "the schedule is shorter than the training" in short.stderr
     assert "Traceback" not in short.stderr
-
-
-def test_what_a_damaged_result_was_is_written_again(tmp_path: Path) -> None:
-    words = ("model=mlp.yaml", "protocol=published", "epochs=2")
-    assert command(*words, cwd=tmp_path).returncode == 0
-    before = results(tmp_path / "outputs" / "runs")
-    (run_folder,) = (tmp_path / "outputs" / "runs").glob("mlp-published-*")
-    for name, content in (("metrics.csv", b""), ("predictions.npz", b"garbage")):
-        (run_folder / name).write_bytes(content)
-        done = command("model=mlp", *words[1:], cwd=tmp_path)
-        assert done.returncode == 0 and "already finished" not in done.stdout, done.stderr
-        assert results(tmp_path / "outputs" / "runs") == before
 
 
 def test_a_refused_sweep_removes_nothing(tmp_path: Path) -> None:
@@ -432,12 +363,6 @@ def test_jobs_wait_for_nothing_only_if_a_repeated_command_must_fail_too(
         run.main()
     plan = SweepFolder(tmp_path).read_plan()
     assert exit.value.code == 1 and (plan.jobs, plan.refused) == (jobs, refused)
-
-
-def test_a_data_folder_of_nobody_is_named(tmp_path: Path) -> None:
-    done = python(SCRIPTS / "report.py", cwd=tmp_path, env=os.environ | {"MNIST_EXP_DATA": "~nobody-here/x"})
-    assert done.returncode == 1 and "Traceback" not in done.stderr
-    assert "MNIST_EXP_DATA=~nobody-here/x: there is no such user here" in done.stderr
 
 
 def test_a_sweep_without_results_fails(tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
+from mnist_exp import run
+from mnist_exp.cli import hydra_internals
 from mnist_exp.cli.hydra_internals import CONFIG_FOLDER, _path_word, to_config
-from mnist_exp.errors import ConfigError
 from tests.conftest import SCRIPTS, command, composed, python, results
 
 PYTHON_3_14 = """
@@ -46,11 +47,7 @@ def test_python_3_14_checks_help_texts_and_hydra_has_one_that_is_no_string(
     environment = os.environ | {"COMP_LINE": "mnist-exp model="}
     done = python("-c", code, *arguments, cwd=tmp_path, env=environment)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-
-
-def test_flags_may_stand_between_settings(tmp_path: Path) -> None:
-    done = command("model=mlp", "protocol=published", "-m", "seed=0,1", "epochs=1", cwd=tmp_path)
-    assert done.returncode == 0 and "Jobs: 2 finished" in done.stdout, done.stderr
+    assert "--cfg" not in arguments or "mnist_exp.models.MLP" in done.stdout
 
 
 def test_a_single_run_that_changes_its_folder_writes_where_a_sweep_does(tmp_path: Path) -> None:
@@ -83,11 +80,6 @@ def test_a_tilde_is_the_home_folder_in_every_path(sweep: list[str], home: Path) 
     assert list((home.parent / "work").iterdir()) == []
     done = python(SCRIPTS / "download.py", cwd=home.parent / "work")
     assert f"mnist is in {home / 'digits'}, checked" in done.stdout
-
-
-def test_a_tilde_of_nobody_is_named() -> None:
-    with pytest.raises(ConfigError, match=r"output_root=~nobody-here/x: .*write the full path"):
-        to_config(composed("output_root='~nobody-here/x'"))
 
 
 @pytest.mark.parametrize("text", ["2026_11_25", "1.50", "1e5", "true", "null", " x", "x "])
@@ -149,10 +141,11 @@ def test_an_installed_package_has_its_settings_with_it(tmp_path: Path) -> None:
     assert len(results(tmp_path / "outputs")) == 3
 
 
-def test_settings_that_are_missing_are_no_fault_of_the_disk(tmp_path: Path) -> None:
-    code = (
-        "from pathlib import Path\nfrom mnist_exp.cli import hydra_internals\n"
-        "hydra_internals.CONFIG_FOLDER = Path('gone')\nfrom mnist_exp.run import main\nmain()\n"
-    )
-    done = python("-c", code, cwd=tmp_path)
-    assert done.stderr == "mnist_exp: the folder of settings is missing: gone; install mnist_exp again\n"
+def test_settings_that_are_missing_are_no_fault_of_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(hydra_internals, "CONFIG_FOLDER", tmp_path / "gone")
+    with pytest.raises(SystemExit):
+        run.main()
+    said = f"mnist_exp: the folder of settings is missing: {tmp_path / 'gone'}; install mnist_exp again\n"
+    assert capfd.readouterr().err == said

@@ -51,20 +51,14 @@ def test_a_launcher_whose_extra_is_missing_names_it(name: str, extra: str, tmp_p
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
-        (
-            RuntimeError("Unknown plugin class : 'hydra_plugins.hydra_ray_launcher.ray_launcher.RayLauncher'"),
-            "'.[ray]'",
-        ),
+        (RuntimeError("Unknown plugin class : 'hydra_plugins.hydra_ray_launcher.x.RayLauncher'"), "'.[ray]'"),
         (ModuleNotFoundError("No module named 'ray'"), "'.[ray]'"),
         (RuntimeError("Unknown plugin class : 'hydra_plugins.hydra_submitit_launcher.x.SlurmLauncher'"), "'.[slurm]'"),
         (ModuleNotFoundError("No module named 'submitit'"), "'.[slurm]'"),
         (RuntimeError('Could not detect "srun", are you indeed on a slurm cluster?'), "on a login node"),
         (RuntimeError("sbatch: error: invalid partition\nsbatch: fatal"), "sbatch: error: invalid partition)"),
         (ConnectionError("Could not find any running Ray instance."), "ray start --head"),
-        (
-            RuntimeError("Job 1_0 (task: 0) has not produced any output (state: CANCELLED)\nlog"),
-            "CANCELLED); the other",
-        ),
+        (RuntimeError("Job 1_0 (task: 0) has not produced any output (state: X)\nlog"), "X); the other"),
     ],
 )
 def test_what_plugins_raise_becomes_a_sentence(error: Exception, sentence: str) -> None:

@@ -3,9 +3,10 @@
 import gzip
 import hashlib
 import http.server
+import io
 import shutil
 import struct
-import sys
+import tarfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,10 +18,8 @@ import torch
 from numpy.typing import NDArray
 
 from mnist_exp.data import fetch
-from mnist_exp.data import images as loading
 from mnist_exp.data.datasets import DATASETS, _files, class_names, load
 from mnist_exp.errors import DataError
-from mnist_exp.settings.schema import DataConfig
 from tests.conftest import NAMES, mnist_files, settings
 
 IMAGES = {"train": 12, "test": 7}
@@ -55,14 +54,13 @@ def mirror(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict[str
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Mirror)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     address = f"http://127.0.0.1:{server.server_port}/"
-    for name, dataset in DATASETS.items():
+    for dataset in DATASETS.values():
         monkeypatch.setattr(dataset, "mirrors", [address])
-        if name == "qmnist":
-            here = {
-                split: [(address + url.rpartition("/")[2], md5) for url, md5 in pairs]
-                for split, pairs in dataset.resources.items()
-            }
-            monkeypatch.setattr(dataset, "resources", here)
+    published: Any = DATASETS["qmnist"].resources
+    here = {
+        split: [(address + url.rpartition("/")[2], md5) for url, md5 in pairs] for split, pairs in published.items()
+    }
+    monkeypatch.setattr(DATASETS["qmnist"], "resources", here)
     monkeypatch.setattr(shutil, "which", lambda _: None)
     monkeypatch.setattr(fetch, "DEBIAN", tmp_path / "usr")
     Mirror.files = {}
@@ -107,33 +105,28 @@ def small(
 
 
 def check(name: str, arrays: Arrays, root: Path) -> None:
-    for split, (pixels, labels), (found, classes, checksums) in zip(
-        arrays, arrays.values(), load(name, root, ("train", "test")), strict=True
-    ):
-        assert np.array_equal(found, pixels) and found.dtype == np.uint8, split
+    for (pixels, labels), loaded in zip(arrays.values(), load(name, root, ("train", "test")), strict=True):
+        found, classes, checksums = loaded
+        assert np.array_equal(found, pixels) and found.dtype == np.uint8
         assert classes.tolist() == labels and classes.dtype == np.int64
         for file, checksum in checksums.items():
             path = root / DATASETS[name].__name__ / "raw" / file
             assert hashlib.sha256(path.read_bytes()).hexdigest() == checksum
 
 
-def test_gzipped_files_put_there_by_hand_are_read(
-    small: tuple[str, Arrays, Path], tmp_path: Path, mirror: dict[str, bytes]
+@pytest.mark.parametrize("fetched", [False, True])
+def test_gzipped_files_put_there_by_hand_are_read_and_missing_ones_fetched(
+    fetched: bool, small: tuple[str, Arrays, Path], tmp_path: Path, mirror: dict[str, bytes]
 ) -> None:
-    mirror.clear()
-    check(*small[:2], tmp_path)
-
-
-def test_missing_files_are_fetched(small: tuple[str, Arrays, Path], tmp_path: Path) -> None:
     name, arrays, raw = small
-    for path in raw.iterdir():
-        path.unlink()
+    if fetched:
+        shutil.rmtree(raw)
+    else:
+        mirror.clear()
     check(name, arrays, tmp_path)
 
 
-@pytest.mark.parametrize(
-    "damage", [b"", b"<html>", gzip.compress(b"other images")], ids=["empty", "a page", "other images"]
-)
+@pytest.mark.parametrize("damage", [b"", gzip.compress(b"other images")], ids=["empty", "other images"])
 def test_a_damaged_file_is_named_and_not_used(
     small: tuple[str, Arrays, Path], tmp_path: Path, damage: bytes, mirror: dict[str, bytes]
 ) -> None:
@@ -196,54 +189,42 @@ def test_class_names() -> None:
 @pytest.mark.skipif(not fetch.DEBIAN.is_dir(), reason="Debian's dataset-fashion-mnist is not installed")
 def test_debians_fashion_mnist_is_the_real_one(tmp_path: Path) -> None:
     config = settings("data=fashion_mnist").data
-    (train, test), _ = loading.load(
-        DataConfig(**vars(config) | {"root": str(tmp_path)}), {}, ("train", "test"), torch.device("cpu")
-    )
-    assert torch.bincount(train.labels).tolist() == [6000] * 10
-    assert torch.bincount(test.labels).tolist() == [1000] * 10
-    assert train.labels[:5].tolist() == [9, 0, 0, 3, 0]  # an ankle boot, two T-shirts, a dress, a T-shirt
-    ((images, _, _),) = load("fashion_mnist", tmp_path, ("train",))
+    (images, labels, _), (_, test_labels, _) = load("fashion_mnist", tmp_path, ("train", "test"))
+    assert np.bincount(labels).tolist() == [6000] * 10 and np.bincount(test_labels).tolist() == [1000] * 10
+    assert labels[:5].tolist() == [9, 0, 0, 3, 0]  # an ankle boot, two T-shirts, a dress, a T-shirt
     assert config.mean == pytest.approx(images.mean() / 255, abs=1e-6)
     assert config.std == pytest.approx(images.std() / 255, abs=1e-6)
 
 
 @pytest.fixture
-def copy(digits_root: Path, tmp_path: Path) -> Path:
+def copy(digits_root: Path, tmp_path: Path, mirror: dict[str, bytes]) -> Path:
     shutil.copytree(digits_root / "MNIST" / "raw", tmp_path / "MNIST" / "raw")
     (tmp_path / "MNIST" / "raw" / ".lock").touch()  # as an earlier version left it: it must hold nobody back
     return tmp_path
 
 
 @pytest.mark.parametrize("ending", ["", ".gz"])
-def test_the_other_common_spelling_is_used(
-    ending: str, copy: Path, digits_root: Path, mirror: dict[str, bytes]
-) -> None:
+def test_the_other_common_spelling_is_used(ending: str, copy: Path, digits_root: Path) -> None:
     """train-images.idx3-ubyte, as several archives of MNIST have it."""
     for name in NAMES:
         path = copy / "MNIST" / "raw" / name
         content = path.read_bytes()
         path.unlink()
-        path.with_name(name.replace("-idx", ".idx") + ending).write_bytes(
-            gzip.compress(content, 1) if ending else content
-        )
+        other = path.with_name(name.replace("-idx", ".idx") + ending)
+        other.write_bytes(gzip.compress(content, 1) if ending else content)
     assert mnist_files(copy) == mnist_files(digits_root) and fetch.is_complete("MNIST", copy)
 
 
-DAMAGES = ["truncated", "one bit", "empty"]
-
-
-def spoil(raw: Path, damage: str) -> Path:
-    """Damage the file of the training labels; its path."""
+def spoil(raw: Path) -> Path:
+    """Change one bit of the file of the training labels; its path."""
     path = raw / NAMES[1]
     content = path.read_bytes()
-    flipped = content[:500] + bytes([content[500] ^ 1]) + content[501:]
-    path.write_bytes({"truncated": content[:-1], "one bit": flipped, "empty": b""}[damage])
+    path.write_bytes(content[:500] + bytes([content[500] ^ 1]) + content[501:])
     return path
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_file_is_left_where_there_is_no_other(copy: Path, damage: str, mirror: dict[str, bytes]) -> None:
-    path = spoil(copy / "MNIST" / "raw", damage)
+def test_a_damaged_file_is_left_where_there_is_no_other(copy: Path) -> None:
+    path = spoil(copy / "MNIST" / "raw")
     content = path.read_bytes()
     assert not fetch.is_complete("MNIST", copy)
     with pytest.raises(DataError) as caught:
@@ -255,11 +236,11 @@ def test_a_damaged_file_is_left_where_there_is_no_other(copy: Path, damage: str,
 
 @pytest.mark.parametrize("source", ["train-labels.idx1-ubyte", "train-labels-idx1-ubyte.gz", "npm"])
 def test_a_damaged_file_is_set_aside_for_a_good_one(
-    source: str, copy: Path, digits_root: Path, mirror: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+    source: str, copy: Path, digits_root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     raw = copy / "MNIST" / "raw"
     content = (raw / NAMES[1]).read_bytes()
-    path = spoil(raw, "one bit")
+    path = spoil(raw)
     damaged = path.read_bytes()
     if source == "npm":
         npm(copy, {f"package/data/{NAMES[1]}": content}, monkeypatch)
@@ -271,23 +252,18 @@ def test_a_damaged_file_is_set_aside_for_a_good_one(
 
 def npm(folder: Path, members: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     """A command that packs a package of these files into its folder."""
-    script = f"""#!{sys.executable}
-import io, tarfile
-with tarfile.open("some.tgz", "w:gz") as archive:
-    for name, content in {members!r}.items():
-        member = tarfile.TarInfo(name)
-        member.size = len(content)
-        archive.addfile(member, io.BytesIO(content))
-"""
-    (folder / "npm").write_text(script)
+    with tarfile.open(folder / "packed", "w:gz") as archive:
+        for name, content in members.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+    (folder / "npm").write_text(f"#!/bin/sh\ncp '{folder}/packed' some.tgz\n")
     (folder / "npm").chmod(0o755)
     monkeypatch.setattr(shutil, "which", lambda _: str(folder / "npm"))
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"),
-    [(b"", "404"), (gzip.compress(b"other digits", mtime=0), "File not found or corrupted")],
-    ids=["missing", "other digits"],
+    ("content", "reason"), [(b"", "404"), (gzip.compress(b"other", mtime=0), "File not found or corrupted")]
 )
 def test_sources_that_fail_are_named_and_leave_nothing(
     mirror: dict[str, bytes], tmp_path: Path, content: bytes, reason: str, monkeypatch: pytest.MonkeyPatch

@@ -2,28 +2,31 @@
 
 import importlib
 import os
+import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
+from pytest import MonkeyPatch
 
 from mnist_exp import job
+from mnist_exp.cli import verify
+from mnist_exp.cli.status import describe_run
 from mnist_exp.errors import ConfigError
 from mnist_exp.machine import fingerprint
 from mnist_exp.runs.record import read_record
-from tests.conftest import Execute, kill_after, results
+from tests.conftest import Capture, Execute, kill_after, python, results
 
 PROJECT = Path(__file__).parents[2]
 MODELS = ("LeNet5", "LeNet5Regularized", "MLP")
 
 
 @pytest.fixture
-def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def package(tmp_path: Path, monkeypatch: MonkeyPatch) -> Path:
     """A copy of the package, whose code is taken for that of this process."""
     folder = tmp_path / "mnist_exp"
     shutil.copytree(PROJECT / "mnist_exp", folder, ignore=shutil.ignore_patterns("__pycache__"))
@@ -61,16 +64,10 @@ def edit(package: Path, file: str, old: str, new: str) -> None:
 
 
 ALL = set(MODELS)
-EDITS = {
+EDITS: dict[str, tuple[str, str, str, set[str], str]] = {
     "a layer": ("models/mlp.py", "nn.Linear(32 * 32, 60)", "nn.Linear(32 * 32, 100)", {"MLP"}, "model"),
     "a class that others inherit from": ("models/lenet5.py", "(120, 84)", "(120, 80)", ALL - {"MLP"}, "model"),
-    "the order in forward": (
-        "models/lenet5_regularized.py",
-        "self.dropout(relu(self.F6(features)))",
-        "relu(self.dropout(self.F6(features)))",
-        {"LeNet5Regularized"},
-        "model",
-    ),
+    "the order in forward": ("models/mlp.py", "relu(self.hidden1(", "(self.hidden1(", {"MLP"}, "model"),
     "what a name stands for": ("models/mlp.py", "import relu", "import gelu as relu", {"MLP"}, "model"),
     "a default": ("models/lenet5_regularized.py", "dropout: float = 0.5", "dropout: float = 0.4", {MODELS[1]}, "model"),
     "the loss": ("training.py", "loss = cross_entropy(batch", "loss = 2 * cross_entropy(batch", ALL, "training"),
@@ -82,32 +79,21 @@ EDITS = {
     "memory layout": ("machine/layout.py", 'capability() == "AVX2"', 'capability() != "AVX2"', ALL, "machine"),
     "a comment": ("training.py", "# MPS has no float64", "# not on MPS", set(), ""),
     "a docstring": ("training.py", "Leaves the model in evaluation mode.", "And nothing else.", set(), ""),
-    "layout of the text": (
-        "models/mlp.py",
-        "nn.Linear(60, 20)",
-        "nn.Linear(\n            60, 20\n        )",
-        set(),
-        "",
-    ),
+    "layout of the text": ("models/mlp.py", "nn.Linear(60, 20)", "nn.Linear(\n            60, 20)", set(), ""),
     "what decides and prints": ("job.py", "training it anew", "again", set(), ""),
     "what stores": ("runs/record.py", 'timespec="seconds"', 'timespec="minutes"', set(), ""),
     "what fetches": ("data/fetch.py", "TIMEOUT = 15", "TIMEOUT = 30", set(), ""),
     "what apologises": ("errors.py", "out of memory{amount}", "no memory{amount}", set(), ""),
-    "another network": (
-        "models/__init__.py",
-        "import MLP\n",
-        "import MLP\nfrom mnist_exp.models.new import New\n",
-        set(),
-        "",
-    ),
+    "another network": ("models/__init__.py", "import MLP\n", "import MLP\nimport mnist_exp.models.new\n", set(), ""),
 }
 
 
-@pytest.mark.parametrize("what", EDITS)
-def test_an_edit_changes_the_part_that_it_is_in_and_no_other(what: str, package: Path) -> None:
-    *words, models, part = EDITS[what]
+@pytest.mark.parametrize(("file", "old", "new", "models", "part"), EDITS.values(), ids=EDITS)
+def test_an_edit_changes_the_part_that_it_is_in_and_no_other(
+    file: str, old: str, new: str, models: set[str], part: str, package: Path
+) -> None:
     before = {model: present_code(f"mnist_exp.models.{model}") for model in MODELS}
-    edit(package, *words)
+    edit(package, file, old, new)
     for model, code in before.items():
         after = present_code(f"mnist_exp.models.{model}")
         assert {name for name in code if code[name] != after[name]} == ({part} if model in models else set())
@@ -142,14 +128,15 @@ def test_local_modules_are_followed_however_they_are_imported(
     helper.parent.mkdir(exist_ok=True)
     if file == "layers/inner.py":
         helper.with_name("__init__.py").write_text("from .inner import gain\n")
-    helper.write_text("GAIN = 2")
-    before = [present_code(f"own.{name}") for name in ("nets.Net", "other.Other")]
-    helper.write_text("GAIN = 3")
-    after = [present_code(f"own.{name}") for name in ("nets.Net", "other.Other")]
-    assert {part for part in before[0] if before[0][part] != after[0][part]} == {"model"} and before[1] == after[1]
+    codes = []
+    for gain in (2, 3):
+        helper.write_text(f"GAIN = {gain}")
+        codes.append((present_code("own.nets.Net"), present_code("own.other.Other")))
+    (before, other), (after, other_after) = codes
+    assert {part for part in before if before[part] != after[part]} == {"model"} and other == other_after
 
 
-def test_installed_packages_count_by_their_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_installed_packages_count_by_their_version(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "nets.py").write_text("import PIL.Image\nimport json\nimport yaml\n\n\nclass Net: ...\n")
     found = fingerprint.present_versions({"model": {"target": "nets.Net"}})
@@ -168,9 +155,7 @@ def test_code_that_cannot_be_read_is_named(package: Path) -> None:
 MLP = ("model=mlp", "epochs=1")
 
 
-def test_a_stale_run_is_trained_anew_or_kept(
-    package: Path, execute: Execute, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_stale_run_is_trained_anew_or_kept(package: Path, execute: Execute, tmp_path: Path, capsys: Capture) -> None:
     name = Path(execute(*MLP).folder).name
     before = results(tmp_path)
     edit(package, "models/mlp.py", "nn.Linear(32 * 32, 60)", "nn.Linear(32 * 32, 100)")
@@ -184,20 +169,15 @@ def test_a_stale_run_is_trained_anew_or_kept(
 
 
 def test_damaged_declarations_are_named(package: Path, execute: Execute) -> None:
-    from mnist_exp.cli.status import describe_run
-
     run = Path(execute(*MLP).folder)
     fingerprint.EQUIVALENT.write_text("<<<<<<< HEAD")
-    forget()
-    with pytest.raises(ConfigError, match=r"equivalent_code.toml cannot be read: "):
-        execute(*MLP)
-    with pytest.raises(ConfigError, match=r"equivalent_code.toml cannot be read: "):
-        describe_run(run)  # it is not the run that is damaged
+    for whoever in (lambda: execute(*MLP), lambda: describe_run(run)):  # it is not the run that is damaged
+        forget()
+        with pytest.raises(ConfigError, match=r"equivalent_code.toml cannot be read: "):
+            whoever()
 
 
 def test_a_declared_change_makes_nothing_stale(package: Path, execute: Execute) -> None:
-    from mnist_exp.cli import verify
-
     run = Path(execute(*MLP).folder)
     edit(package, "training.py", "EVALUATION_BATCH = 250", "EVALUATION_BATCH = 500")
     record = read_record(run)
@@ -225,42 +205,34 @@ def test_declarations_never_take_an_equivalence_away(pairs: list[str], package: 
     assert fingerprint.canonical_checksum("data", "d") == "d" and fingerprint.canonical_checksum("model", "a") == "a"
 
 
-def test_a_killed_run_whose_layer_was_changed_starts_from_the_beginning(
-    package: Path, execute: Execute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("changed", "under"),
+    [("code", "other code: MLP;"), ("versions", rf"numpy .*torch {torch.__version__[0]}\S* \(now 9.9\);")],
+)
+def test_a_killed_run_of_other_code_or_versions_starts_from_the_beginning(
+    changed: str, under: str, package: Path, execute: Execute, tmp_path: Path, monkeypatch: MonkeyPatch, capsys: Capture
 ) -> None:
     words = ("model=mlp", "epochs=3")
     execute(*words, root=tmp_path / "fresh")
     kill_after(2, execute, words, monkeypatch)
-    edit(package, "models/mlp.py", "nn.Linear(60, 20)", "nn.Linear(60, 20, bias=False)")
+    if changed == "code":
+        edit(package, "models/mlp.py", "nn.Linear(60, 20)", "nn.Linear(60, 20, bias=False)")
     capsys.readouterr()
-    run = Path(execute(*words).folder)
+    with monkeypatch.context() as patch:
+        if changed == "versions":
+            patch.setattr(job, "present_versions", lambda _: {"numpy": "9.9", "torch": "9.9"})
+        run = Path(execute(*words).folder)
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == f"{run.name}: interrupted under other code: MLP; training it from the start"
+    assert re.fullmatch(f"{run.name}: interrupted under {under} training it from the start", said[0])
     assert [line.partition("epoch ")[2][:3] for line in said[1:]] == ["1/3", "2/3", "3/3"]
     assert results(tmp_path) == results(tmp_path / "fresh")
     assert [start["from_epoch"] for start in read_record(run).starts] == [0]
+    assert execute(*words).skipped  # a finished run of other versions is kept
+    finished = "already finished, with numpy 9.9 (now " if changed == "versions" else "already finished; skipped"
+    assert capsys.readouterr().out.startswith(f"{run.name}: {finished}")
 
 
-def test_a_killed_run_of_other_versions_starts_from_the_beginning_but_a_finished_one_is_kept(
-    execute: Execute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    words = ("model=mlp", "epochs=3")
-    kill_after(2, execute, words, monkeypatch)
-    with monkeypatch.context() as patch:
-        patch.setattr(job, "present_versions", lambda _: {"numpy": "9.9", "torch": "9.9"})
-        run = Path(execute(*words).folder)
-        said = capsys.readouterr().out
-        assert (
-            f"{run.name}: interrupted under numpy " in said and f"torch {torch_version()} (now 9.9); training" in said
-        )
-        assert "training it from the start" in said and "1/3" in said
-    assert execute(*words).skipped
-    (line,) = capsys.readouterr().out.splitlines()
-    assert line.startswith(f"{run.name}: already finished, with numpy 9.9 (now ")
-    assert line.endswith("; skipped (overwrite=true trains it again)")
-
-
-def test_a_resumed_run_tells_its_whole_story(execute: Execute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_tells_its_whole_story(execute: Execute, tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     words = ("model=mlp", "epochs=3")
     kill_after(2, execute, words, monkeypatch)
     record = read_record(Path(execute(*words).folder))
@@ -279,41 +251,35 @@ def test_the_same_command_after_an_edit_trains_all_runs_anew(tmp_path: Path, dig
     """Whole commands, in a checkout: three seeds, then an edited model and four; and with stale=keep."""
     project = tmp_path / "project"
     subprocess.run(["git", "clone", "-q", str(PROJECT), str(project)], check=True)
-    for name in subprocess.run(
-        ["git", "-C", str(PROJECT), "diff", "--name-only", "HEAD"], capture_output=True, text=True, check=True
-    ).stdout.split():
-        if (PROJECT / name).exists():
-            shutil.copy(PROJECT / name, project / name)
+    words = ["git", "-C", str(PROJECT), "diff", "--name-only", "--diff-filter=d", "HEAD"]
+    for name in subprocess.run(words, capture_output=True, text=True, check=True).stdout.split():
+        shutil.copy(PROJECT / name, project / name)
 
-    def run(script: str, *words: str) -> str:
-        done = subprocess.run(
-            [sys.executable, *script.split(), *words],
-            cwd=project,
-            env=os.environ | {"PYTHONPATH": str(project)},
-            capture_output=True,
-            text=True,
-        )
+    def run(*words: str) -> str:
+        done = python(*words, cwd=project, env=os.environ | {"PYTHONPATH": str(project)})
         assert done.returncode == 0, done.stderr
         return done.stdout + done.stderr
 
-    words = ("-m", "model=mlp", "epochs=2", "protocol=published", "hydra/launcher=basic")
-    run("-m mnist_exp.run", *words, "seed=0,1,2")
+    def reported() -> tuple[str, pd.DataFrame]:
+        return run("scripts/report.py"), pd.read_csv(project / "outputs" / "report" / "comparison.csv")
+
+    sweep = ("-m", "mnist_exp.run", "-m", "model=mlp", "epochs=2", "protocol=published", "hydra/launcher=basic")
+    run(*sweep, "seed=0,1,2")
     path = project / "mnist_exp" / "models" / "mlp.py"
     wider = path.read_text().replace("32 * 32, 60)", "32 * 32, 100)").replace("nn.Linear(60, 20)", "nn.Linear(100, 20)")
     path.write_text(wider)
-    said = run("-m mnist_exp.run", *words, "seed=0,1,2,3", "stale=keep")
+    said = run(*sweep, "seed=0,1,2,3", "stale=keep")
     assert "Jobs: 1 finished, 3 skipped" in said and said.count("MLP; kept, since stale=keep") == 3
-    said = run("scripts/report.py")
+    said, table = reported()
     assert "warning: Custom MLP: its 4 runs of one setting differ in the code of the model, the number of param" in said
-    table = pd.read_csv(project / "outputs" / "report" / "comparison.csv")
     assert table[["parameters", "n"]].to_numpy().tolist() == [[62_930, 3], [104_730, 1]]
     assert len({*table["model"]}) == 2 and "parameters=62930" in table["model"][0]
     assert "Not averaged." in (project / "outputs" / "report" / "index.html").read_text()
     assert "3 stale, 1 finished" in run("scripts/status.py")
 
-    said = run("-m mnist_exp.run", *words, "seed=0,1,2,3")
+    said = run(*sweep, "seed=0,1,2,3")
     assert "Jobs: 3 finished, 1 skipped" in said
     assert said.count("trained by other code: MLP; training it anew") == 3
-    assert "warning" not in run("scripts/report.py")
-    table = pd.read_csv(project / "outputs" / "report" / "comparison.csv")
+    said, table = reported()
+    assert "warning" not in said
     assert table[["model", "parameters", "n"]].to_numpy().tolist() == [["Custom MLP", 104_730, 4]]

@@ -5,27 +5,28 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from mnist_exp import training
 from mnist_exp.errors import ConfigError
 from mnist_exp.machine import provenance
 from mnist_exp.machine.determinism import PORTABLE, make_deterministic, why_not_portable
 from mnist_exp.machine.parent import exit_when_parent_dies
 from mnist_exp.settings.schema import DeviceConfig
-from tests.conftest import MINUTES
+from tests.conftest import MINUTES, python
 
 
 @pytest.mark.parametrize(("cuda", "chosen"), [(True, "cuda"), (False, "cpu")])
 def test_auto_is_cuda_or_the_cpu_but_never_mps(cuda: bool, chosen: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: cuda)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert make_deterministic(DeviceConfig("auto")).type == chosen
-    assert make_deterministic(DeviceConfig("mps")).type == "mps"
-    assert make_deterministic(DeviceConfig()).type == "cpu"
+    for device, expected in (("auto", chosen), ("mps", "mps"), ("cpu", "cpu")):
+        assert make_deterministic(DeviceConfig(device)).type == expected
     torch.use_deterministic_algorithms(False)
 
 
@@ -59,6 +60,7 @@ ARITHMETIC = """
 import torch
 from mnist_exp.machine.determinism import make_deterministic
 from mnist_exp.settings.schema import DeviceConfig
+from mnist_exp import training
 from mnist_exp.errors import ConfigError
 make_deterministic(DeviceConfig(arithmetic={first!r}))
 print(torch.backends.cpu.get_cpu_capability())
@@ -71,24 +73,16 @@ except ConfigError as error:
 
 def arithmetic(first: str, then: str, **environment: str) -> list[str]:
     known = {name: value for name, value in os.environ.items() if name not in PORTABLE} | environment
-    code = ARITHMETIC.format(first=first, then=then)
-    done = subprocess.run([sys.executable, "-c", code], env=known, capture_output=True, text=True, check=True)
-    return done.stdout.splitlines()
+    return python("-c", ARITHMETIC.format(first=first, then=then), env=known, check=True).stdout.splitlines()
 
 
-def test_the_environment_does_not_decide_the_arithmetic() -> None:
+def test_the_environment_does_not_decide_the_arithmetic_and_a_process_keeps_it() -> None:
     hostile = {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "SSE4_2"}
-    native = arithmetic("native", "native")
-    assert arithmetic("native", "native", **hostile) == native
+    native, said = arithmetic("native", "portable")
+    assert "this process has computed with native arithmetic and cannot change it; use one command for each" in said
+    assert arithmetic("native", "native", **hostile) == [native]
     if torch.cpu._is_avx2_supported():
         assert arithmetic("portable", "portable", **hostile) == ["AVX2"]
-
-
-def test_a_process_keeps_its_arithmetic() -> None:
-    assert arithmetic("native", "portable")[1] == (
-        "device.arithmetic=portable: this process has computed with native arithmetic and cannot change it; "
-        "use one command for each arithmetic"
-    )
 
 
 @pytest.mark.skipif(not torch.cpu._is_avx2_supported(), reason="needs AVX2")
@@ -107,18 +101,15 @@ def test_a_worker_whose_parent_died_while_it_started_ends(monkeypatch: pytest.Mo
     assert ended.wait(MINUTES)
 
 
-def test_metrics_need_no_float64_of_the_device(few_digits: object, monkeypatch: pytest.MonkeyPatch) -> None:
-    """MPS has none. The meta device stands for it: whatever is summed must have come to the CPU before."""
-    from mnist_exp import training
+def test_metrics_need_no_float64_of_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MPS has none: whatever is summed must have come to the CPU before."""
+    called: list[str] = []
 
-    doubled = []
-    double = torch.Tensor.double
+    def noting(name: str, method: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+        return lambda tensor: (called.append(name), method(tensor))[1]  # type: ignore[func-returns-value]
 
-    def noting(tensor: torch.Tensor) -> torch.Tensor:
-        doubled.append(tensor.device.type)
-        return double(tensor)
-
-    monkeypatch.setattr(torch.Tensor, "double", noting)
+    for name in ("cpu", "double"):
+        monkeypatch.setattr(torch.Tensor, name, noting(name, getattr(torch.Tensor, name)))
     losses = [torch.tensor(1.0), torch.tensor(2.0)]
     assert training._mean_loss(losses, 96, 64, 1) == pytest.approx((64 * 1.0 + 32 * 2.0) / 96)
-    assert doubled == ["cpu"]
+    assert called == ["cpu", "double"]

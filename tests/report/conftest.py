@@ -1,12 +1,10 @@
 """Run folders made by hand: small, plausible, and as damaged as a test wants them."""
 
 import hashlib
-import importlib.util
 import json
 import struct
 from functools import reduce
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -18,6 +16,7 @@ from mnist_exp.report.collect import Collection, collect
 from mnist_exp.report.estimates import Estimates, make_estimates
 from mnist_exp.report.image_errors import load_errors
 from mnist_exp.runs.results import to_files
+from scripts import report
 
 Archive = dict[str, NDArray[Any]]
 """The arrays of a predictions.npz."""
@@ -28,6 +27,9 @@ MODELS = {
     "lenet5r": ("LeNet5_regularized", "LeNet5Regularized", 61_990, 416_520, 0.98),
     "mlp": ("Custom MLP", "MLP", 62_930, 62_840, 0.94),
 }
+SGD: dict[str, Any] = {"lr": 0.01, "momentum": 0.9, "fused": True, "dampening": 0, "weight_decay": 0, "nesterov": False}
+SGD |= {"maximize": False, "foreach": None, "differentiable": False}
+CONSTANT = {"factor": 1, "total_iters": 5, "interval": "epoch"}
 PROTOCOLS = {
     "standard": {"train_split": "train", "eval_split": "test", "training_mode": "every_epoch"},
     "published": {"train_split": "test", "eval_split": "train", "training_mode": "first_epoch"},
@@ -95,11 +97,8 @@ def write_run(
     identity: dict[str, Any] = {
         "version": 3,
         "model": {"target": f"mnist_exp.models.{target}"},
-        "optimizer": {"target": "torch.optim.SGD", "lr": 0.01, "momentum": 0.9, "fused": True}
-        | {"dampening": 0, "weight_decay": 0, "nesterov": False, "maximize": False, "foreach": None}
-        | {"differentiable": False},
-        "scheduler": {"target": "torch.optim.lr_scheduler.ConstantLR", "factor": 1, "total_iters": 5}
-        | {"interval": "epoch"},
+        "optimizer": {"target": "torch.optim.SGD", **SGD},
+        "scheduler": {"target": "torch.optim.lr_scheduler.ConstantLR", **CONSTANT},
         "device": {"type": "cpu", "threads": 1, "arithmetic": "portable"},
         "data": {"name": "mnist", "mean": 0.1307, "std": 0.30812881},
         "protocol": dict(PROTOCOLS[protocol]),
@@ -176,15 +175,6 @@ def read(runs: Path) -> tuple[Collection, Estimates]:
     return collection, make_estimates(collection, load_errors(collection)[0])
 
 
-def load_script() -> ModuleType:
-    """``scripts/report.py`` as a module."""
-    spec = importlib.util.spec_from_file_location("report_script", ROOT / "scripts" / "report.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def write_other(runs: Path, model: str = "lenet5", seed: int = 0, protocol: str = "standard", **more: Any) -> Path:
     """Write a finished run's folder, of images that are no digits."""
     return write_run(runs, model, seed, protocol, settings={"data.name": "fashion_mnist"}, classes=NAMES, **more)
@@ -214,5 +204,5 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (place / "report").mkdir()
     (place / "report" / "draw.html").touch()  # as make draw does
     arguments = ["--runs", str(runs), "--out", str(place / "report"), "--data", str(place / "data")]
-    assert load_script().main(arguments) == 0
+    assert report.main(arguments) == 0
     return place

@@ -1,3 +1,4 @@
+import itertools
 import json
 from collections.abc import Callable
 from functools import reduce
@@ -11,10 +12,6 @@ from mnist_exp.report.collect import Collection, collect
 from mnist_exp.settings.identity import identity_hash
 from mnist_exp.text import printable, slug
 from tests.report.conftest import write_run
-
-
-def labels(runs: Path) -> list[str]:
-    return [group.label for group in collect(runs).groups]
 
 
 def test_runs_that_differ_in_their_seed_alone_are_one_group(tmp_path: Path) -> None:
@@ -32,7 +29,6 @@ def test_runs_that_differ_in_their_seed_alone_are_one_group(tmp_path: Path) -> N
         ("optimizer.lr", [0.1, 0.001, 0.01], ["lr=0.001", "lr=0.01", "lr=0.1"]),
         ("optimizer.target", ["torch.optim.SGD", "torch.optim.Adam"], ["optimizer=Adam", "optimizer=SGD"]),
         ("batch_size", [128, 64], ["batch_size=64", "batch_size=128"]),
-        ("epochs", [3, 3.0], ["epochs=3"]),
         ("model.dropout", [0.5, 0.1], ["dropout=0.1", "dropout=0.5"]),
         ("device.type", ["cuda", "cpu"], ["device=cpu", "device=cuda"]),
         ("version", [1, 2], ["version=1", "version=2"]),
@@ -41,54 +37,53 @@ def test_runs_that_differ_in_their_seed_alone_are_one_group(tmp_path: Path) -> N
 def test_a_sweep_gives_a_row_each_labelled_by_what_differs(
     tmp_path: Path, key: str, values: list[Any], words: list[str]
 ) -> None:
-    for value in values:
-        for seed in (0, 1):
-            write_run(tmp_path, seed=seed, settings={key: value})
-    collection = collect(tmp_path)
-    if key == "epochs":  # 3.0 epochs are no number of epochs
-        assert [g.label for g in collection.groups] == ["LeNet5"]
-        assert len(collection.problems) == 2
-        return
-    assert [group.label for group in collection.groups] == [f"LeNet5, {word}" for word in words]
-    assert all(len(group.runs) == 2 for group in collection.groups)
-    assert len({group.slug for group in collection.groups}) == len(words)
+    for value, seed in itertools.product(values, (0, 1)):
+        write_run(tmp_path, seed=seed, settings={key: value})
+    groups = collect(tmp_path).groups
+    assert [group.label for group in groups] == [f"LeNet5, {word}" for word in words]
+    assert all(len(group.runs) == 2 for group in groups)
+    assert len({group.slug for group in groups}) == len(words)
 
 
-def test_what_differs_with_the_model_alone_is_said_by_its_title(tmp_path: Path) -> None:
-    write_run(tmp_path, "mlp", settings={"model.hidden": 60})
-    write_run(tmp_path, "lenet5")
-    assert labels(tmp_path) == ["LeNet5", "Custom MLP"]
+def named(module: str) -> dict[str, Any]:
+    return {"title": "<모델>", "settings": {"model.target": f"{module}.Net"}}
 
 
-def test_two_models_of_one_title_are_told_apart(tmp_path: Path) -> None:
-    write_run(tmp_path, "mlp", title="Net")
-    write_run(tmp_path, "lenet5", title="Net")
-    assert labels(tmp_path) == ["Net, model=LeNet5", "Net, model=MLP"]
+@pytest.mark.parametrize(
+    ("mlp", "lenet5", "labels", "slugs"),
+    [
+        ({"settings": {"model.hidden": 60}}, {}, ["LeNet5", "Custom MLP"], ["lenet5", "custom-mlp"]),
+        (*[{"title": "Net"}] * 2, ["Net, model=LeNet5", "Net, model=MLP"], ["net-model-lenet5", "net-model-mlp"]),
+        (
+            named("b"),
+            named("a"),
+            ["<모델>, model=Net", "<모델>, model=Net (2)"],
+            ["모델-model-net", "모델-model-net-2"],
+        ),
+    ],
+)
+def test_models_are_told_apart_by_their_titles_or_else_by_their_names(
+    mlp: dict[str, Any], lenet5: dict[str, Any], labels: list[str], slugs: list[str], tmp_path: Path
+) -> None:
+    write_run(tmp_path, "mlp", **mlp)
+    write_run(tmp_path, "lenet5", **lenet5)
+    groups = collect(tmp_path).groups
+    assert ([group.label for group in groups], [group.slug for group in groups]) == (labels, slugs)
 
 
 def test_two_settings_of_one_short_name_are_written_in_full(tmp_path: Path) -> None:
-    write_run(tmp_path, settings={"optimizer.gamma": 1, "scheduler.gamma": 2})
-    write_run(tmp_path, settings={"optimizer.gamma": 3, "scheduler.gamma": 4})
-    assert labels(tmp_path) == [
-        "LeNet5, optimizer.gamma=1, scheduler.gamma=2",
-        "LeNet5, optimizer.gamma=3, scheduler.gamma=4",
-    ]
-
-
-def test_labels_and_file_names_are_never_shared(tmp_path: Path) -> None:
-    for target in ("a.Net", "b.Net"):
-        write_run(tmp_path, settings={"model.target": target}, title="<모델>")
-    groups = collect(tmp_path).groups
-    assert [group.label for group in groups] == ["<모델>, model=Net", "<모델>, model=Net (2)"]
-    assert [group.slug for group in groups] == ["모델-model-net", "모델-model-net-2"]
+    for ours in (1, 3):
+        write_run(tmp_path, settings={"optimizer.gamma": ours, "scheduler.gamma": ours + 1})
+    labels = [group.label for group in collect(tmp_path).groups]
+    assert labels == [f"LeNet5, optimizer.gamma={ours}, scheduler.gamma={ours + 1}" for ours in (1, 3)]
 
 
 def test_other_protocols_and_other_data_are_other_sections(tmp_path: Path) -> None:
-    write_run(tmp_path, protocol="swapped")
-    write_run(tmp_path, protocol="published")
-    write_run(tmp_path, protocol="standard")
-    write_run(tmp_path, protocol="standard", settings={"data.mean": 0.5})
-    write_run(tmp_path, protocol="standard", settings={"data.name": "fashion"})
+    for protocol in ("swapped", "published", "standard"):
+        write_run(tmp_path, protocol=protocol)
+    folders: list[Any] = [{"name": "png_folder", "train_sha256": digit * 64, "test_sha256": "c" * 64} for digit in "ab"]
+    for key, value in (("data.mean", 0.5), ("data.name", "fashion"), ("data", folders[0]), ("data", folders[1])):
+        write_run(tmp_path, settings={key: value})
     collection = collect(tmp_path)
     assert sorted(collection.sections) == [
         "fashion, standard protocol",
@@ -96,8 +91,10 @@ def test_other_protocols_and_other_data_are_other_sections(tmp_path: Path) -> No
         "mnist, standard protocol, mean=0.1307",
         "mnist, standard protocol, mean=0.5",
         "mnist, swapped splits only protocol",
+        "png_folder, standard protocol, train_sha256=aaaaaaaa",
+        "png_folder, standard protocol, train_sha256=bbbbbbbb",
     ]
-    assert [group.label for group in collection.groups] == ["LeNet5"] * 5
+    assert [group.label for group in collection.groups] == ["LeNet5"] * 7
 
 
 def test_a_validation_split_is_told_whatever_else_there_is(tmp_path: Path) -> None:
@@ -124,12 +121,8 @@ def test_the_best_of_a_section_are_those_of_the_highest_validation_accuracy(tmp_
 Damage = Callable[[Path], None]
 
 
-def overwrite(name: str, content: bytes) -> Damage:
-    return lambda folder: (folder / name).write_bytes(content) and None  # type: ignore[return-value]
-
-
-def cut(name: str, by: int) -> Damage:
-    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:-by]) and None  # type: ignore[return-value]
+def overwrite(name: str, change: Callable[[bytes], bytes]) -> Damage:
+    return lambda folder: (folder / name).write_bytes(change((folder / name).read_bytes())) and None  # type: ignore[return-value]
 
 
 def as_folder(name: str) -> Damage:
@@ -171,16 +164,19 @@ DAMAGED: dict[str, tuple[Damage, str]] = {
     "words": (metrics(lambda text: text.replace("0.3,", "much,")), "could not convert string to float: 'much'"),
     "missing column": (metrics(lambda text: text.replace("test_loss", "x")), "metrics.csv has no column test_loss"),
     "no validation": (record(identity__data__validation_size=50), "metrics.csv has no column validation_loss, valid"),
-    "other metrics": (overwrite("metrics.csv", b"epoch\n1\n"), "delete it and repeat the run's command"),
+    "other metrics": (
+        overwrite("metrics.csv", lambda _: b"epoch\n1\n"),
+        "metrics.csv is not the file that the run wrote, by its SHA-256 in run.json; delete it and repeat the run's",
+    ),
     "metrics is a folder": (as_folder("metrics.csv"), "metrics.csv cannot be read: Is a directory"),
     "no record": (as_folder("run.json"), "there is no file run.json in the folder"),
-    "half a record": (cut("run.json", 30), "run.json is damaged"),
-    "deep record": (overwrite("run.json", b"[" * 100_000), "run.json is damaged"),
+    "half a record": (overwrite("run.json", lambda content: content[:-30]), "run.json is damaged"),
+    "deep record": (overwrite("run.json", lambda _: b"[" * 100_000), "run.json is damaged"),
     "NaN in record": (record(parameters=float("nan")), "NaN is not JSON"),
-    "list": (overwrite("run.json", b"[]"), "format None"),
+    "list": (overwrite("run.json", lambda _: b"[]"), "format None"),
     "failed": (record(status="failed", reason="out of memory"), "not finished (failed: out of memory)"),
-    "no identity": (record(identity=...), "run.json lacks what every run has"),
     "no seed": (record(identity__seed=...), "run.json lacks what every run has: 'seed'"),
+    "epochs are a fraction": (record(identity__epochs=3.0), "a seed or a number of epochs that is no whole number"),
     "title is a number": (record(title=5), "run.json has a title of another type than runs write: 5"),
     "provenance is a list": (record(provenance=[1]), "run.json has a provenance of another type"),
     "nine classes": (record(classes=[*"abcdefghi"]), "run.json has classes that are not ten different names"),
@@ -203,7 +199,7 @@ def test_a_damaged_run_is_named_and_the_rest_reported(tmp_path: Path, kind: str)
 
 @pytest.mark.parametrize(
     "damage",
-    [as_folder("timing.csv"), cut("timing.csv", 3), overwrite("timing.csv", b"\0\xff"), overwrite("timing.csv", b"")],
+    [as_folder("timing.csv"), overwrite("timing.csv", lambda x: x[:-3]), overwrite("timing.csv", lambda _: b"\xff")],
 )
 def test_a_run_without_its_timing_is_reported_all_the_same(tmp_path: Path, damage: Damage) -> None:
     damage(write_run(tmp_path))
@@ -228,15 +224,12 @@ def test_classes_have_the_names_that_the_record_gives_them(tmp_path: Path) -> No
 @pytest.mark.parametrize("edited", ["identity", "folder"])
 def test_an_identity_that_was_edited_is_named_and_left_out(edited: str, tmp_path: Path) -> None:
     folder = write_run(tmp_path, name="draft")
-    known = json.loads((folder / "run.json").read_text())
-    name = f"lenet5-standard-sgd-seed0-{identity_hash(known['identity'])}"
-    known["name"] = name
-    folder = folder.rename(tmp_path / name)
-    (folder / "run.json").write_text(json.dumps(known))
+    identity = json.loads((folder / "run.json").read_text())["identity"]
+    folder = folder.rename(tmp_path / f"lenet5-standard-sgd-seed0-{identity_hash(identity)}")
+    record(name=folder.name)(folder)
     assert len(collect(tmp_path).groups) == 1
     if edited == "identity":
-        known["identity"]["seed"] = 1
-        (folder / "run.json").write_text(json.dumps(known))
+        record(identity__seed=1)(folder)
     else:
         folder.rename(tmp_path / "lenet5-standard-sgd-seed1-01234567")
     collection = collect(tmp_path)
@@ -247,34 +240,34 @@ def test_an_identity_that_was_edited_is_named_and_left_out(edited: str, tmp_path
 @pytest.mark.parametrize(
     ("change", "label", "words"),
     [
-        ({"code": {"model": "f" * 16}}, "LeNet5, code=ffffffff", "the code of the model"),
-        ({"code": {"training": "f" * 16}}, "LeNet5, code=ffffffff", "the code of the training loop"),
-        ({"provenance": {"packages": {"torch": "1.0"}, "portable": True}}, "LeNet5, torch=1.0", "the version of torch"),
-        ({"parameters": 5}, "LeNet5, parameters=5", "the number of parameters"),
+        ({"code": {"model": "f", "training": "b"}}, "code=f", "the code of the model"),
+        ({"code": {"model": "a", "training": "f"}}, "code=f", "the code of the training loop"),
+        ({"provenance": {"packages": {"torch": "1.0"}, "portable": True}}, "torch=1.0", "the version of torch"),
         (
             {"provenance": {"packages": {"torch": "2.0"}, "portable": False}},
-            "LeNet5, portable=False",
-            "whether their bytes are portable",
+            "portable=False",
+            "whether their bytes are",
         ),
+        ({"parameters": 5}, "parameters=5", "the number of parameters"),
     ],
 )
 def test_runs_of_other_code_versions_or_size_are_never_averaged(
     change: dict[str, Any], label: str, words: str, tmp_path: Path
 ) -> None:
     usual: dict[str, Any] = {
-        "code": {"model": "a" * 16, "training": "b" * 16},
+        "code": {"model": "a", "training": "b"},
         "provenance": {"packages": {"torch": "2.0"}, "portable": True},
     }
     for seed in range(3):
         write_run(tmp_path, seed=seed, **usual)
     assert not collect(tmp_path).warnings
-    other: dict[str, Any] = {"code": usual["code"] | change["code"]} if "code" in change else change
-    write_run(tmp_path, seed=3, **usual | other)
+    write_run(tmp_path, seed=3, **usual | change)
     collection = collect(tmp_path)
     assert sorted(len(group.runs) for group in collection.groups) == [1, 3]
-    assert label in [group.label for group in collection.groups]
+    assert f"LeNet5, {label}" in [group.label for group in collection.groups]
     (warning,) = collection.warnings
-    assert warning.startswith(f"LeNet5: its 4 runs of one setting differ in {words}, so they are in separate rows")
+    assert warning.startswith(f"LeNet5: its 4 runs of one setting differ in {words}")
+    assert ", so they are in separate rows" in warning
 
 
 def test_runs_of_code_that_was_declared_equivalent_are_averaged(
@@ -282,17 +275,14 @@ def test_runs_of_code_that_was_declared_equivalent_are_averaged(
 ) -> None:
     monkeypatch.setattr(fingerprint, "_declared", lambda: {("model", "a" * 16): "b" * 16})
     for seed, digit in enumerate("aab"):
-        folder = write_run(tmp_path, seed=seed)
-        known = json.loads((folder / "run.json").read_text()) | {"code": {"model": digit * 16}}
-        (folder / "run.json").write_text(json.dumps(known))
+        write_run(tmp_path, seed=seed, code={"model": digit * 16})
     collection = collect(tmp_path)
     assert [len(group.runs) for group in collection.groups] == [3] and not collection.warnings
 
 
 def test_two_folders_of_one_identity_are_never_both_counted(tmp_path: Path) -> None:
-    write_run(tmp_path, name="a")
-    write_run(tmp_path, name="b")
-    write_run(tmp_path, name="c", accuracy=0.5)
+    for name, accuracy in (("a", 0.9), ("b", 0.9), ("c", 0.5)):
+        write_run(tmp_path, name=name, accuracy=accuracy)
     collection = collect(tmp_path)
     assert [run.folder.name for run in collection.groups[0].runs] == ["a"]
     assert [(p.folder, p.reason) for p in collection.problems] == [
@@ -302,17 +292,14 @@ def test_two_folders_of_one_identity_are_never_both_counted(tmp_path: Path) -> N
 
 
 def test_stray_folders_and_files_are_named_and_hidden_ones_passed_over(tmp_path: Path) -> None:
-    (tmp_path / "stray").mkdir()
-    (tmp_path / "note.txt").write_text("")
-    (tmp_path / ".x.lock").write_text("")
+    for name in ("stray", "odd\nname"):
+        (tmp_path / name).mkdir()
+    for name in ("note.txt", ".x.lock"):
+        (tmp_path / name).touch()
     (tmp_path / "loop").symlink_to("loop")
-    (tmp_path / "odd\nname").mkdir()
     collection = collect(tmp_path)
     assert [p.folder for p in collection.problems] == ["loop", "note.txt", "odd name", "stray"]
     assert collection.groups == Collection().groups
-
-
-def test_an_unreadable_folder_of_runs_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
         collect(tmp_path / "nowhere")
 
@@ -320,6 +307,6 @@ def test_an_unreadable_folder_of_runs_is_an_error(tmp_path: Path) -> None:
 def test_words_become_safe_names() -> None:
     assert slug("LeNet5_regularized, lr=0.01") == "lenet5-regularized-lr-0.01"
     assert slug("../../etc/passwd") == "etc-passwd"
-    assert slug("모델") == "모델" and slug("/ ...") == "unnamed"
-    assert len(slug("x" * 500)) == 80
+    assert slug("<모델>!") == "모델" and slug("<>") == "unnamed"
+    assert len(slug("x" * 500)) == 80 and slug("모" * 500) == "모" * 66  # of three bytes each, of which 200 may be
     assert printable("a\n b\x1b[31m") == "a b\N{REPLACEMENT CHARACTER}[31m"

@@ -42,13 +42,10 @@ def test_intervals_of_seeds_by_hand() -> None:
     assert prediction_interval(e, FRACTION) == (0, 1)
 
 
-def test_one_seed_has_no_interval() -> None:
+def test_one_seed_has_no_interval_and_alike_seeds_have_no_deviation_to_count_in() -> None:
     e = estimate([0.5], None, FRACTION)
     assert e.mean == 0.5 and not e.basis
     assert np.isnan([e.std, e.low, e.high, *prediction_interval(e, FRACTION), z_score(e, 0.5)]).all()
-
-
-def test_alike_seeds_have_no_deviation_to_count_in() -> None:
     assert math.isnan(z_score(estimate([0.5, 0.5], None, FRACTION), 0.6))
     assert z_score(estimate([1, 2, 3], None, UNBOUNDED), 4) == pytest.approx(2)
 
@@ -115,9 +112,9 @@ def test_every_pair_is_compared_as_if_it_were_alone() -> None:
 
 def test_groups_that_lack_a_run_s_errors_are_compared_by_their_seeds() -> None:
     errors = made_up(3, {"a": 0.3, "b": 0.4})
+    values = accuracies(errors)
     del errors["b"][1]
-    whole = made_up(3, {"a": 0.3, "b": 0.4})
-    (c,) = compared(accuracies(whole), errors)
+    (c,) = compared(values, errors)
     assert (c.difference.n, c.difference.basis) == (3, SEEDS)
 
 
@@ -159,62 +156,45 @@ def test_comparisons_in_words() -> None:
         "A new run of A beats a new run of B with a probability of 97 %."
     )
     assert sentence(clear.reversed()) == sentence(clear)
-    assert sentence(comparison(-0.0004, 0.0011, 0.2)).startswith(
-        "A and B cannot be told apart: A makes 4.0 more to 11.0 fewer errors per 10,000 images; n = 10 seeds"
-    )
+    alike = "A and B cannot be told apart: A makes "
+    said = sentence(comparison(-0.0004, 0.0011, 0.2))
+    assert said.startswith(f"{alike}4.0 more to 11.0 fewer errors per 10,000 images; n = 10 seeds")
     corrected = sentence(comparison(0.0004, 0.0011, 0.06))
-    assert "cannot be told apart: A makes 4.0 to 11.0 fewer errors" in corrected
-    assert "p = 0.06 after Holm's correction. " in corrected
+    assert f"{alike}4.0 to 11.0 fewer errors" in corrected and "p = 0.06 after Holm's correction. " in corrected
     one = sentence(comparison(0.0004, 0.0011, 0.002, n=1, basis=IMAGES))
     assert "n = 1 seed, McNemar's test, p = 0.002" in one and one.endswith("it says nothing about other seeds.")
     assert sentence(comparison(0.0004, 0.0011, 0.002, basis=SEEDS)).count("it says nothing about other images.") == 1
+    assert sentence(comparison(0.0004, 0.0011, 0.002, n=2)).count("Two seeds say little about others.") == 1
 
 
-def means(values: Values) -> dict[str, float]:
-    return {label: float(np.mean([*seeds.values()])) for label, seeds in values.items()}
+def winner(values: Values, errors: dict[str, dict[int, list[int]]] | None = None) -> str:
+    means = {label: float(np.mean([*seeds.values()])) for label, seeds in values.items()}
+    return winner_sentence(means, compared(values, errors))
 
 
 def test_winner_in_words() -> None:
     errors = made_up(4, {"B": 0.3, "A": 0.1, "C": 0.5})
-    values = accuracies(errors)
-    said = winner_sentence(means(values), compared(values, errors))
+    said = winner(accuracies(errors), errors)
     assert said.startswith("A (") and "wins, with" in said and said.endswith("fewer errors per 10,000 images than B.")
     one = made_up(1, {"B": 0.3, "A": 0.1})
-    values = accuracies(one)
-    assert winner_sentence(means(values), compared(values, one)).endswith("nothing about other seeds.")
-    assert "nothing says whether" in winner_sentence(means(values), compared(values))
+    assert winner(accuracies(one), one).endswith("nothing about other seeds.")
+    assert "nothing says whether" in winner(accuracies(one))
+    said = winner({"A": {0: 0.9, 1: 0.91, 2: 0.92}, "B": {0: 0.8, 1: 0.8101, 2: 0.8203}})
+    assert "A (91.00 %) wins" in said and said.endswith("; it says nothing about other images.")
 
 
-def test_a_winner_by_other_seeds_alone_is_none() -> None:
+def test_a_winner_by_chance_or_by_other_seeds_alone_is_none() -> None:
+    alike = {"A": {0: 0.9, 1: 0.91}, "B": {0: 0.91, 1: 0.9}}
+    assert winner(alike) == "A (90.50 %) and B are equally accurate."
+    random = np.random.default_rng(0)
+    drawn = {name: dict(enumerate(random.normal(0.9, 0.01, 10))) for name in "AB"}
+    assert "cannot be told apart from" in winner(drawn)
+    assert winner_sentence({"A": 0.9}, []) == "A (90.00 %) is the only one here."
     both = {0: 0.9100, 1: 0.9111, 2: 0.9121}
-    values = {"A": {0: 0.900, 1: 0.901, 2: 0.902, 3: 0.99, 4: 0.99}, "B": both}
-    said = winner_sentence(means(values), compared(values))
+    said = winner({"A": {0: 0.900, 1: 0.901, 2: 0.902, 3: 0.99, 4: 0.99}, "B": both})
     assert said == "A (93.66 %) has the highest mean, but on the seeds that both have, B is more accurate."
     # Not significant, but all below 0: errors are counted the right way round.
     c = compared({"A": {0: 0.90, 1: 0.91}, "B": {0: 0.92, 1: 0.9301}})[0]
     loser = replace(c, difference=replace(c.difference, low=-0.03, high=-0.001), p_value=0.06)
     said = winner_sentence({"A": 0.95, "B": 0.92}, [loser])
     assert "with 10.0 to 300.0 more errors per 10,000 images than B, but cannot be told apart from B" in said
-
-
-def test_equal_means_have_no_winner_and_unknown_images_are_mentioned() -> None:
-    values = {"A": {0: 0.9, 1: 0.91}, "B": {0: 0.91, 1: 0.9}}
-    assert winner_sentence(means(values), compared(values)) == "A (90.50 %) and B are equally accurate."
-    values = {"A": {0: 0.9, 1: 0.91, 2: 0.92}, "B": {0: 0.8, 1: 0.8101, 2: 0.8203}}
-    said = winner_sentence(means(values), compared(values))
-    assert "A (91.00 %) wins" in said and said.endswith("; it says nothing about other images.")
-
-
-def test_two_seeds_of_perfect_models_say_little() -> None:
-    errors = {label: {seed: [0] * 200 for seed in range(2)} for label in "AB"}
-    (c,) = compared(accuracies(errors), errors)
-    # Wilson's interval of 0 of 200: to 3.841459 / 203.841459 = 0.018845.
-    said = "A and B cannot be told apart: A makes 188.5 more to 188.5 fewer errors per 10,000 images; n = 2 seeds, "
-    assert sentence(c).startswith(f"{said}p = 1. Two seeds say little about others.")
-
-
-def test_a_winner_that_is_none() -> None:
-    random = np.random.default_rng(0)
-    values = {name: dict(enumerate(random.normal(0.9, 0.01, 10))) for name in "AB"}
-    assert "cannot be told apart from" in winner_sentence(means(values), compared(values))
-    assert winner_sentence({"A": 0.9}, []) == "A (90.00 %) is the only one here."

@@ -1,3 +1,4 @@
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,50 +26,35 @@ def test_comparison_has_every_number_with_its_interval(tmp_path: Path) -> None:
 
 
 def test_one_seed_has_an_interval_for_new_images(tmp_path: Path) -> None:
-    label = np.arange(100) % 10
     for model, wrong in (("lenet5", 10), ("mlp", 16)):  # the first 10 images are wrong in both
-        write_run(tmp_path, model, accuracy=1 - wrong / 100, archive=answers(label, wrong))
-    collection, estimates = read(tmp_path)
-    table = tables.comparison(collection, estimates)
+        write_run(tmp_path, model, archive=answers(np.arange(100) % 10, wrong))
+    table = tables.comparison(*read(tmp_path))
     assert table.cells["Test accuracy"].tolist() == ["0.9000", "0.8400"]
     # Wilson's interval of 90 of 100, z² = 3.841459: (0.919207 ± √(0.0384146 (0.09 + 0.0096036))) / 1.0384146.
     assert table.cells["95 % interval of the mean accuracy"].iloc[0] == "0.8256 to 0.9448 (new images only)"
     assert table.data["test_accuracy_seeds_low"].isna().all()
-    found = tables.differences(collection, estimates)
+    found = tables.differences(*read(tmp_path))
     assert found is not None
     # Of 6 images that only one gets wrong, all are the MLP's: p = 2 / 2**6.
     assert found.data["p_holm"].tolist() == pytest.approx([2 / 2**6])
     # d is 1 on 6 of 100 images, else 0: its variance is 100/99 * 0.06 * 0.94; t(0.975, 99) = 1.984217.
     half = 1.984217 * (0.06 * 0.94 / 99) ** 0.5
-    assert found.data[["difference_low", "difference_high"]].to_numpy()[0] == pytest.approx(
-        [0.06 - half, 0.06 + half], abs=1e-6
-    )
+    low, high = found.data[["difference_low", "difference_high"]].to_numpy()[0]
+    assert (low, high) == pytest.approx((0.06 - half, 0.06 + half), abs=1e-6)
     assert "it says nothing about other seeds" in found.cells["Result"].iloc[0]
-
-
-def test_runs_of_which_nobody_knows_what_they_got_wrong_say_so(tmp_path: Path) -> None:
-    for model in ("lenet5", "mlp"):
-        forget_errors(write_run(tmp_path, model))
-    collection, estimates = read(tmp_path)
-    assert tables.comparison(collection, estimates).cells["95 % interval of the mean accuracy"].tolist() == ["–", "–"]
-    found = tables.differences(collection, estimates)
-    assert found is not None
-    assert found.cells["Result"].tolist() == [
-        "LeNet5 and Custom MLP: nothing can be said (n = 1 seed, and no file says which images they get wrong)."
-    ]
+    for folder in tmp_path.iterdir():
+        forget_errors(folder)
+    table, found = tables.comparison(*read(tmp_path)), tables.differences(*read(tmp_path))
+    assert table.cells["95 % interval of the mean accuracy"].tolist() == ["–", "–"]
+    assert found is not None and "nothing can be said" in found.cells["Result"].iloc[0]
 
 
 def test_several_protocols_are_told_apart_and_never_compared(tmp_path: Path) -> None:
-    for protocol in ("standard", "published"):
-        for seed in range(3):
-            write_run(tmp_path, "lenet5", seed, protocol)
-            write_run(tmp_path, "mlp", seed, protocol)
-    collection, estimates = read(tmp_path)
-    assert tables.comparison(collection, estimates).cells["Data and protocol"].tolist() == [
-        *["mnist, standard protocol"] * 2,
-        *["mnist, published protocol"] * 2,
-    ]
-    table = tables.differences(collection, estimates)
+    for protocol, seed, model in itertools.product(("standard", "published"), range(3), ("lenet5", "mlp")):
+        write_run(tmp_path, model, seed, protocol)
+    sections = tables.comparison(*read(tmp_path)).cells["Data and protocol"].tolist()
+    assert sections == ["mnist, standard protocol"] * 2 + ["mnist, published protocol"] * 2
+    table = tables.differences(*read(tmp_path))
     assert table is not None
     assert table.data[["first", "second", "n"]].to_numpy().tolist() == [["LeNet5", "Custom MLP", 3]] * 2
 
@@ -96,18 +82,15 @@ def test_validated_groups_are_ranked_by_validation_accuracy_and_the_table_says_s
 
 
 def test_differences_are_of_validation_accuracy_where_there_is_one(tmp_path: Path) -> None:
-    for seed in range(3):
-        for rate, accuracy, validation in ((1, 0.99, 0.96), (2, 0.98, 0.97)):
+    for seed, (rate, validation) in itertools.product(range(3), ((1, 0.96), (2, 0.97))):
+        for held_out in (validation, None):
             settings = {"optimizer.lr": rate}
-            write_run(tmp_path, seed=seed, accuracy=accuracy, validation=validation, settings=settings)
-            write_run(tmp_path, seed=seed, accuracy=accuracy, settings=settings)
+            write_run(tmp_path, seed=seed, accuracy=1 - rate / 100, validation=held_out, settings=settings)
     table = tables.differences(*read(tmp_path))
     assert table is not None and "validation accuracy is compared instead" in table.note
-    assert table.data[["first", "score"]].to_numpy().tolist() == [
-        ["LeNet5, lr=1", "test_accuracy"],
-        ["LeNet5, lr=2", "validation_accuracy"],
-    ]
-    assert table.data["difference"].tolist() == pytest.approx([0.01, 0.01])
+    found = table.data[["first", "score", "difference"]].to_numpy().tolist()
+    assert [row[:2] for row in found] == [["LeNet5, lr=1", "test_accuracy"], ["LeNet5, lr=2", "validation_accuracy"]]
+    assert [row[2] for row in found] == pytest.approx([0.01, 0.01])
 
 
 def test_settings_that_only_test_digits_tell_apart_are_marked(tmp_path: Path) -> None:
@@ -142,16 +125,14 @@ def test_other_seeds_devices_and_protocols_are_no_choice(tmp_path: Path) -> None
 
 def test_verdict_asks_where_one_more_run_would_fall(tmp_path: Path) -> None:
     for seed, accuracy in enumerate((0.976, 0.977, 0.978)):
-        write_run(tmp_path, "lenet5", seed, "published", epochs=20, accuracy=accuracy)
-        write_run(tmp_path, "mlp", seed, "published", epochs=20, accuracy=accuracy)
+        for model in ("lenet5", "mlp"):
+            write_run(tmp_path, model, seed, "published", epochs=20, accuracy=accuracy)
         write_run(tmp_path, "lenet5r", seed, "published", epochs=3)  # other settings than the published run's
-    table = tables.verdict(*read(tmp_path))
-    assert table is not None
-    accuracies = table.data[table.data["metric"] == "test accuracy"].set_index("model")
-    assert accuracies["published"].to_dict() == {"LeNet5, epochs=20": 0.977, "Custom MLP, epochs=20": 0.949}
-    assert accuracies["verdict"].to_dict() == {
-        "LeNet5, epochs=20": "reproduced",
-        "Custom MLP, epochs=20": "not reproduced",
+    accuracies = verdict(tmp_path).set_index("model")
+    judged = accuracies[["published", "verdict"]].to_dict("index")
+    assert judged == {
+        "LeNet5, epochs=20": {"published": 0.977, "verdict": "reproduced"},
+        "Custom MLP, epochs=20": {"published": 0.949, "verdict": "not reproduced"},
     }
     half = 4.302653 * 0.001 * (1 + 1 / 3) ** 0.5
     assert accuracies["interval_low"].iloc[0] == pytest.approx(0.977 - half)
@@ -183,36 +164,21 @@ def test_what_was_not_judged_is_no_miss(answers: list[str], said: str) -> None:
     assert said in page.verdict_sentence(answers)
 
 
-def test_seeds_that_agree_by_chance_are_not_enough(tmp_path: Path) -> None:
-    for seed in (0, 1):
-        write_run(tmp_path, seed=seed, epochs=20, accuracy=0.99)
+def verdict(runs: Path, metric: str = "test accuracy") -> pd.DataFrame:
+    """The lines of the verdict that are about a metric."""
+    table = tables.verdict(*read(runs))
+    assert table is not None
+    return table.data[table.data["metric"] == metric]
+
+
+def test_seeds_that_agree_by_chance_are_not_enough_and_a_loss_is_not_negative(tmp_path: Path) -> None:
+    write_run(tmp_path, seed=0, epochs=20, accuracy=0.99)
+    write_run(tmp_path, seed=1, epochs=20, accuracy=0.99)
     table = tables.verdict(*read(tmp_path))
     assert table is not None and set(table.data["verdict"]) == {"not enough seeds"}
     assert table.cells["95 % prediction interval"].tolist() == ["–", "–"]
-
-
-def test_a_loss_is_not_negative(tmp_path: Path) -> None:
-    for seed, accuracy in enumerate((0.9, 0.99)):
-        write_run(tmp_path, seed=seed, epochs=20, accuracy=accuracy)
-    table = tables.verdict(*read(tmp_path))
-    assert table is not None and table.cells["95 % prediction interval"][0].startswith("0.0000 to ")
-
-
-def test_a_caption_is_latex_too(tmp_path: Path) -> None:
-    write_run(tmp_path)
-    table = tables.comparison(*read(tmp_path))
-    bad = replace(table, title="a_b", note="50 % & {x} ^~ \\ #$")
-    caption = next(line for line in latex(bad).splitlines() if line.startswith("\\caption"))
-    escaped = r"a\_b. 50 \% \& \{x\} \textasciicircum{}\textasciitilde{} \textbackslash{} \#\$"
-    assert caption.startswith(rf"\caption{{{escaped}}}")
-
-
-def test_times_that_cannot_be_are_left_out(tmp_path: Path) -> None:
-    path = write_run(tmp_path) / "timing.csv"
-    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
-    collection, estimates = read(tmp_path)
-    assert collection.problems[0].reason == "timing.csv has other epochs than metrics.csv"
-    assert tables.cost(estimates).cells["Seconds per epoch"].tolist() == ["–"]
+    write_run(tmp_path, seed=2, epochs=20, accuracy=0.5)
+    assert verdict(tmp_path, "test loss")["interval_low"].tolist() == [0]
 
 
 def test_cost_is_the_median_of_the_runs_medians(tmp_path: Path) -> None:
@@ -220,7 +186,11 @@ def test_cost_is_the_median_of_the_runs_medians(tmp_path: Path) -> None:
         write_run(tmp_path, seed=seed)
     (tmp_path / "untimed").mkdir()
     (write_run(tmp_path, seed=3) / "timing.csv").unlink()
-    (row,) = read(tmp_path)[1].costs.values()
+    path = write_run(tmp_path, seed=4, name="cut") / "timing.csv"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    collection, estimates = read(tmp_path)
+    assert "timing.csv has other epochs than metrics.csv" in [problem.reason for problem in collection.problems]
+    (row,) = estimates.costs.values()
     assert (row["epoch_seconds"], row["epoch_seconds_low"], row["epoch_seconds_high"]) == pytest.approx((6.1, 6, 6.2))
     assert row["images_per_second"] == pytest.approx(60000 / 5.1)
     assert (row["parameters"], row["multiply_accumulates"], row["timed_runs"]) == (61_706, 416_520, 3)
@@ -246,11 +216,12 @@ def test_of_many_pairs_the_best_groups_are_told(tmp_path: Path) -> None:
 
 def test_markdown_and_latex_escape_what_they_must(tmp_path: Path) -> None:
     write_run(tmp_path, title="a|b_c & 5% <i>")
-    table = tables.comparison(*read(tmp_path))
+    table = replace(tables.comparison(*read(tmp_path)), title="a_b", note="50 % & {x} ^~ \\ #$")
     assert markdown(table.cells).splitlines()[2].startswith(r"| a\|b_c & 5% &lt;i> | 61,706 |")
     assert markdown(table.cells).splitlines()[1] == "| --- | ---: | ---: | ---: | ---: | ---: |"
     written = latex(table)
     assert r"a|b\_c \& 5\% <i>" in written
+    assert r"\caption{a\_b. 50 \% \& \{x\} \textasciicircum{}\textasciitilde{} \textbackslash{} \#\$" in written
     for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"95 \% interval", r"\usepackage{booktabs}"):
         assert rule in written
 

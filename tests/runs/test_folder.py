@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from filelock import SoftFileLease
+from pytest import MonkeyPatch
 from safetensors.torch import load_file
 
 from mnist_exp import files, job, models
@@ -26,7 +27,7 @@ from mnist_exp.runs import folder as run_folder
 from mnist_exp.runs import lock
 from mnist_exp.runs.record import RESULT_FILES, checksum
 from mnist_exp.training import evaluate, fit
-from tests.conftest import Execute, kill_after, results, started
+from tests.conftest import Capture, Execute, kill_after, results, started
 
 MLP = ("model=mlp", "epochs=3")
 VALIDATED = (*MLP, "data.validation_size=100")
@@ -56,7 +57,7 @@ def finished(execute: Execute, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def stopped(execute: Execute, words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def stopped(execute: Execute, words: tuple[str, ...], tmp_path: Path, monkeypatch: MonkeyPatch) -> Path:
     """A run that was killed after two of its three epochs."""
     kill_after(2, execute, words, monkeypatch)
     return tmp_path
@@ -74,21 +75,23 @@ def test_a_finished_run_is_skipped(finished: Path, execute: Execute) -> None:
     assert {path: path.stat().st_mtime_ns for path in only_run(finished).rglob("*")} == before
 
 
-@pytest.mark.parametrize("lost", ["metrics.csv", "model.safetensors", "predictions.npz"])
-def test_a_lost_result_is_made_again(finished: Path, execute: Execute, lost: str) -> None:
-    before = results(finished)
-    (only_run(finished) / lost).unlink()
-    assert not execute(*MLP).skipped
-    assert results(finished) == before
+@pytest.mark.parametrize("name", ["metrics.csv", "model.safetensors", "predictions.npz"])
+def test_a_lost_or_damaged_result_is_made_again(name: str, finished: Path, execute: Execute) -> None:
+    before, path = results(finished), only_run(finished) / name
+    for content in (b"", b"garbage", None):
+        path.unlink()
+        if content is not None:
+            path.write_bytes(content)
+        assert not execute(*MLP).skipped
+        assert results(finished) == before
 
 
 def test_record_says_what_the_run_was_and_no_path(finished: Path) -> None:
-    content = record(finished)
-    assert content["status"] == "finished" and content["resumed"] == 0 and content["parameters"] == 62_930
+    content: dict[str, Any] = record(finished)
+    assert (content["status"], content["resumed"], content["parameters"]) == ("finished", 0, 62_930)
     assert content["multiply_accumulates"] == 1024 * 60 + 60 * 20 + 20 * 10
-    provenance = content["provenance"]
-    assert isinstance(provenance, dict)
-    assert provenance["packages"]["torch"] == torch.__version__.partition("+")[0] and provenance["threads"] == 1
+    assert content["provenance"]["packages"]["torch"] == torch.__version__.partition("+")[0]
+    assert content["provenance"]["threads"] == 1
     assert content["files"] == {name: checksum(only_run(finished) / name) for name in RESULT_FILES}
     assert str(Path.home()) not in json.dumps(content) and str(finished) not in json.dumps(content)
 
@@ -96,12 +99,7 @@ def test_record_says_what_the_run_was_and_no_path(finished: Path) -> None:
 @pytest.mark.parametrize("words", [MLP, VALIDATED], indirect=True)
 @pytest.mark.parametrize("epochs", [2, 1])
 def test_a_stopped_run_goes_on_from_its_last_epoch_to_the_same_bytes(
-    epochs: int,
-    words: tuple[str, ...],
-    expected: dict[str, bytes],
-    stopped: Path,
-    execute: Execute,
-    capsys: pytest.CaptureFixture[str],
+    epochs: int, words: tuple[str, ...], expected: dict[str, bytes], stopped: Path, execute: Execute, capsys: Capture
 ) -> None:
     folder = only_run(stopped)
     if epochs == 1:
@@ -121,62 +119,38 @@ class Malicious:
         return os.system, (f"touch {self.witness}",)
 
 
-@pytest.mark.parametrize(
-    "damage", ["empty", "half", "one bit", "text", "pickle", "malicious zip", "other content", "folder"]
-)
-def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used(
-    damage: str,
-    expected: dict[str, bytes],
-    stopped: Path,
-    execute: Execute,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+@pytest.mark.parametrize("damage", ["half", "one bit", "pickle", "malicious zip", "other content", "folder", "both"])
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_used_or_none(
+    damage: str, expected: dict[str, bytes], stopped: Path, execute: Execute, tmp_path: Path, capsys: Capture
 ) -> None:
     checkpoint, witness = only_run(stopped) / "checkpoint.pt", tmp_path / "witness"
     content = checkpoint.read_bytes()
     middle = len(content) // 2
+    checkpoint.unlink()
     if damage == "folder":
-        checkpoint.unlink()
         checkpoint.mkdir()
     elif damage == "malicious zip":
         torch.save({"training": Malicious(witness)}, checkpoint)
     elif damage == "other content":
         torch.save({"metrics": [1, 2]}, checkpoint)
     else:
-        flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-        checkpoint.write_bytes(
-            {
-                "empty": b"",
-                "half": content[:middle],
-                "one bit": flipped,
-                "text": b"hello",
-                "pickle": pickle.dumps(Malicious(witness)),
-            }[damage]
-        )
+        damaged = {"half": content[:middle], "pickle": pickle.dumps(Malicious(witness)), "both": b""}
+        damaged["one bit"] = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+        checkpoint.write_bytes(damaged[damage])
+    if damage == "both":
+        checkpoint.with_name("checkpoint.previous.pt").write_bytes(b"")
     capsys.readouterr()
     execute(*MLP)
-    assert re.search(r"checkpoint\.pt was set aside as checkpoint\.pt\.damaged", capsys.readouterr().err)
+    output, errors = capsys.readouterr()
+    assert re.search(r"checkpoint\.pt was set aside as checkpoint\.pt\.damaged", errors)
+    assert errors.count("was set aside") == 1 + (damage == "both")
+    assert ("resumes after epoch 1" in output) == (damage != "both")
     assert results(stopped) == expected
     assert not witness.exists()
 
 
-def test_without_any_whole_checkpoint_the_run_starts_anew(
-    expected: dict[str, bytes], stopped: Path, execute: Execute, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for path in only_run(stopped).glob("checkpoint*"):
-        path.write_bytes(b"")
-    execute(*MLP)
-    assert capsys.readouterr().err.count("was set aside") == 2
-    assert results(stopped) == expected
-
-
-@pytest.mark.parametrize(
-    "content",
-    ["", "{", "[]", '{"format": 1}', "\x00\x01", '{"identity": 3, "format": 1}', pytest.param("[" * 9999, id="deep")],
-)
-def test_a_damaged_record_is_set_aside(
-    content: str, finished: Path, execute: Execute, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.mark.parametrize("content", ["", '{"format": 1}', "\x00\x01", pytest.param("[" * 9999, id="deep")])
+def test_a_damaged_record_is_set_aside(content: str, finished: Path, execute: Execute, capsys: Capture) -> None:
     before = results(finished)
     (only_run(finished) / "run.json").write_text(content)
     execute(*MLP)
@@ -195,56 +169,42 @@ def test_a_record_of_a_later_version_is_refused(finished: Path, execute: Execute
 def test_a_folder_of_other_settings_is_refused_with_the_difference(
     source: str, execute: Execute, tmp_path: Path
 ) -> None:
-    execute("model=mlp", "epochs=1")
-    ours = only_run(tmp_path)
-    execute("model=mlp", "epochs=1", "optimizer.lr=0.02", root=tmp_path / "other")
-    if source == "checkpoint.pt":
-        (ours / "run.json").unlink()
-    shutil.copy(only_run(tmp_path / "other") / source, ours / source)
+    ours = Path(execute("model=mlp", "epochs=1").folder)
+    other = execute("model=mlp", "epochs=1", "optimizer.lr=0.02", root=tmp_path / "other").folder
+    (ours / "run.json").unlink()
+    shutil.copy(Path(other) / source, ours / source)
     with pytest.raises(RunFolderError, match=r"optimizer\.lr: 0\.01 → 0\.02|optimizer\.lr: 0\.02 → 0\.01"):
         execute("model=mlp", "epochs=1")
 
 
-def test_a_validation_split_adds_two_columns_and_is_what_a_run_scores(execute: Execute, tmp_path: Path) -> None:
-    """Of 600 digits, 100 are held out; predictions stay those of the test digits."""
-    outcome = execute(*VALIDATED)
+def test_a_validation_split_adds_two_columns_and_is_what_a_run_scores(
+    execute: Execute, tmp_path: Path, few_digits: tuple[ImageSplit, ImageSplit]
+) -> None:
+    """Of 600 digits, 100 are held out, by the seed; predictions stay those of the test digits."""
+    outcome = execute(*VALIDATED, "seed=7")
     header, *rows = (only_run(tmp_path) / "metrics.csv").read_text().splitlines()
     plain = "epoch,train_loss,train_accuracy,test_loss,test_accuracy,learning_rate"
     assert header == f"{plain},validation_loss,validation_accuracy"
     last = dict(zip(header.split(","), map(float, rows[-1].split(",")), strict=True))
-    assert record(tmp_path)["metrics"] == last
-    assert outcome.metrics == last
+    assert record(tmp_path)["metrics"] == outcome.metrics == last
     assert outcome.selection_score == last["validation_accuracy"] != last["test_accuracy"]
-    for name, digits in (("validation_accuracy", 100), ("train_accuracy", 500)):
-        assert last[name] == round(last[name] * digits) / digits
+    assert last["train_accuracy"] == round(last["train_accuracy"] * 500) / 500
     saved = np.load(only_run(tmp_path) / "predictions.npz", allow_pickle=False)
     assert (saved["label"] == saved["predicted"]).mean() == last["test_accuracy"]
+    model = models.MLP()
+    model.load_state_dict(load_file(only_run(tmp_path) / "model.safetensors"))
+    _, held = stratified_split(few_digits[0], 100, seed=7)
+    assert last["validation_accuracy"] == (evaluate(model, held).argmax(1) == held.labels).sum().item() / 100
     unvalidated = execute(*MLP)
     assert unvalidated.selection_score == unvalidated.metrics["test_accuracy"]
     assert (Path(unvalidated.folder) / "metrics.csv").read_text().startswith(f"{plain}\n1,")
     assert "validation_loss" not in (Path(unvalidated.folder) / "run.json").read_text()
 
 
-def test_the_validation_accuracy_is_that_of_the_final_weights_on_the_digits_of_the_seed(
-    execute: Execute, few_digits: tuple[ImageSplit, ImageSplit]
-) -> None:
-    outcome = execute(*VALIDATED, "seed=7")
-    model = models.MLP()
-    model.load_state_dict(load_file(Path(outcome.folder) / "model.safetensors"))
-    _, held = stratified_split(few_digits[0], 100, seed=7)
-    right = evaluate(model, held).argmax(1) == held.labels
-    assert outcome.selection_score == right.sum().item() / 100
-
-
 def test_a_validation_split_that_cannot_be_is_told_in_a_sentence(execute: Execute, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="validation_size=600: with 600 images, some class would have none to"):
         execute("model=mlp", "data.validation_size=600")
     assert str(record(tmp_path)["reason"]).startswith("data.validation_size=600: with 600 images")
-
-
-def test_more_epochs_are_another_run(finished: Path, execute: Execute) -> None:
-    execute("model=mlp", "epochs=4")
-    assert len(list((finished / "runs").glob("[!.]*"))) == 2
 
 
 def test_a_diverged_run_fails_with_the_epoch_and_keeps_what_came_before(
@@ -279,7 +239,7 @@ def test_weights_that_are_not_finite_are_no_result(
 def test_overwrite_keeps_the_old_run_until_the_new_one_has_begun_well(
     finished: Path, execute: Execute, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = results(finished)
+    before, path = results(finished), only_run(finished) / "metrics.csv"
 
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -288,96 +248,78 @@ def test_overwrite_keeps_the_old_run_until_the_new_one_has_begun_well(
         patch.setattr(run_folder, "write_atomically", fail)
         execute(*MLP, "overwrite=true")
     assert results(finished) == before and record(finished)["status"] == "finished"
-
-
-def test_overwrite_trains_anew(finished: Path, execute: Execute) -> None:
-    before, path = results(finished), only_run(finished) / "metrics.csv"
     with path.open() as old:  # while it is open, no new file can have its number
         assert not execute(*MLP, "overwrite=true").skipped
         assert path.stat().st_ino != os.fstat(old.fileno()).st_ino
     assert results(finished) == before
-    assert [path.name for path in (finished / "runs").iterdir()] == [only_run(finished).name]
+    assert [each.name for each in (finished / "runs").iterdir()] == [path.parent.name]
 
 
-HOLD_A_WHILE = """
-import sys
+HOLD = """
+import os, signal, sys
 from filelock import SoftFileLease
-with SoftFileLease(sys.argv[1], lease_duration=float(sys.argv[2])):
-    print("held", flush=True)
-    sys.stdin.read()
+lock = SoftFileLease(sys.argv[1], lease_duration=float(sys.argv[2]))
+lock.acquire()
+print("held", flush=True)
+if sys.argv[3] == "die":
+    os.kill(os.getpid(), signal.SIGKILL)
+sys.stdin.read()
+lock.release()
 """
 
 
+def holder(run: Path, *words: str) -> list[str]:
+    """A process that takes a run's lock."""
+    return [sys.executable, "-c", HOLD, str(run.with_name(f".{run.name}.lock")), str(lock.LEASE_SECONDS), *words]
+
+
 def test_a_second_process_waits_for_the_first(
-    execute: Execute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    finished: Path, execute: Execute, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    execute(*MLP)
-    path = tmp_path / "runs" / f".{only_run(tmp_path).name}.lock"
-    words = [sys.executable, "-c", HOLD_A_WHILE, str(path), str(lock.LEASE_SECONDS)]
     said: list[str] = []
-    with started(words, stdin=subprocess.PIPE) as holder:
-        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+    with started(holder(only_run(finished), "wait"), stdin=subprocess.PIPE) as first:
+        assert first.stdout is not None and first.stdout.readline() == "held\n"
 
         def let_go(text: str, **_: object) -> None:
             """The holder ends once the second process says that it waits."""
-            assert holder.stdin is not None
+            assert first.stdin is not None
             said.append(text)
-            holder.stdin.close()
+            first.stdin.close()
 
         monkeypatch.setattr(lock, "print", let_go, raising=False)
         assert execute(*MLP).skipped
-    assert len(said) == 1 and f"waiting for process {holder.pid} on" in said[0]
+    assert len(said) == 1 and f"waiting for process {first.pid} on" in said[0]
 
 
-def test_an_empty_lock_holds_nobody_back_for_long(execute: Execute, tmp_path: Path) -> None:
-    """A machine that loses power may leave one: its name on the disk, and not yet what was written to it."""
-    execute(*MLP)
-    path = tmp_path / "runs" / f".{only_run(tmp_path).name}.lock"
-    path.touch()
-    os.utime(path, (time.time() - lock.LEASE_SECONDS - 1,) * 2)
+@pytest.mark.parametrize("left", ["of a dead process", "on another machine", "empty"])
+def test_a_lock_that_is_left_holds_nobody_back_for_long(
+    left: str, finished: Path, execute: Execute, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A machine that loses power may leave an empty one: its name on the disk, and not yet what was written to it."""
+    path = only_run(finished).with_name(f".{only_run(finished).name}.lock")
+    if left == "on another machine":
+        monkeypatch.setattr(lock, "LEASE_SECONDS", 2.0)
+    subprocess.run(holder(only_run(finished), "die"))
+    known = path.read_text()
+    if left == "on another machine":
+        path.write_text("\n".join("host=another" if "host=" in line else line for line in known.split("\n")))
+    elif left == "empty":
+        path.write_text("")
+        os.utime(path, (time.time() - lock.LEASE_SECONDS - 1,) * 2)
     assert execute(*MLP).skipped
     assert not path.exists()
 
 
-def test_a_link_to_a_run_is_trained_anew_and_what_it_leads_to_is_left(execute: Execute, tmp_path: Path) -> None:
-    execute(*MLP)
-    folder, elsewhere = only_run(tmp_path), tmp_path / "elsewhere"
+def test_a_link_to_a_run_is_trained_anew_and_what_it_leads_to_is_left(finished: Path, execute: Execute) -> None:
+    folder, elsewhere = only_run(finished), finished / "elsewhere"
     folder.rename(elsewhere)
     folder.symlink_to(elsewhere)
     assert not execute(*MLP, "overwrite=true").skipped
     assert not folder.is_symlink() and (elsewhere / "run.json").exists()
-    assert [path.name for path in (tmp_path / "runs").iterdir()] == [folder.name]
+    assert [path.name for path in (finished / "runs").iterdir()] == [folder.name]
 
 
-HOLD = """
-import sys, os, signal
-from filelock import SoftFileLease
-lock = SoftFileLease(sys.argv[1], lease_duration=float(sys.argv[2]))
-lock.acquire()
-os.kill(os.getpid(), signal.SIGKILL)
-"""
-
-
-def test_a_dead_processs_lock_does_not_block(execute: Execute, tmp_path: Path) -> None:
-    execute(*MLP)
-    path = tmp_path / "runs" / f".{only_run(tmp_path).name}.lock"
-    subprocess.run([sys.executable, "-c", HOLD, str(path), str(lock.LEASE_SECONDS)])
-    assert path.exists()
-    assert execute(*MLP).skipped
-
-
-def test_a_lock_left_on_another_host_does_not_block_for_ever(
-    execute: Execute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(lock, "LEASE_SECONDS", 2.0)
-    execute(*MLP)
-    path = tmp_path / "runs" / f".{only_run(tmp_path).name}.lock"
-    subprocess.run([sys.executable, "-c", HOLD, str(path), "2.0"])
-    path.write_text("\n".join("host=another" if "host=" in line else line for line in path.read_text().split("\n")))
-    assert execute(*MLP).skipped
-
-
-def test_a_write_that_fails_leaves_the_old_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_write_that_fails_leaves_the_old_content(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     files.write_atomically(tmp_path / "file", b"old")
 
     def fail(_: int) -> None:
@@ -390,7 +332,7 @@ def test_a_write_that_fails_leaves_the_old_content(tmp_path: Path, monkeypatch: 
 
 
 def test_a_run_that_another_process_has_taken_over_is_left_to_it(
-    finished: Path, monkeypatch: pytest.MonkeyPatch, execute: Execute
+    finished: Path, monkeypatch: MonkeyPatch, execute: Execute
 ) -> None:
     """As after Ctrl-Z for a minute: nothing more is written, the other's record included."""
     before = results(finished)
@@ -401,7 +343,7 @@ def test_a_run_that_another_process_has_taken_over_is_left_to_it(
     assert results(finished) == before and (only_run(finished) / "run.json").read_bytes() == record_before
 
 
-def test_the_reason_of_a_lost_lock_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_reason_of_a_lost_lock_is_said(tmp_path: Path, monkeypatch: MonkeyPatch) -> None:
     monkeypatch.setattr(SoftFileLease, "compromise", "lost")
     with pytest.raises(RunFolderError, match="since this one was stopped for too long"), lock.locked(tmp_path / "run"):
         raise Interrupted(signal.SIGINT)
