@@ -169,7 +169,7 @@ def render_tables(collection: Collection) -> dict[str, str]:
         "coverage-real": coverage(REFERENCE / "coverage" / "real.csv"),
         "coverage-pairs": seed_pairs(REFERENCE / "coverage" / "pairs.csv"),
         "arithmetic": arithmetic(REFERENCE / "benchmark" / "benchmark.csv"),
-        "pictures": pd.read_csv(REFERENCE / "inference" / "pictures.csv", dtype=str),
+        "pictures": pd.read_csv(REFERENCE / "inference" / "pictures.csv", dtype=str).fillna("–"),
     }
     cells |= {table.name: table.cells for table in shown if table}
     written = {"sweep-minutes": sweep_minutes(collection)}
