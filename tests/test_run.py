@@ -145,7 +145,7 @@ def test_make_runs_the_goals_in_their_order(tmp_path: Path) -> None:
     python.write_text('#!/bin/sh\ncase "$*" in *report*) ;; *) sleep 1;; esac\necho "$*" >> calls\n')
     python.chmod(0o755)
     for name in ("requirements.lock", "pyproject.toml", ".venv/.ready"):
-        (tmp_path / name).touch()
+        (tmp_path / name).write_text(f"{tmp_path}\n")  # .venv knows its folder
     subprocess.run(["make", "-j4", "sweep", "report"], cwd=tmp_path, check=True, capture_output=True)
     calls = (tmp_path / "calls").read_text().splitlines()
     assert "mnist_exp.run" in calls[0] and "report.py" in calls[1]
