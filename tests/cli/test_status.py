@@ -141,6 +141,7 @@ def test_a_run_that_is_trained_anew_is_running(runs: Path, tmp_path: Path) -> No
         ("elsewhere", 1, 0, True),
         ("elsewhere", 1, 61, False),
     ],
+    ids=["here", "gone", "elsewhere", "silent"],  # a process's number would differ between the tests' processes
 )
 def test_a_holder_is_alive_here_by_its_process_and_elsewhere_by_its_heartbeat(
     host: str, process: int, age: float, alive: bool, tmp_path: Path
