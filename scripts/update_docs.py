@@ -131,7 +131,7 @@ def render_tables(collection: Collection) -> dict[str, str]:
         "coverage-simulated": coverage(REFERENCE / "coverage" / "simulated.csv"),
         "coverage-real": coverage(REFERENCE / "coverage" / "real.csv"),
         "arithmetic": arithmetic(REFERENCE / "benchmark" / "benchmark.csv"),
-        "pictures": pd.read_csv(REFERENCE / "inference" / "pictures.csv", dtype=str),
+        "pictures": pd.read_csv(REFERENCE / "inference" / "pictures.csv", dtype=str).fillna("–"),
     }
     cells |= {table.name: table.cells for table in shown if table}
     written = {"benchmark": (REFERENCE / "benchmark" / "targets.md").read_text(encoding="utf-8")}
