@@ -1,6 +1,6 @@
 """From a picture of one digit to what the networks were trained on: change `preprocessing.js` with it.
 
-MNIST's digits are 20 pixels large, their centre of mass is at 14.0 ± 0.5 of 28 (LeCun et al., 1998): they stay so.
+MNIST's are 20 pixels large, with their centre of mass at 14.0 ± 0.5 of 28 (LeCun et al., 1998), and stay as they are.
 """
 
 import io
@@ -37,8 +37,7 @@ def open_image(source: Path | bytes) -> Image.Image:
     """
     try:
         opened = io.BytesIO(source) if isinstance(source, bytes) else source
-        # A warning is about large pictures; twice as large is an error.
-        with warnings.catch_warnings(action="ignore"), Image.open(opened) as image:
+        with warnings.catch_warnings(action="ignore"), Image.open(opened) as image:  # it is large; larger is an error
             return ImageOps.exif_transpose(image)
     except UnidentifiedImageError as error:
         raise DataError("The file is not a picture that can be read here; save it as PNG or JPEG.") from error
