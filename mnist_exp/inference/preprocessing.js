@@ -3,7 +3,6 @@
 // Images are { height, width, values }.
 const SIDE = 28, BOX = 20, LARGEST = 600, COARSE = 60, REACH = 8, FEWEST = 4, MIN_CONTRAST = 24;
 const EVEN = 0.02, FAINT = 0.1, DUST = 0.005, CLEAR = 11, SHADE = 0.3, SPECK = 0.05;
-const BLANK = "The picture is blank.", NO_MARGIN = "The picture is blank, or has no margin around the digit.";
 
 // Of bytes: red, green, blue and alpha for each pixel.
 function toGrey(width, height, rgba) {
@@ -47,7 +46,9 @@ function findDigit(picture) {
     // What reaches two sides of a photograph is a pattern, a shadow, or the edge of the paper.
     return !isPhotograph || !top + !left + (bottom === height) + (right === width) < 2;
   });
-  if (!kept.some(({ size }) => size === largest)) throw new Error(NO_MARGIN);
+  if (!kept.some(({ size }) => size === largest)) {
+    throw new Error("The picture is blank, or has no margin around the digit.");
+  }
   const [top, left] = ["top", "left"].map(side => Math.min(...kept.map(part => part[side])));
   const [bottom, right] = ["bottom", "right"].map(side => Math.max(...kept.map(part => part[side])));
   const margin = Math.max(bottom - top, right - left);
@@ -72,7 +73,9 @@ function findInk(picture) {
     .map(place => cut(picture, ...place).values);
   const border = sides.flatMap(side => [...side]), level = quantile(border, 0.5);
   const differs = values.map(value => Math.abs(value - level)), contrast = maximum(differs);
-  if (contrast < MIN_CONTRAST || differs.filter(value => value > contrast / 2).length < FEWEST) throw new Error(BLANK);
+  if (contrast < MIN_CONTRAST || differs.filter(value => value > contrast / 2).length < FEWEST) {
+    throw new Error("The picture is blank.");
+  }
   // Ink may reach a side of an even picture. What reaches two that are opposite may be lines on the paper.
   const [above, below, before, after] = sides.map(
     side => side.some(value => Math.abs(value - level) > FAINT * contrast));
@@ -80,7 +83,7 @@ function findInk(picture) {
   if ((above && below) || (before && after) || variation > EVEN * contrast) {
     return { ink: findInkOnPaper(picture), isPhotograph: true };
   }
-  const sign = values.reduce((sum, value) => sum + (value - level) ** 3, 0) >= 0 ? 1 : -1;
+  const sign = Math.sign(values.reduce((sum, value) => sum + (value - level) ** 3, 0));
   return { ink: make(height, width, (y, x, i) => Math.max(sign * (values[i] - level) / contrast, 0)), isPhotograph: false };
 }
 
@@ -88,8 +91,8 @@ function findInk(picture) {
 function findInkOnPaper({ height, width, values }) {
   const coarse = shrink({ height, width, values }, Math.ceil(Math.max(height, width) / COARSE)), wide = extend(coarse);
   const inside = image => cut(image, 2 * REACH, 2 * REACH, coarse.height, coarse.width);
-  const means = mean(wide, REACH).values, differs = make(wide.height, wide.width, (y, x, i) => wide.values[i] - means[i]);
-  const sign = inside(differs).values.reduce((sum, value) => sum + value ** 3, 0) >= 0 ? 1 : -1;
+  const around = mean(coarse, REACH).values;
+  const sign = coarse.values.reduce((sum, value, i) => sum + (value - around[i]) ** 3, 0) >= 0 ? 1 : -1;
   // An opening has no strokes. Beyond the edges the light goes on as it came, or stays, whichever leaves less ink.
   const open = image => {
     const signed = make(image.height, image.width, (y, x, i) => sign * image.values[i]);
@@ -105,9 +108,10 @@ function findInkOnPaper({ height, width, values }) {
   const half = excess.slice().sort().at(-Math.min(40, excess.length)) / 2;
   const contrast = average(excess.filter(value => value >= half));
   const rest = excess.filter(value => value < contrast / 4), centre = average(rest);
-  const noise = Math.max(1, Math.sqrt(average(rest.map(value => (value - centre) ** 2))));
-  if (contrast < Math.max(CLEAR * noise, MIN_CONTRAST)) throw new Error(NO_MARGIN);  // crumpled paper varies more
-  return make(height, width, (y, x, i) => excess[i] < SHADE * contrast ? 0 : Math.min(excess[i] / contrast, 1));
+  const noise = Math.sqrt(average(rest.map(value => (value - centre) ** 2)));
+  const isClear = contrast > Math.max(CLEAR * noise, MIN_CONTRAST);  // more than crumpled paper
+  const inkOf = value => isClear && value >= SHADE * contrast ? Math.min(value / contrast, 1) : 0;
+  return make(height, width, (y, x, i) => inkOf(excess[i]));
 }
 
 // Whether the parts of a picture can be those of one digit, not of two, nor a pattern, a frame or a patch.
@@ -125,7 +129,8 @@ function isSingle({ height, width, values }, mask, kept) {
     const inner = i >= width && i % width ? Math.min(squares[i - 1], squares[i - width], squares[i - width - 1]) : 0;
     squares[i] = value > 0.5 ? 1 + inner : 0;
   });
-  const isSolid = maximum(squares) >= 1 + Math.floor(0.45 * longer);
+  const isFull = 2 * Math.min(height, width) > longer && rows.reduce((sum, row) => sum + row) > 0.8 * height * width;
+  const isSolid = isFull || maximum(squares) >= 1 + Math.floor(0.45 * longer);
   if (parts.length > 5 || holes > 4 || Math.min(runs(rows, width), runs(columns, height)) > 1 || isSolid) return false;
   const [enough, least] = width > 1.2 * height ? [0.5, 0.1] : [0.65, 0.25];
   return !parts.some(one => parts.some(other => {
@@ -135,7 +140,8 @@ function isSingle({ height, width, values }, mask, kept) {
     const lowest = Math.min(h, high), share = Math.min(one.size, other.size) / total;
     return (other.left >= one.right && lowest > enough * height && share > least) ||
       (other.top >= one.bottom && height > 1.6 * width && lowest > 0.3 * height) ||
-      (lowest > 0.85 * Math.max(h, high) && Math.min(w, wide) > 0.85 * Math.max(w, wide));
+      (lowest > 0.85 * Math.max(h, high) && Math.min(w, wide) > 0.85 * Math.max(w, wide)) ||
+      (other.top > one.bottom && 8 * high < wide && wide > 1.2 * w);  // an underline
   }));
 }
 

@@ -1,7 +1,6 @@
-"""From a picture of one digit to what the networks were trained on, made as MNIST was (LeCun et al., 1998).
+"""From a picture of one digit to what the networks were trained on: change `preprocessing.js` with it.
 
-A digit fills 20×20 pixels with its longer side (19 in 16 of the 70,000), and its centre of mass is in the centre of
-28×28 (at index 14.0 ± 0.5, in all but two). So MNIST's own come out as they are. Change `preprocessing.js` with it.
+MNIST's are 20 pixels large, with their centre of mass at 14.0 ± 0.5 of 28 (LeCun et al., 1998), and stay as they are.
 """
 
 import io
@@ -16,12 +15,15 @@ from scipy import ndimage
 
 from mnist_exp.errors import DataError
 
-LARGEST, COARSE, REACH = 600, 60, 8  # longest sides for finding a digit, and the paper; half of the latter's window
-# The last two: pixels of ink, and grey levels of 255, below which there is no digit.
-SIDE, BOX, FEWEST, MIN_CONTRAST = 28, 20, 4, 24
+LARGEST, COARSE, WINDOW = 600, 60, 17  # pixels: longest sides for finding a digit, and paper; wider than a stroke there
+SIDE, BOX, FEWEST, MIN_CONTRAST = (
+    28,
+    20,
+    4,
+    24,
+)  # the last two: pixels of ink, and grey levels of 255, below which there is no digit
 EVEN, FAINT, DUST = 0.02, 0.1, 0.005  # even background: shares of the contrast in it, of ink, of the largest part
 CLEAR, SHADE, SPECK = 11, 0.3, 0.05  # a photograph: contrast / noise; the least ink, and the least part, as above
-BLANK, NO_MARGIN = "The picture is blank.", "The picture is blank, or has no margin around the digit."
 
 Grey = NDArray[np.uint8]
 Ink = NDArray[np.float64]
@@ -34,10 +36,9 @@ def open_image(source: Path | bytes) -> Image.Image:
         DataError: it cannot be read, or is not an image.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of large pictures; twice as large is an error
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-                return ImageOps.exif_transpose(image)
+        opened = io.BytesIO(source) if isinstance(source, bytes) else source
+        with warnings.catch_warnings(action="ignore"), Image.open(opened) as image:  # it is large; larger is an error
+            return ImageOps.exif_transpose(image)
     except UnidentifiedImageError as error:
         raise DataError("The file is not a picture that can be read here; save it as PNG or JPEG.") from error
     except Exception as error:  # Pillow raises all kinds of errors for damaged files
@@ -68,8 +69,7 @@ def to_digit(grey: Grey) -> Grey:
     ink = _find_digit(grey)
     height, width = (max(1, int(side * BOX / max(ink.shape) + 0.5)) for side in ink.shape)
     small = resize_matrix(ink.shape[0], height) @ ink @ resize_matrix(ink.shape[1], width).T
-    # The centre of mass comes to [13.5, 14.5), as MNIST's; the small number is for sums in another order.
-    corner = np.ceil(13.5 - 1e-6 - np.array(ndimage.center_of_mass(small)))
+    corner = np.ceil(13.5 - 1e-6 - np.array(ndimage.center_of_mass(small)))  # 1e-6 is for sums in another order
     top, left = corner.clip(0, [SIDE - height, SIDE - width]).astype(int)
     around = (top, SIDE - height - top), (left, SIDE - width - left)
     return np.pad(small / small.max() * 255 + 0.5, around).astype(np.uint8)
@@ -94,7 +94,7 @@ def _find_digit(grey: Grey) -> Ink:
     if is_photograph:  # what reaches two of its sides is a pattern, a shadow, or the edge of the paper
         kept &= [sum(part in side for side in (*labels[[0, -1]], *labels.T[[0, -1]])) < 2 for part in range(count + 1)]
     if not kept[sizes.argmax()]:
-        raise DataError(NO_MARGIN)
+        raise DataError("The picture is blank, or has no margin around the digit.")
     parts = labels * kept[labels]
     box = ndimage.find_objects((parts > 0).astype(int))[0]
     margin = max(side.stop - side.start for side in box)
@@ -114,32 +114,29 @@ def _find_ink(values: Ink) -> tuple[Ink, bool]:
     differs = abs(values - level)
     contrast = differs.max()
     if contrast < MIN_CONTRAST or (differs > contrast / 2).sum() < FEWEST:
-        raise DataError(BLANK)
+        raise DataError("The picture is blank.")
     # Ink may reach a side of an even picture. What reaches two that are opposite may be lines on the paper.
     across = any((each[[0, -1]] > FAINT * contrast).any(axis=1).all() for each in (differs, differs.T))
     if not across and np.quantile(abs(border - level), 0.9, method="lower") <= EVEN * contrast:
-        sign = 1 if ((values - level) ** 3).sum() >= 0 else -1  # skewed to dark: dark ink on light
-        return (sign * (values - level) / contrast).clip(0), False
+        ink = (values - level) / contrast
+        return (ink * np.sign((ink**3).sum())).clip(0), False  # skewed to dark: dark ink on light
     return _find_ink_on_paper(values), True
 
 
 def _find_ink_on_paper(values: Ink) -> Ink:
     """The same for a photograph: by how much each pixel differs from the paper around it, be the ink dark or light."""
     coarse = np.asarray(Image.fromarray(values.astype(np.float32)).reduce(-(-max(values.shape) // COARSE)), float)
-    wide, window = np.pad(coarse, 2 * REACH, "reflect", reflect_type="odd"), 2 * REACH + 1
-    inside = (slice(2 * REACH, -2 * REACH),) * 2
-    sign = 1 if ((wide - ndimage.uniform_filter(wide, window))[inside] ** 3).sum() >= 0 else -1
+    wide, inside = np.pad(coarse, WINDOW - 1, "reflect", reflect_type="odd"), slice(WINDOW - 1, 1 - WINDOW)
+    sign = 1 if ((coarse - ndimage.uniform_filter(coarse, WINDOW, mode="nearest")) ** 3).sum() >= 0 else -1
     # An opening has no strokes. Beyond the edges the light goes on as it came, or stays, whichever leaves less ink.
-    paper, other = (ndimage.grey_opening(sign * each, (window, window), mode="nearest") for each in (wide, coarse))
-    paper = ndimage.uniform_filter(np.maximum(paper[inside], other), REACH + 1, mode="nearest")
+    paper, other = (ndimage.grey_opening(sign * each, (WINDOW, WINDOW), mode="nearest") for each in (wide, coarse))
+    paper = ndimage.uniform_filter(np.maximum(paper[inside, inside], other), WINDOW // 2 + 1, mode="nearest")
     down, across = (resize_matrix(few, side) for few, side in zip(paper.shape, values.shape, strict=True))
     excess = ndimage.uniform_filter(sign * values - down @ paper @ across.T, 3, mode="nearest")
     excess -= np.quantile(excess, 0.5, method="lower")
     contrast = excess[excess >= np.sort(excess, axis=None)[-40:][0] / 2].mean()
-    noise = max(1.0, excess[excess < contrast / 4].std())
-    if contrast < max(CLEAR * noise, MIN_CONTRAST):  # crumpled paper varies more
-        raise DataError(NO_MARGIN)
-    return np.where(excess < SHADE * contrast, 0, excess / contrast).clip(0, 1)
+    is_clear = contrast > max(CLEAR * excess[excess < contrast / 4].std(), MIN_CONTRAST)  # more than crumpled paper
+    return np.where(is_clear & (excess >= SHADE * contrast), excess / contrast, 0).clip(0, 1)
 
 
 def _is_single(ink: Ink, labels: NDArray[np.int32]) -> bool:
@@ -150,6 +147,7 @@ def _is_single(ink: Ink, labels: NDArray[np.int32]) -> bool:
     spaces = np.bincount(ndimage.label(np.pad(labels, 1) == 0)[0].ravel())[2:]
     lines = [np.diff((labels > 0).mean(axis) > 0.97, prepend=False, append=False).sum() // 2 for axis in (0, 1)]
     solid = ndimage.minimum_filter(ink > 0.5, 1 + int(0.45 * longer), mode="constant").any()
+    solid |= 2 * min(height, width) > longer and (labels > 0).mean() > 0.8
     bad = len(parts) > 5 or (spaces > 0.01 * ink.size).sum() > 4 or min(lines) > 1 or solid
     for ((rows, columns), share), ((below, beside), other) in itertools.permutations(parts, 2):
         h, w, high, wide = (side.stop - side.start for side in (rows, columns, below, beside))
@@ -158,4 +156,5 @@ def _is_single(ink: Ink, labels: NDArray[np.int32]) -> bool:
         bad |= right >= 0 and min(h, high) > enough * height and min(share, other) > least
         bad |= down >= 0 and height > 1.6 * width and min(h, high) > 0.3 * height
         bad |= min(h, high) > 0.85 * max(h, high) and min(w, wide) > 0.85 * max(w, wide)
+        bad |= down > 0 and 8 * high < wide > 1.2 * w  # an underline
     return not bad
