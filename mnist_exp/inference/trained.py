@@ -21,6 +21,7 @@ from mnist_exp.inference.preprocessing import open_image, to_digit, to_grey
 from mnist_exp.runs.read import read_finished_run, read_run
 from mnist_exp.runs.record import WEIGHTS, Record
 from mnist_exp.settings import factory
+from mnist_exp.text import printable
 
 DIGIT_DATASETS = ("mnist", "qmnist")  # pictures for runs on other data are only resized, as in training
 
@@ -92,6 +93,8 @@ def load_run(folder: Path | str) -> TrainedModel:
         RunFolderError: there is no finished run in it, or its weights are missing, damaged or of another model.
     """
     folder = Path(folder)
+    if not folder.is_dir():
+        raise RunFolderError(f"{folder}: there is no such run; make status lists them")
     try:
         run = read_finished_run(folder)
         weights = load(run.read(WEIGHTS))
@@ -99,6 +102,7 @@ def load_run(folder: Path | str) -> TrainedModel:
         raise RunFolderError(f"{folder}: {error}") from error
     except SafetensorError as error:
         raise RunFolderError(f"{folder}: its weights cannot be read: {error}") from error
+    run.record.title = printable(run.record.title)
     settings = dict(run.record.identity["model"])
     model = factory.build_model({"_target_": settings.pop("target"), **settings})
     try:
