@@ -22,8 +22,9 @@ from tests.inference.conftest import REFERENCE, TITLES
 
 Digits = tuple[NDArray[np.uint8], NDArray[np.int64]]
 TABLE = REFERENCE / "inference" / "pictures.csv"
-AT_LEAST = {kind: (97, 97, 95) if "on paper" in kind else (98.5, 98.5, 97) for kind in distortions.DISTORTIONS}
-AT_LEAST |= {kind: (97, 96, 94) for kind in AT_LEAST if "strokes" in kind or "small" in kind}
+AT_LEAST = dict.fromkeys(distortions.DISTORTIONS, (98.5, 98.5, 97))
+AT_LEAST |= {kind: (97, 97, 95) for kind in AT_LEAST if "paper" in kind or "pencil" in kind}
+AT_LEAST |= {kind: (96, 96, 94) for kind in AT_LEAST if "strokes" in kind or "small" in kind}
 """The least accuracies in %, as `TITLES`."""
 
 
@@ -41,7 +42,8 @@ def test_the_tracked_table_has_the_figures() -> None:
     assert list(table.index) == [measure.PLAIN, *distortions.DISTORTIONS, measure.BLANK]
     for kind, accuracies in AT_LEAST.items():
         assert (table.loc[kind, TITLES].to_numpy(float) >= np.array(accuracies) - 1e-9).all(), kind
-    assert (table[[f"{title}, sure and wrong" for title in TITLES[:2]]] <= 1).all(axis=None)
+    most = np.where(table.index.str.contains("strokes"), 1.5, 1)[:, None]
+    assert (table[[f"{title}, sure and wrong" for title in TITLES[:2]]].to_numpy(float) <= most).all()
 
 
 @pytest.mark.slow
