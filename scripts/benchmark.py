@@ -33,9 +33,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's 
 
 from mnist_exp.data.images import ImageSplit, load
 from mnist_exp.machine.determinism import make_deterministic, tune_malloc
-from mnist_exp.machine.fingerprint import PACKAGES, installed_version
+from mnist_exp.machine.fingerprint import PACKAGES, PROJECT, installed_version
 from mnist_exp.machine.layout import use_fastest_layout
-from mnist_exp.machine.provenance import PROJECT, provenance
+from mnist_exp.machine.provenance import provenance
 from mnist_exp.report.published import MODELS
 from mnist_exp.report.table import markdown
 from mnist_exp.settings import factory

@@ -23,9 +23,8 @@ from mnist_exp.cli.progress import Lines
 from mnist_exp.errors import ChangedFileError, ConfigError, DivergedError
 from mnist_exp.files import write_atomically
 from mnist_exp.job import train_run
-from mnist_exp.machine.fingerprint import EQUIVALENT, canonical_checksum, other_code, present_code
+from mnist_exp.machine.fingerprint import EQUIVALENT, PROJECT, canonical_checksum, other_code, present_code
 from mnist_exp.machine.parent import exit_when_parent_dies
-from mnist_exp.machine.provenance import PROJECT
 from mnist_exp.runs.read import Run, read_finished_run
 from mnist_exp.runs.record import RESULT_FILES, Record, read_record
 from mnist_exp.settings.identity import IDENTITY_VERSION, diff_settings

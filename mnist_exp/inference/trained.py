@@ -126,16 +126,10 @@ def load_each_model(runs: Path) -> list[TrainedModel]:
     for folder in runs.glob(f"[!.]*/{WEIGHTS}"):
         with contextlib.suppress(RunFolderError):
             record = read_run(folder.parent).record
-            if (
-                record.status == "finished"
-                and record.protocol == "standard"
-                and record.identity["data"]["name"] == "mnist"
-            ):
-                kind, run = (
-                    (record.title, record.identity["model"]["target"]),
-                    (record.seed, -record.epochs, folder.parent),
-                )
-                found.setdefault(kind, []).append(run)
+            asked = (record.status, record.protocol, record.identity["data"]["name"])
+            if asked == ("finished", "standard", "mnist"):
+                kind = (record.title, record.identity["model"]["target"])
+                found.setdefault(kind, []).append((record.seed, -record.epochs, folder.parent))
     models = []
     for candidates in found.values():
         for *_, folder in sorted(candidates):

@@ -119,10 +119,8 @@ def _local_code(modules: tuple[str, ...]) -> tuple[dict[str, Path], set[str]]:
     """The files of these modules and of all local ones that they import, and the names of other packages."""
     files: dict[str, Path] = {}
     others: set[str] = set()
-    pending, excluded = (
-        [*modules],
-        NOT_COUNTED.union(*PARTS.values()) - {*modules},
-    )  # other parts have their own checksums
+    pending = [*modules]
+    excluded = NOT_COUNTED.union(*PARTS.values()) - {*modules}  # other parts have their own checksums
     while pending:
         module = pending.pop()
         if not (path := _module_file(module)):

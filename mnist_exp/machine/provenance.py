@@ -10,11 +10,10 @@ from typing import Any
 import torch
 
 from mnist_exp.machine.determinism import why_not_portable
-from mnist_exp.machine.fingerprint import installed_version
+from mnist_exp.machine.fingerprint import PROJECT, installed_version
 
 PACKAGES = ("hydra-core", "omegaconf", "mnist-exp")
 """Packages whose versions are recorded, beside those that can change a number."""
-PROJECT = Path(__file__).resolve().parents[2]
 CODE = ("mnist_exp", "conf", "requirements.lock", "pyproject.toml")
 """What can change a number; a changed README does not make a run's code uncertain."""
 GIT_PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR")

@@ -151,10 +151,8 @@ class Record:
         if record.status not in STATUSES:
             raise RecordError(f"{RECORD} has the status {record.status!r:.40}")
         for name, hint in typing.get_type_hints(cls).items():
-            value, kinds = (
-                getattr(record, name),
-                typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,),
-            )
+            value = getattr(record, name)
+            kinds = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
             if type(value) not in {typing.get_origin(kind) or kind for kind in kinds}:
                 raise RecordError(f"{RECORD} has a {name} of another type than runs write: {value!r:.40}")
         classes = record.class_names
