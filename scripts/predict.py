@@ -18,11 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's 
 from mnist_exp.cli.streams import run_script
 from mnist_exp.errors import DataError
 from mnist_exp.inference.preprocessing import open_image
-from mnist_exp.inference.trained import TrainedModel, load_each_model, load_run
+from mnist_exp.inference.trained import UNSURE, TrainedModel, load_each_model, load_run
 from mnist_exp.text import printable
 
-UNSURE = 0.9
-"""The probability below which an answer is marked."""
 EXTENSIONS = {name for name, kind in Image.registered_extensions().items() if kind in Image.OPEN} | {".heic"}
 """Files of a folder that are read; what cannot be is reported."""
 MAX_NAME = 60  # characters of a picture's name in that of what the models see

@@ -1,5 +1,5 @@
 // The page: strokes or a picture on the canvas, and what the models answer, live.
-const UNSURE = 0.9, PEN = 40;  // of 560 pixels
+const PEN = 40;  // of 560 pixels
 const element = id => document.getElementById(id);
 const pad = element("pad"), pen = pad.getContext("2d", { willReadFrequently: true });
 const models = JSON.parse(element("weights").textContent);
@@ -77,11 +77,11 @@ function update() {
   const image = new ImageData(28, 28);
   image.data.forEach((_, i) => { image.data[i] = i % 4 === 3 ? 255 : digit ? digit[i >> 2] : 0; });
   element("seen").getContext("2d").putImageData(image, 0, 0);
-  const answers = models.map((model, i) => show(cards[i], digit && softmax(logits(model, digit)), model.title));
+  const answers = models.map((model, i) => show(cards[i], digit && softmax(logits(model, digit)), model));
   element("status").textContent = digit ? answers.join(" ") : said;
 }
 
-function show({ answer, rows }, probabilities, title) {
+function show({ answer, rows }, probabilities, model) {
   const best = probabilities ? probabilities.indexOf(Math.max(...probabilities)) : -1;
   rows.forEach(({ row, bar, text }, digit) => {
     const share = probabilities ? 100 * probabilities[digit] : 0;
@@ -91,9 +91,9 @@ function show({ answer, rows }, probabilities, title) {
   });
   answer.textContent = probabilities ? best : "–";
   if (!probabilities) return "";
-  const unsure = probabilities[best] < UNSURE;
+  const unsure = probabilities[best] < model.unsure;
   if (unsure) answer.appendChild(document.createElement("small")).textContent = " unsure";
-  return `${title}: ${best}${unsure ? " (unsure)" : ""}.`;
+  return `${model.title}: ${best}${unsure ? " (unsure)" : ""}.`;
 }
 
 function changed() {

@@ -10,7 +10,7 @@ from importlib import resources
 import torch
 from torch import Tensor, nn
 
-from mnist_exp.inference.trained import TrainedModel
+from mnist_exp.inference.trained import UNSURE, TrainedModel
 from mnist_exp.models import MLP, LeNet5, LeNet5Regularized
 
 NETWORKS: dict[type[nn.Module], str] = {LeNet5: "lenet5", LeNet5Regularized: "lenet5", MLP: "mlp"}  # in network.js
@@ -51,6 +51,7 @@ def _describe(trained: TrainedModel) -> dict[str, object]:
         "network": NETWORKS[type(trained.model)],
         "mean": mean,
         "std": std,
+        "unsure": UNSURE,
         "weights": base64.b64encode(weights.numpy().astype("<f4").tobytes()).decode(),
     }
 

@@ -23,6 +23,8 @@ from mnist_exp.runs.record import WEIGHTS, Record
 from mnist_exp.settings import factory
 from mnist_exp.text import printable
 
+UNSURE = 0.9
+"""An answer of a lower probability is marked as unsure."""
 DIGIT_DATASETS = ("mnist", "qmnist")  # pictures for runs on other data are only resized, as in training
 
 

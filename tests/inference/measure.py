@@ -22,7 +22,7 @@ from mnist_exp.data.datasets import load
 from mnist_exp.errors import DataError
 from mnist_exp.inference.drawing import render
 from mnist_exp.inference.preprocessing import to_digit
-from mnist_exp.inference.trained import TrainedModel, load_each_model
+from mnist_exp.inference.trained import UNSURE, TrainedModel, load_each_model
 from mnist_exp.settings.schema import default_data_root
 from tests.inference import distortions
 
@@ -31,7 +31,6 @@ REFERENCE = PROJECT / "outputs" / "reference"
 PLAIN, BLANK = "as they are", "blank paper of squares, lines, dots or crumples"
 FEW = {"small in a large photograph": 40}
 """Of such a kind only every 40th digit is measured, since each takes seconds."""
-SURE = 0.9
 
 
 def measure(
@@ -44,7 +43,7 @@ def measure(
     """Of each kind of picture, how many there are, and each model's shares in %.
 
     These are the accuracy, in which a refused digit is wrong (blank paper has none), and the share that is "sure and
-    wrong": any answer to blank paper, or a wrong one, with a probability of at least 0.9.
+    wrong": any answer to blank paper, or a wrong one, that is not marked as unsure.
     """
     rows = []
     for kind in kinds:
@@ -58,7 +57,7 @@ def measure(
         for model in models:
             probabilities, found = (each.numpy() for each in model.logits(seen).softmax(dim=1).max(dim=1))
             right = is_read & (found == answers)
-            sure = is_read & ~right & (probabilities >= SURE)
+            sure = is_read & ~right & (probabilities >= UNSURE)
             row[model.record.title] = None if kind == BLANK else round(100 * float(right.mean()), 1)
             row[f"{model.record.title}, sure and wrong"] = round(100 * float(sure.mean()), 1)
         rows.append(row)
