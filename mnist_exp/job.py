@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from mnist_exp.data import datasets, folders, images
-from mnist_exp.data.folders import Folders
+from mnist_exp.data.folders import DIGITS, Folders
 from mnist_exp.data.images import ImageSplit
 from mnist_exp.errors import DivergedError, Interrupted, RunFolderError, failure_reason
 from mnist_exp.machine.determinism import make_deterministic, why_not_portable
@@ -28,7 +28,7 @@ from mnist_exp.runs.record import Record, selection_metric, utc_now
 from mnist_exp.settings import factory
 from mnist_exp.settings.components import KINDS, check_last_batch, component_identity
 from mnist_exp.settings.identity import run_identity, run_name, settings_without_paths
-from mnist_exp.settings.schema import Config, DataConfig
+from mnist_exp.settings.schema import AUTO, FOLDERS, Config, DataConfig
 from mnist_exp.training import LEARNING_RATE_HINT, EpochResult, TrainState, evaluate, fit, predictions
 
 
@@ -129,9 +129,12 @@ def train_run(
     """
     device = make_deterministic(config.device)
     components = {kind: component_identity(kind, getattr(config, kind)) for kind in KINDS}
-    factory.dry_build(config.model, config.optimizer, config.scheduler)
     scanned = scan_folders(config.data, config.protocol.train_split)
-    contents = {f"{split}_sha256": each.sha256 for split, each in scanned.items()}
+    classes = scanned["train"].classes if scanned else datasets.class_names(config.data.name)
+    factory.dry_build(config.model, config.optimizer, config.scheduler, len(classes))
+    contents: dict[str, Any] = {f"{split}_sha256": each.sha256 for split, each in scanned.items()}
+    if scanned and classes != DIGITS:
+        contents["classes"] = classes
     identity = run_identity(config, components, device.type, contents)
     name = run_name(choices, identity)
     code, versions = present_code(identity), present_versions(identity)
@@ -155,6 +158,7 @@ def train_run(
         else:
             title, settings = str(config.model.get("title", choices["model"])), settings_without_paths(config)
             record = Record(name=name, title=title, choices=choices, identity=identity, config=settings)
+            record.classes = None if classes == DIGITS else classes
         record.code = code
         folder.open_for_writing(record, extra_files, from_scratch=action is Action.RESTART)
         if config.device.arithmetic == "portable" and (reason := why_not_portable(device)):
@@ -169,10 +173,10 @@ def train_run(
 
 
 def scan_folders(config: DataConfig, train_split: str) -> Folders:
-    """The two folders of ``data=png_folder``, read and checked; empty for other datasets."""
-    if config.name != "png_folder":
+    """The two folders of ``data=image_folder``, read and checked; empty for other datasets."""
+    if config.name not in FOLDERS:
         return {}
-    return folders.scan_both(Path(str(config.train_dir)), Path(str(config.test_dir)), train_split)
+    return folders.scan_both(Path(str(config.train_dir)), Path(str(config.test_dir)), train_split, config.name)
 
 
 def _train(
@@ -185,10 +189,12 @@ def _train(
     display: Display,
 ) -> None:
     data = images.load_for_run(config, scanned, device)
-    built = factory.build(config, device, len(data.train))
+    built = factory.build(config, device, len(data.train), len(record.class_names))
     state = TrainState(built.model, built.optimizer, built.scheduler, built.step_scheduler_per_batch, built.shuffle)
     check_last_batch(state.model, data.train.normalised(slice(0, 1)), len(data.train), config.batch_size)
-    record.data, record.classes = data.checksums, datasets.class_names(config.data.name)
+    record.data = data.checksums
+    if AUTO in (config.data.mean, config.data.std):
+        record.normalisation = {"mean": data.train.mean, "std": data.train.std}
     record.parameters = sum(parameter.numel() for parameter in state.model.parameters())
     record.multiply_accumulates = _multiply_accumulates(state.model, data.train)
     record.provenance = provenance(device, history.packages or {})

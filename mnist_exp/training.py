@@ -19,7 +19,6 @@ from mnist_exp.data.images import ImageSplit
 from mnist_exp.errors import DivergedError
 from mnist_exp.machine.layout import use_fastest_layout
 
-NUM_CLASSES = 10
 EVALUATION_BATCH = 250
 """Images evaluated at once: large enough to waste no time between batches, small enough for the cache."""
 GATHER_SIZE = 1024
@@ -54,7 +53,7 @@ class Metrics:
 
 @dataclass(frozen=True)
 class EpochResult:
-    """The result of one epoch: its metrics, its cost, and the evaluated images' logits, ``[N, 10]``."""
+    """The result of one epoch: its metrics, its cost, and the evaluated images' logits, ``[N, classes]``."""
 
     metrics: Metrics
     train_seconds: float
@@ -156,15 +155,18 @@ def fit(
 
 
 def evaluate(model: nn.Module, images: ImageSplit) -> Tensor:
-    """Logits of all images, float32, ``[N, 10]``. Leaves the model in evaluation mode."""
+    """Logits of all images, float32, ``[N, classes]``. Leaves the model in evaluation mode."""
     model.eval()
     with use_fastest_layout(model), torch.inference_mode():
         # Written to one tensor: small ones kept between the large ones of each batch would fragment the
         # memory, which took 400 MB more.
-        logits = torch.empty(len(images), NUM_CLASSES, device=images.labels.device)
+        logits = torch.empty(0)
         for start in range(0, len(images), EVALUATION_BATCH):
             batch = slice(start, start + EVALUATION_BATCH)
-            logits[batch] = model(images.normalised(batch))
+            found = model(images.normalised(batch))
+            if not start:
+                logits = found.new_empty(len(images), found.shape[1])
+            logits[batch] = found
         return logits
 
 
@@ -172,13 +174,16 @@ def predictions(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """What ``predictions.npz`` holds of the evaluated images, on the CPU.
 
     Args:
-        logits: float32, ``[N, 10]``.
+        logits: float32, ``[N, classes]``.
         labels: int64, ``[N]``.
 
     Returns:
-        ``label`` and ``predicted``, uint8, ``[N]``, and ``probabilities``, float32, ``[N, 10]``.
+        ``label`` and ``predicted``, ``[N]``, uint8 (int16 for more than 256 classes), and ``probabilities``, float32,
+        ``[N, classes]``.
     """
-    found = {"label": labels.byte(), "predicted": logits.argmax(dim=1).byte(), "probabilities": logits.softmax(dim=1)}
+    integer = torch.uint8 if logits.shape[1] <= 256 else torch.int16
+    found = {"label": labels.to(integer), "predicted": logits.argmax(dim=1).to(integer)}
+    found["probabilities"] = logits.softmax(dim=1)
     return {name: tensor.cpu() for name, tensor in found.items()}
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's code, whatever is installed
 
 from mnist_exp.cli.streams import run_script
-from mnist_exp.data.datasets import DATASETS, load
-from mnist_exp.settings.schema import default_data_root
+from mnist_exp.data.datasets import load
+from mnist_exp.settings.schema import DATASETS, default_data_root
 
 
 def main() -> int:

@@ -9,16 +9,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's 
 from mnist_exp.cli.streams import run_script
 from mnist_exp.files import write_atomically
 from mnist_exp.inference.drawing import render
-from mnist_exp.inference.trained import load_each_model
+from mnist_exp.inference.trained import HANDWRITTEN, load_each_model
 
 
 def main() -> int:
     """Write the page beside the report, which then links to it."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, default=Path("outputs/runs"), help="folder of the runs (%(default)s)")
+    parser.add_argument("--data", choices=HANDWRITTEN, default="mnist", help="what they are trained on (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("outputs/report/draw.html"), help="(%(default)s)")
     arguments = parser.parse_args()
-    page = render(load_each_model(arguments.runs))
+    page = render(load_each_model(arguments.runs, arguments.data))
     out = arguments.out / "draw.html" if arguments.out.is_dir() else arguments.out
     out.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(out, page.encode())

@@ -13,9 +13,9 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's code, whatever is installed
 
 from mnist_exp.cli.streams import run_script
-from mnist_exp.data.datasets import DATASETS, load
+from mnist_exp.data.datasets import class_names, load
 from mnist_exp.errors import DataError
-from mnist_exp.settings.schema import SPLITS, default_data_root
+from mnist_exp.settings.schema import DATASETS, SPLITS, default_data_root
 
 LAYOUTS = {"file": "{number}_{label}.png", "folder": "{label}/{number}.png"}
 
@@ -28,8 +28,9 @@ def main() -> int:
     parser.add_argument("--data", choices=DATASETS, default="mnist")
     parser.add_argument("--root", type=Path, default=default_data_root(), help="folder of its files (%(default)s)")
     arguments = parser.parse_args()
+    layout = "folder" if len(class_names(arguments.data)) > 10 else arguments.layout  # names of files have a digit
     for split in SPLITS:
-        export(arguments.data, arguments.root, split, arguments.folder / split, LAYOUTS[arguments.layout])
+        export(arguments.data, arguments.root, split, arguments.folder / split, LAYOUTS[layout])
     print(
         f"Next: python -m mnist_exp.run data=png_folder data.train_dir={arguments.folder}/train "
         f"data.test_dir={arguments.folder}/test"

@@ -32,10 +32,12 @@ def main() -> int:
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="a file, a folder, or - for standard input")
     parser.add_argument("--run", metavar="NAME", help="only this run, by name or folder (each model's lowest seed)")
     parser.add_argument("--runs", type=Path, default=Path("outputs/runs"), help="folder of the runs (%(default)s)")
+    parser.add_argument("--data", default="mnist", help="models that are trained on these images (%(default)s)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--save-seen", type=Path, metavar="DIR", help="save what the models see as PNG files")
     arguments = parser.parse_args()
-    models = [_find(arguments.run, arguments.runs)] if arguments.run else load_each_model(arguments.runs)
+    name, runs = arguments.run, arguments.runs
+    models = [_find(name, runs)] if name else load_each_model(runs, arguments.data)
     if arguments.save_seen:
         arguments.save_seen.mkdir(parents=True, exist_ok=True)
     found: list[dict[str, Any]] = []

@@ -69,7 +69,7 @@ MODELS = "model=lenet5,lenet5r,mlp"
         ("model=lenet5r model.dropout=2", "dropout probability has to be between 0 and 1"),
         ("protocol.train_split=test", "must be evaluated on images that it was not trained on"),
         ("data=png_folder data.train_dir=a", "data=png_folder needs data.test_dir=…"),
-        ("data.train_dir=a", "data.train_dir=a: only data=png_folder reads folders"),
+        ("data.train_dir=a", "data.train_dir=a: only data=image_folder reads folders"),
         ("-m ++device.arithmetic=native,portable epochs=1", "one sweep has one arithmetic; start a sweep for each"),
         ("-m seed=range(5,5)", "the sweep has no job: a range(…) or glob(…) in the command stands for nothing"),
         ("-m hydra.launcher.nope=1 seed=0,1", "no setting hydra.launcher.nope; --cfg hydra shows what there is"),
@@ -114,7 +114,7 @@ def test_what_is_printed_for_a_path_of_any_characters_can_be_pasted(
     if "write " in first:
         printed = ["bash", "-c", f"printf %s {first.strip().partition('write ')[2]}"]
         first = said(subprocess.run(printed, capture_output=True, text=True).stdout)
-    assert first == f"mnist_exp: {path} is missing; name a folder of PNG files\n"
+    assert first == f"mnist_exp: {path} is missing; name a folder of images\n"
 
 
 def test_a_stored_runs_own_settings_are_no_config(sweep: tuple[Path, str], tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from mnist_exp.cli.messages import format_accuracy, in_hydras_quotes
 from mnist_exp.data import fetch
 from mnist_exp.errors import ConfigError, DataError
 from mnist_exp.runs.sweeps import JOB_STATUSES, SweepFolder
-from mnist_exp.settings.schema import COMPONENTS, SPLITS, Config
+from mnist_exp.settings.schema import COMPONENTS, FOLDERS, SPLITS, Config
 
 MISSING = "missing"
 """The status of a job without a result."""
@@ -90,12 +90,12 @@ def check_sweep(config: DictConfig, jobs: list[list[str]]) -> None:
 def prepare_data(config: Any, train_split: str) -> None:
     """Fetch the data, or decode and cache it, before any job starts."""
     root = Path(config.root)
-    if config.name == "png_folder":
-        from mnist_exp.data import folders
+    if config.name in FOLDERS:
+        from mnist_exp.data import decoding, folders
 
-        both = folders.scan_both(Path(str(config.train_dir)), Path(str(config.test_dir)), train_split)
+        both = folders.scan_both(Path(str(config.train_dir)), Path(str(config.test_dir)), train_split, config.name)
         for folder in both.values():
-            folders.load(folder, root / folders.CACHE)
+            decoding.load(folder, root / decoding.CACHE)
     elif not (config.name == "mnist" and fetch.is_complete("MNIST", root)):  # else nothing here needs torch
         from mnist_exp.data import datasets
 

@@ -28,7 +28,7 @@ from mnist_exp.machine.parent import exit_when_parent_dies
 from mnist_exp.runs.read import Run, read_finished_run
 from mnist_exp.runs.record import RESULT_FILES, Record, read_record
 from mnist_exp.settings.identity import IDENTITY_VERSION, diff_settings
-from mnist_exp.settings.schema import Config, DataConfig, DeviceConfig, ProtocolConfig, default_data_root
+from mnist_exp.settings.schema import FOLDERS, Config, DataConfig, DeviceConfig, ProtocolConfig, default_data_root
 from mnist_exp.text import printable
 
 EQUAL, DIFFERENT, UNVERIFIED, CLOSE = range(4)
@@ -56,13 +56,13 @@ def verify(folder: Path, train_dir: str | None = None, test_dir: str | None = No
 
     Args:
         folder: the run's.
-        train_dir: of a run with ``data=png_folder``, where its training images are now.
+        train_dir: of a run with ``data=image_folder``, where its training images are now.
         test_dir: and its test images.
     """
     exit_when_parent_dies()
     try:
         run = read_finished_run(folder)
-        of_folders = run.record.identity["data"]["name"] == "png_folder"
+        of_folders = run.record.identity["data"]["name"] in FOLDERS
         folders = {"train_dir": train_dir, "test_dir": test_dir} if of_folders else {}
         with tempfile.TemporaryDirectory() as temporary:
             result = train_run(_config(run.record, temporary, folders), run.record.choices, {}, Lines)
@@ -152,8 +152,8 @@ def main() -> int:
     parser.add_argument(
         "--declare", metavar="WHAT", help="if all are equal, note that this change of the code is harmless"
     )
-    parser.add_argument("--train-dir", help="training images of runs with data=png_folder")
-    parser.add_argument("--test-dir", help="test images of runs with data=png_folder")
+    parser.add_argument("--train-dir", help="training images of runs with data=image_folder")
+    parser.add_argument("--test-dir", help="test images of runs with data=image_folder")
     arguments = parser.parse_args()
     runs = [run.absolute() for run in arguments.runs]  # "." has no name
     runs = runs or sorted(path.parent for path in arguments.reference.glob("*/run.json"))

@@ -1,5 +1,6 @@
 """The files of MNIST and its siblings: found or fetched, and checked before use. Imports no torch by itself."""
 
+import contextlib
 import gzip
 import hashlib
 import shutil
@@ -8,9 +9,9 @@ import subprocess
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from mnist_exp.errors import DataError, disk_errors_as_data_errors
 from mnist_exp.files import one_process_in, write_atomically
@@ -18,6 +19,7 @@ from mnist_exp.files import one_process_in, write_atomically
 if TYPE_CHECKING:
     from torchvision.datasets import MNIST
 
+T = TypeVar("T")
 SHA256 = {
     "MNIST": {
         "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -85,6 +87,38 @@ def ensure(dataset: "type[MNIST]", root: Path, md5s: Mapping[str, str]) -> None:
         )
 
 
+def by_torchvision(read: Callable[..., T], name: str, root: Path) -> T:
+    """What torchvision reads of a dataset; where it cannot, torchvision fetches it first, and checks that.
+
+    Raises:
+        DataError: it is missing or damaged, and cannot be fetched.
+    """
+    with contextlib.suppress(*UNREADABLE, RuntimeError, ValueError, AssertionError):
+        return read()
+    with disk_errors_as_data_errors(name, root):
+        root.mkdir(parents=True, exist_ok=True)
+        with one_process_in(root), _timeout():
+            print(f"fetching {name} from its publishers", flush=True)
+            try:
+                return read(download=True)
+            except (*UNREADABLE, RuntimeError, ValueError, AssertionError) as error:
+                raise DataError(
+                    f"{name} cannot be read from {root.absolute()}, nor fetched: {' '.join(str(error).split())}. Put "
+                    f"its files there as torchvision.datasets.{name} does, or name the folder with data.root=…"
+                ) from error
+
+
+@contextlib.contextmanager
+def _timeout() -> Iterator[None]:
+    """Within this context, a connection that stays silent ends; torchvision would wait for ever."""
+    usual = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(usual)
+
+
 def is_complete(dataset: str, root: Path) -> bool:
     """Whether all files of a dataset (the name of torchvision's class) are there, as far as is known without torch."""
     known = SHA256.get(dataset, {})
@@ -138,14 +172,10 @@ def _sources(dataset: "type[MNIST]", folder: Path, place: Path) -> dict[str, Cal
     """Where files can be had, in the order of trying, and how: each returns the folder that then has them."""
 
     def publishers() -> Path:
-        usual = socket.getdefaulttimeout()
-        socket.setdefaulttimeout(TIMEOUT)  # torchvision would wait for ever
         print(f"fetching {dataset.__name__} from its publishers", flush=True)
-        try:
+        with _timeout():
             for train in (True, False):
                 dataset(place, train=train, download=True)
-        finally:
-            socket.setdefaulttimeout(usual)
         return place / dataset.__name__ / "raw"
 
     def npm() -> Path:

@@ -1,6 +1,7 @@
 """Images and labels as tensors: loaded, resized, split; normalised later, batch by batch."""
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,10 +10,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from mnist_exp.data import datasets, folders
-from mnist_exp.data.folders import IMAGE_SIZE, Folders
-from mnist_exp.errors import ConfigError
-from mnist_exp.settings.schema import Config, DataConfig
+from mnist_exp.data import datasets, decoding
+from mnist_exp.data.decoding import IMAGE_SIZE
+from mnist_exp.data.folders import Folders
+from mnist_exp.errors import ConfigError, DataError
+from mnist_exp.settings.schema import AUTO, FOLDERS, Config, DataConfig
 
 RESIZE_BLOCK = 5000
 """Images resized at once, which bounds the memory that it takes."""
@@ -76,38 +78,56 @@ def load(
 
     Args:
         config: which dataset, and where its files are.
-        scanned: with ``data=png_folder``, what `mnist_exp.data.folders.scan_both` found.
-        splits: ``train`` or ``test``, in the order in which they are returned.
+        scanned: with ``data=image_folder``, what `mnist_exp.data.folders.scan_both` found.
+        splits: ``train`` or ``test``, in the order in which they are returned; `AUTO` stands for the first one's mean
+            and standard deviation.
         device: where the tensors go.
 
     Raises:
         DataError: files are missing or damaged, and no source has them.
     """
     root = Path(config.root)
-    if config.name == "png_folder":
+    if config.name in FOLDERS:
         raw = []
         for split in splits:
             folder = scanned[split]
-            raw.append((folders.load(folder, root / folders.CACHE), folder.labels, {f"{split}_dir": folder.sha256}))
+            raw.append((decoding.load(folder, root / decoding.CACHE), folder.labels, {f"{split}_dir": folder.sha256}))
     else:
         raw = datasets.load(config.name, root, splits)
+    pixels = [resize(torch.from_numpy(images)[:, None]) for images, *_ in raw]
+    mean, std = config.mean, config.std
+    if AUTO in (mean, std):
+        found = mean_and_std(pixels[0])
+        mean, std = (own if given == AUTO else given for own, given in zip(found, (mean, std), strict=True))
+        print(f"of the training images: data.mean={mean} data.std={std}", flush=True)
+    mean, std = float(mean), float(std)
     loaded = [
-        ImageSplit(
-            images=resize(torch.from_numpy(images)[:, None]).to(device),
-            labels=torch.from_numpy(labels).to(device),
-            mean=config.mean,
-            std=config.std,
-        )
-        for images, labels, _ in raw
+        ImageSplit(each.to(device), torch.from_numpy(labels).to(device), mean, std)
+        for each, (_, labels, _) in zip(pixels, raw, strict=True)
     ]
     return tuple(loaded), {file: sha256 for *_, checksums in raw for file, sha256 in checksums.items()}
+
+
+def mean_and_std(images: Tensor) -> tuple[float, float]:
+    """Of all pixels, scaled to [0, 1], of images, uint8: exact sums, so the same on every machine.
+
+    Raises:
+        DataError: all pixels are alike.
+    """
+    counts = np.zeros(256, np.int64)
+    for start in range(0, len(images), RESIZE_BLOCK):
+        counts += np.bincount(images[start : start + RESIZE_BLOCK].numpy().ravel(), minlength=256)
+    pixels, total, squares = (sum(n * level**power for level, n in enumerate(counts.tolist())) for power in (0, 1, 2))
+    if pixels * squares == total**2:
+        raise DataError("all pixels of the training images are alike; there is nothing to learn from them")
+    return total / pixels / 255, math.sqrt(pixels * squares - total**2) / pixels / 255
 
 
 def stratified_split(images: ImageSplit, size: int, seed: int) -> tuple[ImageSplit, ImageSplit]:
     """Hold out ``size`` images for validation; return the rest and the held-out images, each in its original order.
 
     Each class has the same share of both, as near as whole images allow (largest remainders first,
-    then the lower label). Which images of a class are held out is drawn from ``seed``.
+    then the lower label), and at least one image in each. Which images of a class are held out is drawn from ``seed``.
 
     Raises:
         ConfigError: a class would have no image in one of the two.
@@ -116,7 +136,14 @@ def stratified_split(images: ImageSplit, size: int, seed: int) -> tuple[ImageSpl
     counts = np.bincount(labels)
     shares, remainders = np.divmod(counts * size, len(labels))
     shares[np.argsort(-remainders, kind="stable")[: size - shares.sum()]] += 1
-    if ((counts > 0) & ((shares < 1) | (shares >= counts))).any():
+    # A rare class has at least one image on either side; the largest classes make up for it.
+    least, most = np.minimum(counts, 1), np.maximum(counts - 1, 0)
+    shares = shares.clip(least, most)
+    while shares.sum() > size and (shares > least).any():
+        shares[(shares - least).argmax()] -= 1
+    while shares.sum() < size and (shares < most).any():
+        shares[(most - shares).argmax()] += 1
+    if shares.sum() != size or (least > most).any():
         raise ConfigError(
             f"data.validation_size={size}: with {len(labels):,} images, some class would have none to train on "
             "or none to validate on"

@@ -1,7 +1,8 @@
 // The page: strokes or a picture on the canvas, and what the models answer, live.
-const PEN = 40;  // of 560 pixels
+const PEN = 40, BARS = 10;  // of 560 pixels; the most probable classes
 const element = id => document.getElementById(id);
 const pad = element("pad"), pen = pad.getContext("2d", { willReadFrequently: true });
+const hint = element("status").textContent;
 const models = JSON.parse(element("weights").textContent);
 const dark = matchMedia("(prefers-color-scheme: dark)");
 let strokes = [], picture = null, cursor = [280, 280], cards = [], waiting = false, writing = null;
@@ -18,11 +19,10 @@ for (const model of models) {
   };
   add(card, "h2", "", model.title);
   const answer = add(card, "p", "answer", "–"), list = add(card, "ol");
-  const rows = Array.from({ length: 10 }, (_, digit) => {
-    const row = add(list, "li");
-    add(row, "span", "", digit);
+  const rows = model.classes.slice(0, BARS).map(name => {
+    const row = add(list, "li"), label = add(row, "span", "", name);
     const bar = add(add(row, "span", "bar"), "span");
-    return { row, bar, text: add(row, "b") };
+    return { row, label, bar, text: add(row, "b") };
   });
   add(card, "p", "run", model.run);
   element("models").append(card);
@@ -65,7 +65,7 @@ function update() {
   draw();
   const empty = !strokes.length && !picture;
   element("undo").disabled = element("clear").disabled = empty;
-  let digit = null, said = "Draw a digit.";
+  let digit = null, said = hint;
   if (!empty) {
     const { width, height, data } = pixels();
     try {
@@ -83,17 +83,20 @@ function update() {
 
 function show({ answer, rows }, probabilities, model) {
   const best = probabilities ? probabilities.indexOf(Math.max(...probabilities)) : -1;
-  rows.forEach(({ row, bar, text }, digit) => {
-    const share = probabilities ? 100 * probabilities[digit] : 0;
-    row.className = digit === best ? "best" : "";
+  const shown = [...model.classes.keys()];
+  if (probabilities && shown.length > BARS) shown.sort((a, b) => probabilities[b] - probabilities[a]);
+  rows.forEach(({ row, label, bar, text }, place) => {
+    const share = probabilities ? 100 * probabilities[shown[place]] : 0;
+    row.className = shown[place] === best ? "best" : "";
+    label.textContent = probabilities || shown.length <= BARS ? model.classes[shown[place]] : " ";
     bar.style.width = `${share}%`;
     text.textContent = probabilities ? `${share.toFixed(1)} %` : "";
   });
-  answer.textContent = probabilities ? best : "–";
+  answer.textContent = probabilities ? model.classes[best] : "–";
   if (!probabilities) return "";
   const unsure = probabilities[best] < model.unsure;
   if (unsure) answer.appendChild(document.createElement("small")).textContent = " unsure";
-  return `${model.title}: ${best}${unsure ? " (unsure)" : ""}.`;
+  return `${model.title}: ${model.classes[best]}${unsure ? " (unsure)" : ""}.`;
 }
 
 function changed() {

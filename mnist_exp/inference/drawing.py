@@ -10,6 +10,7 @@ from importlib import resources
 import torch
 from torch import Tensor, nn
 
+from mnist_exp.data.folders import DIGITS
 from mnist_exp.inference.trained import UNSURE, TrainedModel
 from mnist_exp.models import MLP, LeNet5, LeNet5Regularized
 
@@ -26,6 +27,7 @@ def render(models: Sequence[TrainedModel]) -> str:
     text = _resource("draw.html").replace("{{ style }}", _resource("draw.css")).replace("{{ script }}", script)
     checksum = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     text = text.replace("{{ script_hash }}", checksum).replace("{{ left_out }}", left_out)
+    text = text.replace("{{ what }}", "digit" if all(model.classes == DIGITS for model in models) else "character")
     return text.replace("{{ models }}", data)
 
 
@@ -51,6 +53,7 @@ def _describe(trained: TrainedModel) -> dict[str, object]:
         "network": NETWORKS[type(trained.model)],
         "mean": mean,
         "std": std,
+        "classes": trained.classes,
         "unsure": UNSURE,
         "weights": base64.b64encode(weights.numpy().astype("<f4").tobytes()).decode(),
     }

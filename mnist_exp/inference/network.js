@@ -4,7 +4,7 @@ function decode(text) {
 }
 
 // Logits of a digit of 28 by 28 bytes.
-function logits({ network, mean, std, floats }, digit) {
+function logits({ network, mean, std, floats, classes }, digit) {
   const pixels = resize(digit, SIDE, SIDE, 32, 32, value => Math.floor(value + 0.5));
   const input = Float32Array.from(pixels, value => (value / 255 - mean) / std);
   let place = 0;
@@ -42,8 +42,9 @@ function logits({ network, mean, std, floats }, digit) {
     }
     return result;
   };
-  if (network === "mlp") return linear(linear(linear(input, 60), 20), 10, true);
-  return linear(linear(linear(block(block(input, 1, 32, 6), 6, 14, 16), 120), 84), 10, true);
+  const features = network === "mlp" ? linear(linear(input, 60), 20)
+    : linear(linear(block(block(input, 1, 32, 6), 6, 14, 16), 120), 84);
+  return linear(features, classes.length, true);
 }
 
 function softmax(values) {

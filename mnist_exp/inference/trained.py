@@ -14,18 +14,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load
 from torch import Tensor, nn
 
-from mnist_exp.data.folders import to_grey32
+from mnist_exp.data.decoding import to_grey32
 from mnist_exp.data.images import resize
 from mnist_exp.errors import DataError, RunFolderError
 from mnist_exp.inference.preprocessing import open_image, to_digit, to_grey
 from mnist_exp.runs.read import read_finished_run, read_run
 from mnist_exp.runs.record import WEIGHTS, Record
 from mnist_exp.settings import factory
+from mnist_exp.settings.schema import DATASETS
 from mnist_exp.text import printable
 
 UNSURE = 0.9
 """An answer of a lower probability is marked as unsure."""
-DIGIT_DATASETS = ("mnist", "qmnist")  # pictures for runs on other data are only resized, as in training
+HANDWRITTEN = ("mnist", "qmnist", *(name for name in DATASETS if name.startswith("emnist_")))
+"""Data that pictures are made to look like; for runs on other data they are only resized, as in training."""
 
 
 @dataclass(frozen=True)
@@ -38,21 +40,22 @@ class TrainedModel:
 
     @property
     def classes(self) -> list[str]:
-        """The names of the ten classes, by label."""
+        """The names of the classes, by label."""
         return self.record.class_names
 
     @property
     def normalisation(self) -> tuple[float, float]:
         """The mean that is subtracted from pixels in [0, 1], and the standard deviation that divides the result."""
-        return float(self.record.identity["data"]["mean"]), float(self.record.identity["data"]["std"])
+        found = self.record.normalisation or self.record.identity["data"]
+        return float(found["mean"]), float(found["std"])
 
     def prepare(self, image: Image.Image) -> NDArray[np.uint8]:
-        """The pixels that the model gets for a picture: uint8, ``[28, 28]`` for models of digits, else ``[32, 32]``.
+        """The pixels that the model gets for a picture: uint8, ``[28, 28]`` for handwriting, else ``[32, 32]``.
 
         Raises:
             DataError: it does not show one digit, or cannot be converted to grey.
         """
-        if self.record.identity["data"]["name"] in DIGIT_DATASETS:
+        if self.record.identity["data"]["name"] in HANDWRITTEN:
             return to_digit(to_grey(image))
         try:
             return np.array(to_grey32(image))  # a copy, which torch may write to
@@ -60,7 +63,7 @@ class TrainedModel:
             raise DataError("The picture cannot be converted to grey; save it as PNG or JPEG.") from error
 
     def logits(self, images: NDArray[np.uint8]) -> Tensor:
-        """Logits, float32, ``[N, 10]``, of images as datasets have them: uint8, ``[N, H, W]``.
+        """Logits, float32, ``[N, classes]``, of images as datasets have them: uint8, ``[N, H, W]``.
 
         Raises:
             ValueError: the images are of another type or shape.
@@ -106,7 +109,7 @@ def load_run(folder: Path | str) -> TrainedModel:
         raise RunFolderError(f"{folder}: its weights cannot be read: {error}") from error
     run.record.title = printable(run.record.title)
     settings = dict(run.record.identity["model"])
-    model = factory.build_model({"_target_": settings.pop("target"), **settings})
+    model = factory.build_model({"_target_": settings.pop("target"), **settings}, len(run.record.class_names))
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:
@@ -116,20 +119,29 @@ def load_run(folder: Path | str) -> TrainedModel:
     return TrainedModel(run.record, model.eval())
 
 
-def load_each_model(runs: Path) -> list[TrainedModel]:
-    """For each model, its run of MNIST's standard protocol with the lowest seed; of several, the longest trained.
+def load_each_model(runs: Path, data: str = "mnist") -> list[TrainedModel]:
+    """For each model, its run of the standard protocol with the lowest seed; of several, the longest trained.
 
     Models of one title have their class in it, too.
+
+    Args:
+        runs: the folder of the runs.
+        data: the name of the images that they are trained on.
 
     Raises:
         RunFolderError: there is none.
     """
     found: dict[tuple[str, str], list[tuple[int, int, Path]]] = {}
+    others: set[str] = set()
     for folder in runs.glob(f"[!.]*/{WEIGHTS}"):
         with contextlib.suppress(RunFolderError):
             record = read_run(folder.parent).record
-            asked = (record.status, record.protocol, record.identity["data"]["name"])
-            if asked == ("finished", "standard", "mnist"):
+            name = record.identity["data"]["name"]
+            if (record.status, record.protocol) != ("finished", "standard"):
+                continue
+            if name != data:
+                others.add(name)
+            else:
                 kind = (record.title, record.identity["model"]["target"])
                 found.setdefault(kind, []).append((record.seed, -record.epochs, folder.parent))
     models = []
@@ -141,9 +153,10 @@ def load_each_model(runs: Path) -> list[TrainedModel]:
             except RunFolderError as error:  # the next one may do
                 print(f"warning: {error}", file=sys.stderr)
     if not models:
+        there = f" (there are some of {', '.join(sorted(others))}: --data NAME)" if others else ""
         raise RunFolderError(
-            f"there are no finished runs of MNIST's standard protocol in {runs}. Train some (make sweep), or use those "
-            "that are tracked: --runs outputs/reference/runs"
+            f"there are no finished runs of {data} by the standard protocol in {runs}{there}. Train some (make sweep), "
+            "or use those that are tracked: --runs outputs/reference/runs"
         )
     models.sort(key=lambda model: model.record.name)
     shared = [title for title, count in Counter(model.record.title for model in models).items() if count > 1]

@@ -9,7 +9,7 @@ from torch.nn.functional import max_pool2d, relu
 
 
 class LeNet5(nn.Module):
-    """LeNet-5: 61,706 parameters.
+    """LeNet-5: 61,706 parameters for ten classes.
 
     ===== =========================================== =========== ==========
     layer                                             output      parameters
@@ -24,7 +24,7 @@ class LeNet5(nn.Module):
     ===== =========================================== =========== ==========
     """
 
-    def __init__(self) -> None:
+    def __init__(self, classes: int = 10) -> None:
         super().__init__()
         # machine/layout.py finds C1 and flatten by name.
         self.C1 = nn.Conv2d(1, 6, kernel_size=5)
@@ -34,7 +34,7 @@ class LeNet5(nn.Module):
         # is a single matrix product. Its initial weights are the convolution's, draw for draw.
         self.C5 = nn.Linear(16 * 5 * 5, 120)
         self.F6 = nn.Linear(120, 84)
-        self.output = nn.Linear(84, 10)
+        self.output = nn.Linear(84, classes)
 
     def forward(self, digits: Tensor) -> Tensor:
         """Classify digits.
@@ -43,7 +43,7 @@ class LeNet5(nn.Module):
             digits: float32, ``[N, 1, 32, 32]``, normalised.
 
         Returns:
-            Logits, float32, ``[N, 10]``.
+            Logits, float32, ``[N, classes]``.
         """
         # ReLU and max-pooling commute; pooling first leaves ReLU a quarter of the work. The stride is written out,
         # since oneDNN's gradient of max-pooling does not take the kernel's size for it.

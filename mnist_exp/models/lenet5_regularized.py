@@ -13,8 +13,8 @@ class LeNet5Regularized(LeNet5):
     output.
     """
 
-    def __init__(self, dropout: float = 0.5) -> None:
-        super().__init__()
+    def __init__(self, dropout: float = 0.5, classes: int = 10) -> None:
+        super().__init__(classes)
         self.N1 = nn.BatchNorm2d(6)
         self.N3 = nn.BatchNorm2d(16)
         self.N5 = nn.BatchNorm1d(120)

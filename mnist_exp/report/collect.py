@@ -61,7 +61,7 @@ class Group:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The names of the ten classes, by label."""
+        """The names of the classes, by label."""
         return tuple(map(printable, self.record.class_names))
 
     def final_values(self, metric: str) -> dict[int, float]:
@@ -188,7 +188,7 @@ def _section_names(firsts: list[Run]) -> list[str]:
     given = [(run.record.config.get("data") or {}).get("title") for run in firsts]
     titles = [title or each["name"] for title, each in zip(given, data, strict=True)]
     names = [printable(f"{title}, {run.record.protocol} protocol") for title, run in zip(titles, firsts, strict=True)]
-    names = make_labels(names, [flatten(each) for each in data])
+    names = make_labels(names, [flatten({k: v for k, v in each.items() if k != "classes"}) for each in data])
     for place, each in enumerate(data):
         size = each.get("validation_size")
         if size and "validation_size=" not in names[place]:  # shown even where all sections share it

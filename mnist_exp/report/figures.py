@@ -13,11 +13,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter, StrMethodFormatter
 
+from mnist_exp.data.folders import DIGITS
 from mnist_exp.report import published
 from mnist_exp.report.collect import Collection, Group
 from mnist_exp.report.estimates import Estimates
 from mnist_exp.report.figure_files import Plot
-from mnist_exp.report.image_errors import GroupErrors
+from mnist_exp.report.image_errors import MAX_CLASSES, GroupErrors
 from mnist_exp.report.labels import is_determined_by, short_name, shown_value
 from mnist_exp.report.predictions import BINS
 from mnist_exp.report.statistics import FRACTION, Estimate, estimate
@@ -178,23 +179,30 @@ def _draw_slices(section: str, data: pd.DataFrame, keys: Sequence[str]) -> Figur
 
 def confusion(errors: GroupErrors) -> Plot:
     """A group's confusion matrix, mean over its runs; colour shows the errors alone."""
-    group, off_diagonal = errors.group, errors.confusion * (1 - np.eye(10))
+    group, size = errors.group, len(errors.counts)
+    off_diagonal = errors.confusion * (1 - np.eye(size))
     text = f"Images by label and prediction, mean of {len(errors.predictions)} runs; colour shows the errors."
     if off_diagonal.any():
-        label, predicted = divmod(int(off_diagonal.argmax()), 10)
+        label, predicted = divmod(int(off_diagonal.argmax()), size)
         text += f" Most frequent: {group.classes[label]} read as {group.classes[predicted]}, "
         text += f"{off_diagonal[label, predicted]:.1f} images per run."
     data = pd.DataFrame(errors.confusion, columns=[f"predicted_{name}" for name in group.classes])
-    draw = partial(_draw_confusion, f"{group.label} ({group.protocol})", errors.confusion, group.classes)
+    shown = np.sort(np.argsort(-(off_diagonal.sum(axis=0) + off_diagonal.sum(axis=1)), kind="stable")[:MAX_CLASSES])
+    if len(shown) < size:
+        text += f" Of {size} classes, the {len(shown)} with the most errors are shown; the CSV file has all."
+    of_shown = errors.confusion[np.ix_(shown, shown)], errors.counts[shown], [group.classes[i] for i in shown]
+    count = f", {len(shown)} of {size} classes" if len(shown) < size else ""
+    draw = partial(_draw_confusion, f"{group.label} ({group.protocol}{count})", *of_shown)
     title, name = f"{group.label}: confusion matrix", f"{group.slug}-confusion"
     return Plot("errors", group.section, name, title, text, data.assign(label=group.classes), draw)
 
 
-def _draw_confusion(title: str, matrix: Any, names: Sequence[str]) -> Figure:
+def _draw_confusion(title: str, matrix: Any, counts: Any, names: Sequence[str]) -> Figure:
     # Digits fit between the usual margins; names need margins of their own.
-    figure = Figure(figsize=(4.8, 4.2), layout=None if names == tuple("0123456789") else "constrained")
+    larger = max(len(names) / 10, 1)
+    figure = Figure(figsize=(4.8 * larger, 4.2 * larger), layout=None if names == DIGITS else "constrained")
     axes = figure.subplots()
-    share = 100 * matrix * (1 - np.eye(10)) / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+    share = 100 * matrix * (1 - np.eye(len(names))) / np.maximum(counts[:, None], 1)
     cells = [[f"{x:.0f}" if x >= 10 or x == 0 else f"{x:.1f}" for x in row] for row in matrix]
     ticks = [name if len(name) <= MAX_CLASS_NAME else f"{name[: MAX_CLASS_NAME - 1]}…" for name in names]
     bar = {"label": "share of the label's images (%)", "shrink": 0.8}

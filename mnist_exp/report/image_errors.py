@@ -11,12 +11,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from mnist_exp.data.folders import CACHE, read_cache
+from mnist_exp.data.decoding import CACHE, read_cache
 from mnist_exp.errors import RunFolderError
 from mnist_exp.report.collect import Collection, Group, Problem
 from mnist_exp.report.predictions import Predictions, read_predictions
 from mnist_exp.runs.record import Record
 from mnist_exp.text import printable
+
+MAX_CLASSES = 20
+"""Classes that a table or a figure shows: of more, those with the most errors."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +32,7 @@ class GroupErrors:
 
     @property
     def counts(self) -> NDArray[np.int64]:
-        """Images by label, ``[10]``."""
+        """Images by label, ``[classes]``."""
         return next(iter(self.predictions.values())).counts
 
     @property
@@ -60,8 +63,10 @@ class GroupErrors:
 
     @cached_property
     def confusion(self) -> NDArray[np.float64]:
-        """Images by label and prediction, mean over the runs, ``[10, 10]``."""
-        cells = np.bincount(10 * self.table["label"] + self.table["predicted"], minlength=100).reshape(10, 10)
+        """Images by label and prediction, mean over the runs, ``[classes, classes]``."""
+        size = len(self.counts)
+        cells = np.bincount(size * self.table["label"] + self.table["predicted"], minlength=size**2)
+        cells = cells.reshape(size, size)
         runs = len(self.predictions)
         return np.asarray((cells + np.diag(runs * self.counts - cells.sum(axis=1))) / runs)
 
@@ -173,7 +178,7 @@ def _answer(group: GroupErrors, index: int, label: int) -> Answer:
 def load_images(root: Path, record: Record, count: int) -> NDArray[np.uint8]:
     """The images that a run was evaluated on, uint8, ``[N, H, W]``, as they are below ``root``; nothing is fetched.
 
-    Of MNIST and its siblings these are the files that the run recorded, of a folder of PNG files the cache that
+    Of MNIST and its siblings these are the files that the run recorded, of a folder of images the cache that
     training made.
 
     Args:
@@ -194,5 +199,6 @@ def load_images(root: Path, record: Record, count: int) -> NDArray[np.uint8]:
     for path in sorted(root.glob(f"*/raw/{file}")) if file else ():
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() == sha256:
-            return np.frombuffer(content, np.uint8, offset=16).reshape(-1, *struct.unpack(">II", content[8:16]))
+            images = np.frombuffer(content, np.uint8, offset=16).reshape(-1, *struct.unpack(">II", content[8:16]))
+            return images.swapaxes(1, 2) if file.startswith("emnist-") else images  # which has them lying
     raise RunFolderError(f"the images that the runs were evaluated on are not in {root.name}")

@@ -94,14 +94,16 @@ def _gallery(section: str, errors: Sequence[GroupErrors], data: Path) -> dict[st
         images = load_images(data, group.record, mine[0].images)
     except RunFolderError as error:
         reason = str(error)
+    if images is not None and group.record.identity["data"]["name"] != "image_folder":
+        images = 255 - images  # dark on light, as people write
     shown = [(each, None if images is None else _picture(images[each.index])) for each in hardest_images(mine, GALLERY)]
     found = {"section": section, "groups": len(mine), "classes": group.classes, "split": split}
     return found | {"images": shown, "reason": reason}
 
 
-def _picture(digit: Any) -> str:
+def _picture(image: Any) -> str:
     buffer = io.BytesIO()
-    Image.fromarray(255 - digit).save(buffer, "PNG")  # dark on light, as people write
+    Image.fromarray(image).save(buffer, "PNG")
     return _uri("image/png", buffer.getvalue())
 
 

@@ -22,7 +22,7 @@ class Predictions:
     """One run's predictions for N images."""
 
     counts: NDArray[np.int64]
-    """Images by label, ``[10]``."""
+    """Images by label, ``[classes]``."""
     errors: pd.DataFrame
     """A row for each image that the run gets wrong: its ``index`` in the split, from 0, its ``label``, the class
     ``predicted`` (all int64) and the ``probability`` of that class (float64)."""
@@ -52,15 +52,15 @@ def read_predictions(run: Run) -> Predictions | None:
 
 
 def _read_errors(run: Run) -> tuple[NDArray[np.int64], pd.DataFrame]:
-    """Images by label, ``[10]``, and the errors."""
+    """Images by label, ``[classes]``, and the errors."""
     classes = run.read_table(CLASS_COUNTS, ["images", "wrong"]).astype(np.int64)
     errors = run.read_table(MISTAKES, MISTAKES_COLUMNS)
     errors = errors.astype(dict.fromkeys(MISTAKES_COLUMNS[:3], np.int64))
-    images, probability = int(classes["images"].sum()), errors["probability"]
-    fits = errors["index"].is_monotonic_increasing and errors["index"].is_unique and len(classes) == 10
+    images, probability, size = int(classes["images"].sum()), errors["probability"], len(run.record.class_names)
+    fits = errors["index"].is_monotonic_increasing and errors["index"].is_unique and len(classes) == size
     fits = fits and bool(errors["index"].between(0, images - 1).all() and probability.between(0, 1).all())
-    fits = fits and bool(errors[["label", "predicted"]].isin(range(10)).to_numpy().all())
-    fits = fits and np.array_equal(np.bincount(errors["label"], minlength=10), classes["wrong"])
+    fits = fits and bool(errors[["label", "predicted"]].isin(range(size)).to_numpy().all())
+    fits = fits and np.array_equal(np.bincount(errors["label"], minlength=size), classes["wrong"])
     if not fits or not images or abs(1 - len(errors) / images - run.epochs["test_accuracy"].iloc[-1]) > 1e-6:
         raise RunFolderError(f"{MISTAKES} is damaged, or does not fit {CLASS_COUNTS} or the metrics")
     return classes["images"].to_numpy(), errors
@@ -69,7 +69,7 @@ def _read_errors(run: Run) -> tuple[NDArray[np.int64], pd.DataFrame]:
 def _read_archive(
     run: Run, counts: NDArray[np.int64], errors: pd.DataFrame
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """The labels and the predicted classes, both ``[N]``, and the probabilities, ``[N, 10]``."""
+    """The labels and the predicted classes, both ``[N]``, and the probabilities, ``[N, classes]``."""
     content = run.read(PREDICTIONS)
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
@@ -77,9 +77,9 @@ def _read_archive(
             probabilities = archive["probabilities"].astype(np.float64, casting="safe")
         wrong = np.flatnonzero(predicted != label)
         known = np.column_stack([wrong, label[wrong], predicted[wrong]])
-        fits = np.array_equal(np.bincount(label, minlength=10), counts)
+        fits = np.array_equal(np.bincount(label, minlength=len(counts)), counts)
         fits = fits and np.array_equal(errors[["index", "label", "predicted"]], known)
-        fits = fits and probabilities.shape == (len(label), 10)
+        fits = fits and probabilities.shape == (len(label), len(counts))
         if not (fits and ((probabilities >= 0) & (probabilities <= 1 + 1e-6)).all()):
             raise ValueError(f"it does not fit {MISTAKES}")
     except Exception as error:  # whatever is wrong with it, it is not a usable archive

@@ -11,7 +11,7 @@ from mnist_exp.report import published
 from mnist_exp.report.collect import Collection, Group
 from mnist_exp.report.crossed import Crossed
 from mnist_exp.report.estimates import Estimates
-from mnist_exp.report.image_errors import GroupErrors
+from mnist_exp.report.image_errors import MAX_CLASSES, GroupErrors
 from mnist_exp.report.statistics import FRACTION, LOSS, Estimate, estimate, holds_rounded, prediction_interval, z_score
 from mnist_exp.report.table import (
     SECTION,
@@ -181,9 +181,9 @@ def confused(errors: Sequence[GroupErrors]) -> Table | None:
     """The pairs of classes that each group confuses most often; None where no run makes an error."""
     rows = []
     for each in errors:
-        group, confusion = each.group, each.confusion * (1 - np.eye(10))
+        group, confusion = each.group, each.confusion * (1 - np.eye(len(each.counts)))
         for place in np.argsort(-confusion, axis=None, kind="stable")[:MAX_CONFUSED]:
-            label, predicted = divmod(int(place), 10)
+            label, predicted = divmod(int(place), len(each.counts))
             if not confusion[label, predicted]:
                 break
             share, pair = _share_of_class(each, label, predicted), (group.classes[label], group.classes[predicted])
@@ -224,8 +224,11 @@ def classes(errors: Sequence[GroupErrors]) -> list[Table]:
             for label, name in enumerate(names):
                 row |= estimate_columns(f"class_{name}", _share_of_class(each, label))
             rows.append(row)
-        columns = GROUP | {name: mean_std(f"class_{name}") for name in names}
-        made.append(make_table(file, title, note, rows, columns))
+        errors_of = sum(each.counts - np.diag(each.confusion) for each in alike)
+        shown = [names[label] for label in sorted(np.argsort(-errors_of, kind="stable")[:MAX_CLASSES])]
+        fewer = f" Of {len(names)} classes, the {len(shown)} with the most errors." if len(shown) < len(names) else ""
+        columns = GROUP | {name: mean_std(f"class_{name}") for name in shown}
+        made.append(make_table(file, title, note + fewer, rows, columns))
     return made
 
 

@@ -84,6 +84,8 @@ class Record:
     """SHA-256 of each of `RESULT_FILES`."""
     classes: list[str] | None = None
     """The names of the classes by label; None where they are the digits."""
+    normalisation: dict[str, float] | None = None
+    """``mean`` and ``std``, where the settings leave them to the training images."""
 
     @property
     def seed(self) -> int:
@@ -120,8 +122,7 @@ class Record:
     def to_json(self) -> bytes:
         """The file's content."""
         fields = dataclasses.asdict(self)
-        if self.classes is None:
-            del fields["classes"]
+        fields = {k: v for k, v in fields.items() if v is not None or k not in ("classes", "normalisation")}
         return json.dumps({"format": RECORD_FORMAT} | fields, indent=2, ensure_ascii=False).encode() + b"\n"
 
     @classmethod
@@ -156,8 +157,8 @@ class Record:
             if type(value) not in {typing.get_origin(kind) or kind for kind in kinds}:
                 raise RecordError(f"{RECORD} has a {name} of another type than runs write: {value!r:.40}")
         classes = record.class_names
-        if not all(isinstance(each, str) for each in classes) or len({*classes}) != len(classes) or len(classes) != 10:
-            raise RecordError(f"{RECORD} has classes that are not ten different names")
+        if not all(isinstance(each, str) for each in classes) or len({*classes}) != len(classes) or len(classes) < 2:
+            raise RecordError(f"{RECORD} has classes that are not different names")
         return record
 
 

@@ -35,10 +35,12 @@ def to_files(weights: Mapping[str, Tensor], predictions: Mapping[str, Tensor]) -
 
 
 def _tables(
-    label: NDArray[np.uint8], predicted: NDArray[np.uint8], probabilities: NDArray[np.float32]
+    label: NDArray[np.integer], predicted: NDArray[np.integer], probabilities: NDArray[np.float32]
 ) -> dict[str, bytes]:
     (wrong,) = np.nonzero(label != predicted)
     sure = [f"{probability:.4f}" for probability in probabilities[wrong, predicted[wrong]]]
     errors = zip(wrong, label[wrong], predicted[wrong], sure, strict=True)
-    counts = zip(range(10), np.bincount(label, minlength=10), np.bincount(label[wrong], minlength=10), strict=True)
+    classes = probabilities.shape[1]
+    images, errors_of = (np.bincount(each, minlength=classes) for each in (label, label[wrong]))
+    counts = zip(range(classes), images, errors_of, strict=True)
     return {MISTAKES: to_csv(MISTAKES_COLUMNS, errors), CLASS_COUNTS: to_csv(("label", "images", "wrong"), counts)}

@@ -31,7 +31,7 @@ UNSUITABLE = {
     "SparseAdam": "it needs sparse gradients",
     "ReduceLROnPlateau": "it would choose the learning rate by the evaluation's result",
 }
-RESERVED_ARGUMENTS = {"params", "optimizer", "steps_per_epoch", "last_epoch"}
+RESERVED_ARGUMENTS = {"params", "optimizer", "steps_per_epoch", "last_epoch", "classes"}
 """For the factory, or for resuming, so a config cannot set them."""
 NON_ARGUMENTS = {"model": {"_target_", "title"}, "optimizer": {"_target_"}, "scheduler": {"_target_", "interval"}}
 """Keys of a config group that are not arguments of its class."""
@@ -125,7 +125,7 @@ def as_config_error(kind: str, arguments: dict[str, Any]) -> Iterator[None]:
         raise ConfigError(f"{given or kind}: {error}") from error
 
 
-def check_shapes(model: nn.Module, target: str) -> None:
+def check_shapes(model: nn.Module, target: str, classes: int) -> None:
     """Raise a ConfigError unless two images give two rows of a logit for each class."""
     images = torch.zeros(2, 1, 32, 32)
     try:
@@ -134,8 +134,11 @@ def check_shapes(model: nn.Module, target: str) -> None:
     except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"model: {target} cannot use images of shape {[*images.shape]}: {reason}") from error
-    if found != [2, 10]:
-        raise ConfigError(f"model: {target} gives {found} for images of shape {[*images.shape]}; [2, 10] is needed")
+    if found != (wanted := [2, classes]):
+        advice = "" if "classes" in inspect.signature(type(model)).parameters else "; have it take an argument classes"
+        raise ConfigError(
+            f"model: {target} gives {found} for images of shape {[*images.shape]}; {wanted} is needed{advice}"
+        )
 
 
 def check_last_batch(model: nn.Module, image: Tensor, count: int, batch_size: int) -> None:

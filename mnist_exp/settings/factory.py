@@ -27,21 +27,23 @@ class Components:
     """Draws the order of the training images."""
 
 
-def build(config: Config, device: torch.device, train_size: int) -> Components:
+def build(config: Config, device: torch.device, train_size: int, classes: int) -> Components:
     """All components of a run that trains on ``train_size`` images."""
     # One seed, two generators: torch's global one draws the initial weights and then dropout's masks; a separate one
     # draws the order of the images, so that runs of one seed see them in the same order, whatever the model.
     torch.manual_seed(config.seed)
-    model = build_model(config.model).to(device)
+    model = build_model(config.model, classes).to(device)
     optimizer = build_optimizer(config.optimizer, model)
     steps_per_epoch = math.ceil(train_size / config.batch_size)
     scheduler, per_batch = build_scheduler(config.scheduler, optimizer, steps_per_epoch)
     return Components(model, optimizer, scheduler, per_batch, Generator().manual_seed(config.seed))
 
 
-def build_model(settings: dict[str, Any]) -> nn.Module:
-    """A freshly initialised model; its weights come from torch's global generator."""
+def build_model(settings: dict[str, Any], classes: int = 10) -> nn.Module:
+    """A freshly initialised model, if it can for that many classes; its weights come from torch's global generator."""
     cls, arguments = components.resolve("model", settings)
+    if "classes" in inspect.signature(cls).parameters:
+        arguments["classes"] = classes
     with components.as_config_error("model", arguments):
         model: nn.Module = cls(**arguments)
     return model
@@ -65,15 +67,15 @@ def build_scheduler(settings: dict[str, Any], optimizer: Optimizer, steps_per_ep
     return scheduler, components.interval(settings) == "step"
 
 
-def dry_build(model: dict[str, Any], optimizer: dict[str, Any], scheduler: dict[str, Any]) -> None:
+def dry_build(model: dict[str, Any], optimizer: dict[str, Any], scheduler: dict[str, Any], classes: int = 10) -> None:
     """Build all three and take a step, so that a wrong setting is found before any work starts.
 
     Raises:
         ConfigError: the first setting that cannot be used.
     """
     with torch.random.fork_rng():
-        net = build_model(model)
-        components.check_shapes(net, model["_target_"])
+        net = build_model(model, classes)
+        components.check_shapes(net, model["_target_"], classes)
         built = build_optimizer(optimizer, net)
     schedule, _ = build_scheduler(scheduler, built, steps_per_epoch=1)
     built.step()  # without gradients, nothing changes

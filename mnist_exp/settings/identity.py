@@ -14,7 +14,7 @@ ABSENT = "(absent)"
 
 
 def run_identity(
-    config: Config, components: dict[str, dict[str, Any]], device: str, contents: dict[str, str]
+    config: Config, components: dict[str, dict[str, Any]], device: str, contents: dict[str, Any]
 ) -> dict[str, Any]:
     """Every setting that can change a run's numbers, in one canonical form, and nothing else.
 
@@ -23,7 +23,7 @@ def run_identity(
         components: for ``model``, ``optimizer`` and ``scheduler``, the class and all its arguments
             (`mnist_exp.settings.components.component_identity`).
         device: the kind of device that ``device.name`` resolved to.
-        contents: checksums of data that its name does not determine, such as a folder's.
+        contents: what the data's name does not determine, such as the checksum of a folder, and its classes.
 
     Returns:
         A tree of JSON values. Numbers are written one way (``1.0`` is ``1``), so that equal settings

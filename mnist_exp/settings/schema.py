@@ -16,7 +16,13 @@ from mnist_exp.errors import ConfigError
 
 DEVICES = ("cpu", "cuda", "mps", "auto")
 ARITHMETICS = ("portable", "native")
-DATASETS = ("mnist", "fashion_mnist", "kmnist", "qmnist", "png_folder")
+DATASETS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST", "qmnist": "QMNIST"} | {
+    f"emnist_{split}": "EMNIST" for split in ("byclass", "bymerge", "balanced", "letters", "digits", "mnist")
+}
+"""What `data.name` may be → torchvision's class: of grey images, all in memory, with a training and a test split."""
+FOLDERS = ("image_folder", "png_folder")
+"""What else `data.name` may be: `mnist_exp.data.folders`."""
+AUTO = "auto"
 SPLITS = ("train", "test")
 COMPONENTS = ("model", "optimizer", "scheduler")
 """The groups that name a class."""
@@ -68,34 +74,35 @@ class DataConfig:
     name: str = "mnist"
     root: str = "data"
     """Folder of the files; they are fetched into it when they are missing."""
-    mean: float = 0.1307
-    """Subtracted from pixels scaled to [0, 1]."""
-    std: float = 0.30812881
-    """Divides the result of the subtraction."""
+    mean: Any = 0.1307  # OmegaConf cannot merge float | str
+    """Subtracted from pixels scaled to [0, 1]; or ``auto``, the mean of the training images."""
+    std: Any = 0.30812881
+    """Divides the result of the subtraction; or ``auto``, the standard deviation of the training images."""
     train_dir: str | None = None
-    """With ``png_folder``: the folder of PNG files to train on (`mnist_exp.data.folders`)."""
+    """With ``image_folder``: the folder of images to train on (`mnist_exp.data.folders`)."""
     test_dir: str | None = None
-    """With ``png_folder``: the folder of PNG files to evaluate on."""
+    """With ``image_folder``: the folder of images to evaluate on."""
     title: str | None = None
     """What the report calls the images; no part of a run's identity."""
     validation_size: int = 0
     """Training images held out, to choose settings by."""
 
     def __post_init__(self) -> None:
-        _check_choice("data.name", self.name, DATASETS)
+        _check_choice("data.name", self.name, (*DATASETS, *FOLDERS))
         for key, folder in (("train_dir", self.train_dir), ("test_dir", self.test_dir)):
-            if self.name == "png_folder" and not (folder or "").strip():
-                raise ConfigError(f"data=png_folder needs data.{key}=…: a folder of PNG files")
-            if self.name != "png_folder" and folder is not None:
-                raise ConfigError(f"data.{key}={folder}: only data=png_folder reads folders")
+            if self.name in FOLDERS and not (folder or "").strip():
+                raise ConfigError(f"data={self.name} needs data.{key}=…: a folder of images")
+            if self.name not in FOLDERS and folder is not None:
+                raise ConfigError(f"data.{key}={folder}: only data=image_folder reads folders")
         if not self.root.strip():
             raise ConfigError(
                 "data.root is empty (or the environment variable MNIST_EXP_DATA is): name the folder of the dataset"
             )
-        if not (math.isfinite(self.std) and self.std > 0):
-            raise ConfigError(f"data.std={self.std}: the standard deviation must be greater than 0")
-        if not math.isfinite(self.mean):
-            raise ConfigError(f"data.mean={self.mean}: the mean must be a finite number")
+        for key, value in (("mean", self.mean), ("std", self.std)):
+            usable = type(value) in (int, float) and math.isfinite(value) and (key == "mean" or value > 0)
+            if value != AUTO and not usable:
+                what = "a number greater than 0" if key == "std" else "a finite number"
+                raise ConfigError(f"data.{key}={value}: must be {what}, or {AUTO}")
         _check_range("data.validation_size", self.validation_size, 0, MAX_COUNT)
         self.root = expand_user("data.root", self.root)
         self.train_dir = self.train_dir and expand_user("data.train_dir", self.train_dir)

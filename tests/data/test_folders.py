@@ -21,8 +21,9 @@ from PIL import Image, PngImagePlugin
 from mnist_exp import job
 from mnist_exp.cli.hydra_internals import CONFIG_FOLDER
 from mnist_exp.cli.progress import Lines
-from mnist_exp.data import folders
-from mnist_exp.data.folders import Folder, load, scan, scan_both
+from mnist_exp.data import decoding, folders
+from mnist_exp.data.decoding import load
+from mnist_exp.data.folders import DIGITS, Folder, scan_both
 from mnist_exp.errors import DataError
 from scripts import export_png
 from tests.conftest import choices, command, results, settings
@@ -42,6 +43,12 @@ def write(folder: Path, *names: str, content: bytes | None = None) -> Path:
         grey = zlib.crc32(os.fsencode(name)) % 251  # each its own picture, so that a wrong order shows
         path.write_bytes(content or png(Image.new("L", (28, 28), grey)))
     return folder
+
+
+def scan(root: Path, kind: str = "png_folder") -> Folder:
+    """One folder, without another to compare it with."""
+    listing = folders._list(root, kind)
+    return folders._read(listing, listing.classes if {*listing.names} - {*DIGITS} else {d: d for d in DIGITS})
 
 
 def images(folder: Path, cache: Path) -> NDArray[np.uint8]:
@@ -103,7 +110,7 @@ def test_dark_ink_on_transparency_would_be_lost_and_is_refused(ink: tuple[int, i
     drawing.paste((*ink, 255), (5, 5, 20, 9))
     write(tmp_path / "in", "0_3.png")
     write(tmp_path / "in", "1_3.png", content=png(drawing))
-    with pytest.raises(DataError, match=r"1 of 2 PNG files in .* are dark on transparency, .*: 1_3.png"):
+    with pytest.raises(DataError, match=r"1 of 2 images in .* are dark on transparency, .*: 1_3.png"):
         images(tmp_path / "in", tmp_path / "cache")
     flat = Image.alpha_composite(Image.new("RGBA", (28, 28), "white"), drawing)
     write(tmp_path / "in", "1_3.png", content=png(flat))
@@ -145,7 +152,7 @@ def test_labels_and_order_whatever_the_layout(layout: str, tmp_path: Path) -> No
     assert folder.labels.tolist() == [5, 0, 4, 1, 1, 7]
     assert folder.paths == names  # 9 before 10
     assert ("name of the file" in folder.summary) == layout.startswith("file")
-    assert "6 PNG files" in folder.summary and "skipped" not in folder.summary
+    assert "6 images" in folder.summary and "skipped" not in folder.summary
 
 
 @pytest.mark.parametrize(
@@ -178,23 +185,23 @@ def test_the_same_images_have_one_checksum_in_either_layout(tmp_path: Path) -> N
 @given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 9)), unique=True, min_size=1, max_size=30))
 def test_file_names_are_read_and_ordered_by_their_numbers(pairs: list[tuple[int, int]]) -> None:
     paths = [f"{number}_{label}.png" for number, label in pairs]
-    ordered = sorted(paths, key=folders._natural_key)
+    ordered = sorted(paths, key=folders.natural_key)
     assert [tuple(map(int, path[:-4].split("_"))) for path in ordered] == sorted(pairs)
 
 
 @given(st.lists(st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1), max_size=6))
 def test_any_name_has_a_place(names: list[str]) -> None:
     deep = ["/".join(names[: i + 1]) for i in range(len(names))]
-    ordered = sorted(deep, key=folders._natural_key)
+    ordered = sorted(deep, key=folders.natural_key)
     deep.reverse()
-    assert sorted(deep, key=folders._natural_key) == ordered
+    assert sorted(deep, key=folders.natural_key) == ordered
 
 
 def test_both_unicode_forms_of_a_name_sort_alike() -> None:
     names = ["\u00e9.png", "f.png", "e.png"]  # é as one character; macOS keeps it as two
     decomposed = ["e\u0301.png", "f.png", "e.png"]
-    assert [names.index(n) for n in sorted(names, key=folders._natural_key)] == [
-        decomposed.index(n) for n in sorted(decomposed, key=folders._natural_key)
+    assert [names.index(n) for n in sorted(names, key=folders.natural_key)] == [
+        decomposed.index(n) for n in sorted(decomposed, key=folders.natural_key)
     ]
 
 
@@ -216,6 +223,122 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     assert scan(tmp_path / "in").labels.tolist() == [3, 3, 7]
 
 
+NAMES = {
+    "a folder for each class": (["dog/1.jpg", "Cat/2.png", "emu/3.PNG"], ["Cat", "dog", "emu"]),
+    "below a common folder, nested": (["x/y/b/q/1.png", "x/y/a/2.png", "x/y/b/3.png"], ["a", "b"]),
+    "numbers beyond the digits": ([f"{n}/{n}.png" for n in (2, 0, 11, 10)], ["0", "2", "10", "11"]),
+    "digits and more": (["0/1.png", "one/2.png", "none/3.png"], ["0", "none", "one"]),
+    "numbers at the end of files, below names": (["a/x.png", "b/1_2.png"], ["a", "b"]),
+    "another script": (["ア/1.png", "イ/2.png"], ["ア", "イ"]),
+}
+
+
+@pytest.mark.parametrize("layout", NAMES)
+def test_classes_are_named_by_folders_and_ordered_naturally(layout: str, tmp_path: Path) -> None:
+    names, classes = NAMES[layout]
+    folder = scan(write(tmp_path, *names), "image_folder")
+    assert folder.classes == classes
+    of_path = dict(zip(folder.paths, folder.labels.tolist(), strict=True))
+    assert all(classes[of_path[name]] in Path(name).parts for name in names)
+    assert f"{len(classes)} classes: {', '.join(classes)}" in folder.summary
+
+
+def both(root: Path, train: list[str], test: list[str], kind: str = "image_folder") -> folders.Folders:
+    write(root / "train", *train)
+    write(root / "test", *test)
+    return scan_both(root / "train", root / "test", kind=kind)
+
+
+FEW = [f"{name}/{number}.png" for name in ("cat", "dog") for number in range(3)]
+
+
+def test_test_images_may_spell_the_classes_in_another_case(tmp_path: Path) -> None:
+    found = both(tmp_path, [*FEW, "caf\u00e9/1.png", "caf\u00e9/2.png"], ["DOG/7.png", "Cat/8.png", "Cafe\u0301/9.png"])
+    assert found["train"].classes == found["test"].classes == ["caf\u00e9", "cat", "dog"]
+    assert found["test"].labels.tolist() == [2, 1, 0]
+    assert "warning" not in found["train"].summary
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "message"),
+    [
+        (FEW, ["cat/7.png", "dgo/8.png", "dog/9.png"], "train has no images of class dgo, but .*test has"),
+        (FEW, ["cat/7.png"], "test has no images of class dog, but .*train has"),
+        ([*FEW, "Dog/9.png"], ["cat/7.png"], "train has folders that differ only in case: Dog, dog; merge them"),
+        (
+            [f"scan{n}/{n}.png" for n in range(1000)],
+            FEW,
+            r"train has 1,000 images of 1,000 classes \(scan0, scan1, scan2, …",
+        ),
+        (["cat/1.png", "cat/2.png"], ["cat/3.png"], r"train has 2 images of 1 classes \(cat\)"),
+        (["cat/1_0.png", "dog/1_1.png"], FEW, r"may be the names of the folders \(cat, dog\), or the last digits"),
+        ([*FEW, "7.png"], FEW, r"1 of 7 images in .*train lie in no folder, which would be their class: 7.png"),
+    ],
+)
+def test_classes_that_cannot_be_told_are_refused(
+    train: list[str], test: list[str], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError, match=message):
+        both(tmp_path, train, test)
+
+
+def test_a_class_of_one_image_is_told_and_more_than_a_byte_counts_apart(tmp_path: Path) -> None:
+    found = both(tmp_path, [*FEW, "emu/7.png"], ["cat/7.png", "dog/8.png", "emu/9.png"])
+    assert found["train"].summary.endswith("; warning: only one image of emu")
+    many = [f"{n:03}/{n}-{i}.png" for n in range(300) for i in range(2)]
+    found = both(tmp_path / "many", many, [f"{n:03}/{n}.png" for n in range(300)])
+    assert found["test"].labels.tolist() == list(range(300)) and len(found["train"].classes) == 300
+
+
+FILES: dict[str, bytes] = {
+    "a.jpg": png(Image.fromarray(GREY), "JPEG", quality=95),
+    "b.jpeg": png(Image.fromarray(GREY).convert("CMYK"), "JPEG", quality=95),
+    "c.bmp": png(Image.fromarray(GREY), "BMP"),
+    "d.gif": png(Image.fromarray(GREY), "GIF", save_all=True, append_images=[Image.fromarray(255 - GREY)]),
+    "e.tif": png(Image.fromarray(GREY.astype(np.uint16) * 257), "TIFF"),
+    "f.TIFF": png(Image.fromarray(GREY), "TIFF"),
+    "g.webp": png(Image.fromarray(GREY), "WEBP", lossless=True),
+    "h.jpg": png(Image.fromarray(GREY)),  # a PNG by another name
+}
+
+
+def test_files_of_many_kinds_are_read_by_their_content(tmp_path: Path) -> None:
+    for name, content in FILES.items():
+        write(tmp_path / "in", f"7/{name}", content=content)
+    folder = scan(tmp_path / "in", "image_folder")
+    found = load(folder, tmp_path / "cache").astype(int)
+    assert [Path(path).name for path in folder.paths] == [*FILES]
+    for name, image in zip(FILES, found, strict=True):
+        assert np.abs(image - by_hand(GREY)).max() <= (12 if name in ("a.jpg", "b.jpeg") else 0), name
+    assert scan(write(tmp_path / "png", "7/a.png", "7/b.jpg")).paths == ["7/a.png"]  # data=png_folder
+
+
+def test_a_large_photograph_and_colours_become_small_and_grey(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "in", "a/1.jpg", content=png(Image.new("RGB", (8000, 5000), (255, 0, 0)), "JPEG"))
+    write(tmp_path / "in", "b/1.jpg", content=png(Image.fromarray(GREY).convert("RGB"), "JPEG"))
+    for _ in range(2):  # from the cache, too
+        assert load(scan(tmp_path / "in", "image_folder"), tmp_path / "cache")[0, 16, 16] == 76
+        assert "1 images have colours, which become grey" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (FILES["a.jpg"][: len(FILES["a.jpg"]) // 2], "truncated"),
+        (png(Image.fromarray(GREY.astype(np.float32)), "TIFF"), "of F type, not of 8 or 16 bits"),
+        (png(Image.fromarray(GREY.astype(np.int32) * 70_000), "TIFF"), "of I type, not of 8 or 16 bits"),
+        (b"<svg/>", "cannot identify image file"),
+    ],
+)
+def test_pictures_that_cannot_be_decoded_are_named(content: bytes, reason: str, tmp_path: Path) -> None:
+    write(tmp_path / "in", "a/1.png", "b/2.png")
+    write(tmp_path / "in", "a/3.jpg", content=content)
+    with pytest.raises(DataError, match=rf"1 of 3 images in .* cannot be decoded \(.*{reason}.*\): a/3.jpg"):
+        load(scan(tmp_path / "in", "image_folder"), tmp_path / "cache")
+
+
 def unreadable(folder: Path) -> None:
     write(folder, "2_1.png")
     for name in ("0_1.png", "1_2.png"):
@@ -226,21 +349,20 @@ def named(*names: str) -> Callable[[Path], object]:
     return lambda folder: write(folder, *names)
 
 
-NO_LABEL = "PNG files in IN have no label in the name of the"
+NO_LABEL = "images in IN have no label in the name of the"
 PLEASE = "; name all files like 12_7.png, or put all into folders like 7/:"
 MISTAKES: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda f: None, "IN is missing"),
     "a file": (lambda f: f.write_text(""), "IN is not a folder"),
-    "photographs": (named("7/a.jpg", "7/b.jpg"), "IN has no PNG files in it (skipped: 2 others, such as 7/b.jpg)"),
+    "photographs": (named("7/a.jpg", "7/b.jpg"), "IN has no images in it (.png) (skipped: 2 others, such as 7/b.jpg)"),
     "no label": (named("a.png", "b.png", "c.png", "d.png"), f"4 of 4 {NO_LABEL} folder{PLEASE} a.png, b.png, c.png, …"),
     "most by folder": (named("7/a.png", "8/a.png", "12_3.png"), f"1 of 3 {NO_LABEL} folder{PLEASE} 12_3.png"),
     "most by name": (named("0_1.png", "1_2.png", "3/a.png"), f"1 of 3 {NO_LABEL} file{PLEASE} 3/a.png"),
     "two folders": (named("7/0/a.png", "3/w/b.png"), "are inside two label folders (3/7/); keep one: 7/0/a.png"),
-    "label 12": (named("0_1.png", "1_12.png"), "1 of 2 PNG files in IN have a label outside 0 to 9: 1_12.png"),
-    "folder 10": (named("7/a.png", "10/b.png"), "have a label outside 0 to 9: 10/b.png"),
-    "two labels": (named("3/0_1.png", "1/1_1.png"), "1 of 2 PNG files in IN have different labels in the names of the"),
+    "label 12": (named("0_1.png", "1_12.png"), "1 of 2 images in IN have a label outside 0 to 9: 1_12.png"),
+    "two labels": (named("3/0_1.png", "1/1_1.png"), "1 of 2 images in IN have different labels in the names of the"),
     "names of any bytes": (named("a\nb.png", os.fsdecode(b"caf\xe9.png"), "7/c.png"), "7/: a b.png, caf\ufffd.png"),
-    "broken links": (unreadable, "2 of 3 PNG files in IN cannot be read (No such file or directory): 0_1.png, 1_2.png"),
+    "broken links": (unreadable, "2 of 3 images in IN cannot be read (No such file or directory): 0_1.png, 1_2.png"),
 }
 
 
@@ -268,7 +390,7 @@ def test_what_may_not_be_read_is_named(what: str, tmp_path: Path, monkeypatch: p
 
     monkeypatch.setattr(os, "scandir", lambda path: real_scan(guard(path)))
     monkeypatch.setattr(Path, "read_bytes", lambda path: real_read(Path(guard(path))))
-    message = {"folder": f"{place} cannot be read: ", "file": f"1 of 2 PNG files in {tmp_path} cannot be read ("}
+    message = {"folder": f"{place} cannot be read: ", "file": f"1 of 2 images in {tmp_path} cannot be read ("}
     with pytest.raises(DataError, match="Permission denied") as caught:
         scan(tmp_path)
     assert str(caught.value).startswith(message[what]) and "7" in str(caught.value).removeprefix(str(tmp_path))
@@ -315,7 +437,7 @@ def test_broken_images_are_named_and_counted(kind: str, tmp_path: Path) -> None:
         (tmp_path / "in" / name).write_bytes(content)
     with pytest.raises(DataError) as caught:
         images(tmp_path / "in", tmp_path / "cache")
-    start, end = f"2 of 4 PNG files in {tmp_path / 'in'} cannot be decoded as PNG images (", "): 5_3.png, 10_3.png"
+    start, end = f"2 of 4 images in {tmp_path / 'in'} cannot be decoded (", "): 5_3.png, 10_3.png"
     assert str(caught.value).startswith(start) and str(caught.value).endswith(end)
     assert reason in str(caught.value) and "0x" not in str(caught.value)
     assert not list((tmp_path / "cache").glob("*.npz"))
@@ -349,13 +471,13 @@ def test_two_folders_must_not_share_images_nor_lack_classes(tmp_path: Path) -> N
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[Folder]:
     """Notes what is decoded rather than taken from the cache."""
     noted: list[Folder] = []
-    real = folders._decoded
+    real = decoding._decoded
 
-    def noting(folder: Folder) -> NDArray[np.uint8]:
+    def noting(folder: Folder) -> tuple[NDArray[np.uint8], int]:
         noted.append(folder)
         return real(folder)
 
-    monkeypatch.setattr(folders, "_decoded", noting)
+    monkeypatch.setattr(decoding, "_decoded", noting)
     return noted
 
 
@@ -383,7 +505,7 @@ def test_a_damaged_cache_is_made_anew(damage: str, tmp_path: Path, decoded: list
     first = images(folder, cache)
     (path,) = cache.glob("*.npz")
     content = path.read_bytes()
-    np.savez(other := io.BytesIO(), images=first[:1])
+    np.savez(other := io.BytesIO(), images=first[:1], coloured=0)
     directory = content.rindex(b"PK\1\2")  # at its end; 10 bytes on is how the images are compressed: not at all
     damaged = {"cut": content[:-100], "one bit": flipped(content, 700), "empty": b""}
     damaged |= {"other images": other.getvalue(), "its directory": flipped(content, directory + 10)}
@@ -395,8 +517,8 @@ def test_a_damaged_cache_is_made_anew(damage: str, tmp_path: Path, decoded: list
 def test_another_decoder_does_not_take_what_the_old_one_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = scan(write(tmp_path / "in", "0_5.png"))
     before = load(folder, tmp_path / "cache")
-    to_grey32 = folders.to_grey32
-    monkeypatch.setattr(folders, "to_grey32", lambda image: to_grey32(image).point(lambda grey: 255 - grey))
+    to_grey32 = decoding.to_grey32
+    monkeypatch.setattr(decoding, "to_grey32", lambda image: to_grey32(image).point(lambda grey: 255 - grey))
     assert not np.array_equal(load(folder, tmp_path / "cache"), before)
 
 
@@ -409,7 +531,7 @@ def test_a_cache_that_cannot_be_kept_is_told(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_all_of_mnist_as_png_files_trains_to_the_same_bytes(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Both layouts; the second one's images are the first one's, and so were decoded before."""
+    """All layouts; the later ones' images are the first one's, and so were decoded before."""
     execute("model=mlp", "epochs=1", f"output_root={tmp_path / 'usual'}")
     script = [sys.executable, "scripts/export_png.py", str(tmp_path / "file")]
     subprocess.run(script, check=True, cwd=CONFIG_FOLDER.parent, stdout=subprocess.DEVNULL)
@@ -418,14 +540,18 @@ def test_all_of_mnist_as_png_files_trains_to_the_same_bytes(tmp_path: Path, capf
         target = tmp_path / "folder" / path.parent.name / label / f"{number}.png"
         target.parent.mkdir(parents=True, exist_ok=True)
         target.hardlink_to(path)
-    for layout, said in (("file", "decoding them"), ("folder", "decoded before")):
+    for image in (tmp_path / "folder").glob("*/*/*.png"):
+        target = tmp_path / "words" / image.parts[-3] / folders.WORDS[int(image.parts[-2])] / image.name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.hardlink_to(image)
+    for layout, said in (("file", "decoding them"), ("folder", "decoded before"), ("words", "decoded before")):
         root = tmp_path / layout
         words = [f"output_root={root}", f"data.root={tmp_path / 'cache'}"]
         words += [f"data.train_dir={root / 'train'}", f"data.test_dir={root / 'test'}"]
         capfd.readouterr()
-        execute("model=mlp", "epochs=1", "data=png_folder", *words)
-        output = capfd.readouterr().out
-        assert output.count(said) == 2 and f"60,000 PNG files, labelled by the name of the {layout}" in output
+        execute("model=mlp", "epochs=1", f"data={'png' if layout == 'file' else 'image'}_folder", *words)
+        output, named = capfd.readouterr().out, layout.replace("words", "folder")
+        assert output.count(said) == 2 and f"60,000 images, labelled by the name of the {named}" in output
         assert len(results(root)) == 3 and {*results(root).values()} == {*results(tmp_path / "usual").values()}
 
 
@@ -463,8 +589,8 @@ def test_a_sweep_over_folders_of_this_directory(tmp_path: Path) -> None:
     words[1] += ",nowhere"  # what is swept is decoded before the jobs, too, and a bad folder stops its own alone
     more = command("-m", "model=mlp", "epochs=2", "hydra/launcher=basic", *words, cwd=tmp_path)
     assert more.returncode == 1 and "Jobs: 1 finished, 1 failed" in more.stdout
-    assert "job 1 failed: nowhere is missing; name a folder of PNG files" in more.stdout
-    assert more.stdout.index("mine/train: 40 PNG files") < more.stdout.index("Launching 2 jobs")
+    assert "job 1 failed: nowhere is missing; name a folder of images" in more.stdout
+    assert more.stdout.index("mine/train: 40 images") < more.stdout.index("Launching 2 jobs")
     words[1] = "data.train_dir=mine/train"
     # A changed image makes it another dataset, and so another run.
     write(tmp_path / "mine" / "train", "7/0.png", content=png(Image.fromarray(GREY)))
@@ -476,4 +602,4 @@ def test_a_folder_that_no_job_could_use_is_told_once_and_before_any(tmp_path: Pa
     words = ["data=png_folder", "data.train_dir=nowhere", "data.test_dir=nowhere_else"]
     swept = command("-m", "seed=0,1", *words, cwd=tmp_path)
     assert swept.returncode == 1 and swept.stdout == "Jobs: none ran\n"
-    assert swept.stderr == "mnist_exp: nowhere is missing; name a folder of PNG files\n"
+    assert swept.stderr == "mnist_exp: nowhere is missing; name a folder of images\n"

@@ -144,10 +144,10 @@ def test_a_record_that_was_edited_is_refused(tmp_path: Path) -> None:
         load_run(folder)
 
 
-@pytest.mark.parametrize("classes", [["a", "b"], 5, [["x"]] * 10, ["a"] * 10])
+@pytest.mark.parametrize("classes", [["a"], 5, [["x"]] * 10, ["a"] * 10])
 def test_classes_that_are_no_names_are_refused(classes: object, tmp_path: Path) -> None:
     folder = copied(tmp_path, "mlp", lambda record: record.update(classes=classes))
-    with pytest.raises(RunFolderError, match=r"run\.json has (classes that are not ten|a classes of another type)"):
+    with pytest.raises(RunFolderError, match=r"run\.json has (classes that are not|a classes of another)"):
         load_run(folder)
 
 

@@ -74,7 +74,7 @@ EDITS: dict[str, tuple[str, str, str, set[str], str]] = {
     "a message": ("training.py", "usually helps", "often helps", ALL, "training"),
     "what is drawn from the seed": ("settings/factory.py", "seed(config.seed)", "seed(1)", ALL, "training"),
     "normalisation": ("data/images.py", ".div_(255)", ".div_(256)", ALL, "data"),
-    "folders of images": ("data/folders.py", "Resampling.BILINEAR", "Resampling.NEAREST", ALL, "data"),
+    "folders of images": ("data/decoding.py", "Resampling.BILINEAR", "Resampling.NEAREST", ALL, "data"),
     "threads": ("machine/determinism.py", "set_num_threads(config.threads)", "set_num_threads(2)", ALL, "machine"),
     "memory layout": ("machine/layout.py", 'capability() == "AVX2"', 'capability() != "AVX2"', ALL, "machine"),
     "a comment": ("training.py", "# MPS has no float64", "# not on MPS", set(), ""),

@@ -12,7 +12,7 @@ import pytest
 from matplotlib import style
 from PIL import Image
 
-from mnist_exp.data import folders
+from mnist_exp.data import decoding, folders
 from mnist_exp.errors import RunFolderError
 from mnist_exp.report import figure_files, figures, tables
 from mnist_exp.report.collect import collect
@@ -256,14 +256,17 @@ def test_pictures_are_those_that_the_run_recorded_whatever_the_dataset(folder: s
 
 
 def test_pictures_of_a_folder_are_what_training_decoded(tmp_path: Path) -> None:
+    train, test = tmp_path / "train", tmp_path / "test"
     for number in range(3):
-        Image.new("L", (28, 28), 80 * number).save(tmp_path / f"{number}_7.png")
-    folder = folders.scan(tmp_path)
+        for split in (train, test):
+            split.mkdir(exist_ok=True)
+            Image.new("L", (28, 28), 80 * number + (split == train)).save(split / f"{number}_7.png")
+    folder = folders.scan_both(train, test)["test"]
     with pytest.raises(RunFolderError, match="decoded images are not in the data folder"):
         load_images(tmp_path, record(test_sha256=folder.sha256), 3)
-    folders.load(folder, tmp_path / folders.CACHE)
+    decoding.load(folder, tmp_path / decoding.CACHE)
     assert load_images(tmp_path, record(test_sha256=folder.sha256), 3)[:, 0, 0].tolist() == [0, 80, 160]
-    (path,) = (tmp_path / folders.CACHE).glob("*.npz")
+    (path,) = (tmp_path / decoding.CACHE).glob("*.npz")
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(RunFolderError, match="or are damaged"):
         load_images(tmp_path, record(test_sha256=folder.sha256), 3)

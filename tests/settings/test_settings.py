@@ -48,7 +48,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
 
 @pytest.mark.parametrize(("group", "option"), [(g, o) for g, options in OPTIONS.items() for o in options])
 def test_every_option_composes_and_has_an_identity(group: str, option: str) -> None:
-    folders = ("data.train_dir=a", "data.test_dir=b") if option == "png_folder" else ()
+    folders = ("data.train_dir=a", "data.test_dir=b") if option.endswith("_folder") else ()
     config = settings(f"{group}={option}", *folders)
     assert len(identity_hash(identify(config))) == 8
 
