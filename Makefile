@@ -9,7 +9,7 @@ COMPILE = .venv/bin/uv pip compile -q --universal --python-version 3.11 --no-hea
 # .venv knows its folder. Where that was moved or copied, it is made anew; a link to another checkout's is used as it is.
 MOVED := $(shell [ ! -L .venv ] && [ -e .venv/.ready ] && [ "$$(cat .venv/.ready)" != "$(CURDIR)" ] && echo moved)
 
-.PHONY: help setup clusters extras sweep search status reproduce forensics report predict draw verify bench docs test lint lock clean
+.PHONY: help setup clusters extras sweep search status reproduce forensics report predict draw verify archive bench docs test lint lock clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # make -j4 sweep report: in this order
 
@@ -52,8 +52,11 @@ predict: .venv/.ready  ## Read a picture of a digit with the trained models (IMA
 draw: .venv/.ready  ## Make a page to draw digits in, which the trained models read
 	$(RUN) scripts/draw.py
 
-verify: .venv/.ready  ## Train stored runs again and compare the bytes
-	$(RUN) scripts/verify.py
+verify: .venv/.ready  ## Train stored runs again and compare the bytes (RUNS=outputs/runs/NAME for your own)
+	$(RUN) scripts/verify.py $(RUNS)
+
+archive: .venv/.ready  ## Pack source, runs and report into one zip file that says how to check them
+	$(RUN) scripts/archive.py
 
 bench: .venv/.ready  ## Measure speed and memory against the usual pipeline and the floor (10 minutes, on a quiet machine)
 	$(RUN) scripts/benchmark.py --device $(DEVICE)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from filelock import SoftFileLease
 
+PROJECT = Path(__file__).resolve().parents[1]
+"""The folder that holds this package: the checkout, or where packages are installed."""
 TEMPORARY = ".partial"
 LEASE_SECONDS = 60.0
 """A lock whose last heartbeat is older than this is taken over, whichever host it is from."""

@@ -4,7 +4,7 @@
 """
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
@@ -26,10 +26,10 @@ from mnist_exp.runs.checkpoint import History
 from mnist_exp.runs.folder import RunFolder
 from mnist_exp.runs.record import Record, selection_metric, utc_now
 from mnist_exp.settings import factory
-from mnist_exp.settings.components import KINDS, check_last_batch, component_identity
+from mnist_exp.settings.components import KINDS, check_last_batch, component_identity, find_metrics
 from mnist_exp.settings.identity import run_identity, run_name, settings_without_paths
 from mnist_exp.settings.schema import AUTO, FOLDERS, Config, DataConfig
-from mnist_exp.training import LEARNING_RATE_HINT, EpochResult, TrainState, evaluate, fit, predictions
+from mnist_exp.training import LEARNING_RATE_HINT, EpochResult, Metric, TrainState, evaluate, fit, predictions
 
 
 class Display(Protocol):
@@ -79,6 +79,7 @@ def decide(
     history: History,
     code: Mapping[str, str],
     versions: Mapping[str, str | None],
+    metrics: Iterable[str] = (),
     *,
     overwrite: bool = False,
     stale: str = "retrain",
@@ -91,6 +92,7 @@ def decide(
         history: what its checkpoint holds.
         code: the checksums of the present code.
         versions: the present versions of packages.
+        metrics: the names of the metrics that are asked for, beside those that every run has.
         overwrite: train it anew in any case.
         stale: ``retrain`` a finished run of other code, or ``keep`` it.
     """
@@ -101,6 +103,8 @@ def decide(
         changed = other_versions(versions, (finished.provenance or {}).get("packages"))
         if not other:
             using = f", with {changed}" if changed else ""
+            if lacking := [name for name in metrics if f"test_{name}" not in (finished.metrics or {})]:
+                using += f", without {', '.join(lacking)}"
             return Action.SKIP, f"already finished{using}; skipped (overwrite=true trains it again)"
         if stale == "keep":
             return Action.SKIP, f"trained by other code: {other}; kept, since stale=keep"
@@ -110,6 +114,9 @@ def decide(
             return Action.RESTART, f"interrupted under other code: {other}; training it from the start"
         if changed := other_versions(versions, history.packages):
             return Action.RESTART, f"interrupted under {changed}; training it from the start"
+        own = {name.removeprefix("test_") for name in history.metrics[-1] if name.startswith("test_")}
+        if own - {"loss", "accuracy"} != {*metrics}:
+            return Action.RESTART, "interrupted with other metrics; training it from the start"
     return Action.CONTINUE, ""
 
 
@@ -131,7 +138,8 @@ def train_run(
     components = {kind: component_identity(kind, getattr(config, kind)) for kind in KINDS}
     scanned = scan_folders(config.data, config.protocol.train_split)
     classes = scanned["train"].classes if scanned else datasets.class_names(config.data.name)
-    factory.dry_build(config.model, config.optimizer, config.scheduler, len(classes))
+    factory.dry_build(config, len(classes))
+    metrics = find_metrics(config.metrics)
     contents: dict[str, Any] = {f"{split}_sha256": each.sha256 for split, each in scanned.items()}
     if scanned and classes != DIGITS:
         contents["classes"] = classes
@@ -144,7 +152,7 @@ def train_run(
         finished = record if record and folder.is_complete(record) else None
         history = History() if finished or config.overwrite else folder.load_history()
         action, why = decide(
-            identity, finished, history, code, versions, overwrite=config.overwrite, stale=config.stale
+            identity, finished, history, code, versions, metrics, overwrite=config.overwrite, stale=config.stale
         )
         if why:
             print(f"{name}: {why}", flush=True)
@@ -165,7 +173,7 @@ def train_run(
             print(f"{name}: another machine may give other bytes: {reason}", flush=True)
         try:
             with make_display(name, config.epochs) as display:
-                _train(config, device, scanned, folder, record, history, display)
+                _train(config, device, scanned, metrics, folder, record, history, display)
         except BaseException as error:
             _record_failure(folder, record, history, error)
             raise
@@ -183,6 +191,7 @@ def _train(
     config: Config,
     device: torch.device,
     scanned: Folders,
+    metrics: Mapping[str, Metric],
     folder: RunFolder,
     record: Record,
     history: History,
@@ -190,7 +199,7 @@ def _train(
 ) -> None:
     data = images.load_for_run(config, scanned, device)
     built = factory.build(config, device, len(data.train), len(record.class_names))
-    state = TrainState(built.model, built.optimizer, built.scheduler, built.step_scheduler_per_batch, built.shuffle)
+    state = TrainState(**vars(built))
     check_last_batch(state.model, data.train.normalised(slice(0, 1)), len(data.train), config.batch_size)
     record.data = data.checksums
     if AUTO in (config.data.mean, config.data.std):
@@ -214,6 +223,8 @@ def _train(
         epochs=config.epochs,
         batch_size=config.batch_size,
         training_mode=config.protocol.training_mode,
+        clip_norm=config.clip_norm,
+        metrics=metrics,
         on_step=display.step,
     ):
         history.add(result.metrics.as_row(), _timing(result, len(data.train)), state.state_dict())

@@ -5,8 +5,8 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -25,6 +25,8 @@ GATHER_SIZE = 1024
 """Images gathered and normalised at once, before they are cut into batches."""
 LEARNING_RATE_HINT = "a smaller optimizer.lr usually helps"
 
+Metric = Callable[[Tensor, Tensor], float]
+"""Of an evaluation's logits, float32, ``[N, classes]``, and labels, int64, ``[N]``."""
 OnStep = Callable[[int, int, Tensor], None]
 """Called after each training step with the steps done, the steps of the epoch, and the batch's loss."""
 
@@ -45,10 +47,13 @@ class Metrics:
     validation_loss: float | None = None
     """Over the images held out of training, after the epoch; None where there are none."""
     validation_accuracy: float | None = None
+    more: dict[str, float] = field(default_factory=dict)
+    """What other metrics of the evaluations are called in the row, and their values."""
 
     def as_row(self) -> dict[str, float]:
         """The metrics by name, without those that were not measured."""
-        return {name: value for name, value in vars(self).items() if value is not None}
+        row = {name: value for name, value in vars(self).items() if value is not None and name != "more"}
+        return row | self.more
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,12 @@ class TrainState:
     step_scheduler_per_batch: bool
     shuffle: Generator
     """Draws each epoch's order of the training images. On the CPU, whatever the device."""
+    loss: nn.Module = field(default_factory=nn.CrossEntropyLoss)
+    """Of logits and labels, a mean over images."""
+    augment: nn.Module | None = None
+    """Called with a batch of normalised training images and `draws`; returns as many."""
+    draws: Generator = field(default_factory=Generator)
+    """On the CPU, whatever the device."""
     epoch: int = 0
     """The epoch that was started last; whenever `fit` yields, the number of finished epochs."""
 
@@ -86,7 +97,9 @@ class TrainState:
         }
         if accelerator := self._accelerator():
             state["device_generator"] = accelerator.get_rng_state()
-        return state
+        if self.augment is not None:
+            state |= {"augment": self.augment.state_dict(), "draws": self.draws.get_state()}
+        return state | {"loss": self.loss.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what `state_dict` returned, torch's global generators included."""
@@ -97,6 +110,10 @@ class TrainState:
         torch.set_rng_state(state["generator"])
         if accelerator := self._accelerator():
             accelerator.set_rng_state(state["device_generator"])
+        if self.augment is not None:
+            self.augment.load_state_dict(state["augment"])
+            self.draws.set_state(state["draws"])
+        self.loss.load_state_dict(state["loss"])
         self.epoch = state["epoch"]
 
     def _accelerator(self) -> Any:
@@ -113,6 +130,8 @@ def fit(
     epochs: int,
     batch_size: int,
     training_mode: str,
+    clip_norm: float | None = None,
+    metrics: Mapping[str, Metric] | None = None,
     on_step: OnStep | None = None,
 ) -> Iterator[EpochResult]:
     """Train until ``epochs`` epochs are done, and yield the result of each.
@@ -126,6 +145,8 @@ def fit(
         batch_size: images per training step.
         training_mode: ``every_epoch``, or ``first_epoch`` to leave the model in evaluation mode from
             the first evaluation on, as the published experiment did.
+        clip_norm: the largest norm of the gradient, to which a longer one is scaled.
+        metrics: by name, more metrics of each evaluation.
         on_step: called after each training step.
 
     Raises:
@@ -135,13 +156,15 @@ def fit(
         state.epoch += 1
         start = time.perf_counter()
         state.model.train(training_mode == "every_epoch" or state.epoch == 1)
-        train_loss, train_accuracy, learning_rate = _train_epoch(state, train, batch_size, on_step)
+        train_loss, train_accuracy, learning_rate = _train_epoch(state, train, batch_size, clip_norm, on_step)
         middle = time.perf_counter()
         logits, test_loss, test_accuracy = _evaluate_metrics(state, evaluation)
+        more = _more_metrics("test", metrics, logits, evaluation.labels)
         validation_loss = validation_accuracy = None
         if validation is not None:
-            _, validation_loss, validation_accuracy = _evaluate_metrics(state, validation)
-        metrics = Metrics(
+            held_out, validation_loss, validation_accuracy = _evaluate_metrics(state, validation)
+            more |= _more_metrics("validation", metrics, held_out, validation.labels)
+        measured = Metrics(
             epoch=state.epoch,
             train_loss=train_loss,
             train_accuracy=train_accuracy,
@@ -150,8 +173,9 @@ def fit(
             learning_rate=learning_rate,
             validation_loss=validation_loss,
             validation_accuracy=validation_accuracy,
+            more=more,
         )
-        yield EpochResult(metrics, middle - start, time.perf_counter() - middle, logits)
+        yield EpochResult(measured, middle - start, time.perf_counter() - middle, logits)
 
 
 def evaluate(model: nn.Module, images: ImageSplit) -> Tensor:
@@ -195,8 +219,16 @@ def _evaluate_metrics(state: TrainState, images: ImageSplit) -> tuple[Tensor, fl
     return logits, loss, _accuracy(logits, images.labels)
 
 
+def _more_metrics(split: str, metrics: Mapping[str, Metric] | None, logits: Tensor, labels: Tensor) -> dict[str, float]:
+    found = {f"{split}_{name}": float(metric(logits, labels)) for name, metric in (metrics or {}).items()}
+    for name, value in found.items():
+        if not math.isfinite(value):
+            raise DivergedError(f"the metric {name} is {value}, which no table can hold")
+    return found
+
+
 def _train_epoch(
-    state: TrainState, images: ImageSplit, batch_size: int, on_step: OnStep | None
+    state: TrainState, images: ImageSplit, batch_size: int, clip_norm: float | None, on_step: OnStep | None
 ) -> tuple[float, float, float]:
     """Train for one epoch; return the mean loss, the accuracy, and the last step's learning rate."""
     optimizer, parameters, labels_device = state.optimizer, list(state.model.parameters()), images.labels.device
@@ -209,11 +241,15 @@ def _train_epoch(
     steps = math.ceil(len(images) / batch_size)
     with use_fastest_layout(state.model):
         for batch, targets in _batches(images, order, labels, batch_size):
+            if state.augment is not None:
+                batch = state.augment(batch, state.draws)
             batch_logits = state.model(batch)
-            loss = cross_entropy(batch_logits, targets)
+            loss = state.loss(batch_logits, targets)
             for parameter in parameters:  # less work than optimizer.zero_grad()
                 parameter.grad = None
             torch.autograd.backward(loss)  # loss.backward(), but with types
+            if clip_norm is not None:
+                nn.utils.clip_grad_norm_(parameters, clip_norm)
             optimizer.step()
             learning_rate = optimizer.param_groups[0]["lr"]
             if state.step_scheduler_per_batch:

@@ -32,8 +32,9 @@ from torchvision.transforms import Compose, Normalize, Resize, ToTensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # this checkout's code, whatever is installed
 
 from mnist_exp.data.images import ImageSplit, load
+from mnist_exp.files import PROJECT
 from mnist_exp.machine.determinism import make_deterministic, tune_malloc
-from mnist_exp.machine.fingerprint import PACKAGES, PROJECT, installed_version
+from mnist_exp.machine.fingerprint import PACKAGES, installed_version
 from mnist_exp.machine.layout import use_fastest_layout
 from mnist_exp.machine.provenance import provenance
 from mnist_exp.report.published import MODELS

@@ -19,8 +19,8 @@ from mnist_exp.cli.streams import run_script
 from mnist_exp.errors import UserError
 from mnist_exp.files import one_process_in
 from mnist_exp.report.collect import Collection, collect
-from mnist_exp.report.labels import flatten
 from mnist_exp.runs.record import METRICS, checksum
+from mnist_exp.settings.identity import flatten
 from mnist_exp.text import printable
 
 OUTPUTS = Path("outputs")

@@ -22,9 +22,9 @@ from mnist_exp.report import published, tables
 from mnist_exp.report.collect import Collection, Group, collect
 from mnist_exp.report.estimates import Estimates, make_estimates
 from mnist_exp.report.image_errors import load_errors
-from mnist_exp.report.labels import flatten
 from mnist_exp.report.published import MODELS
 from mnist_exp.report.table import Row, interval, markdown, mean_std
+from mnist_exp.settings.identity import flatten
 from mnist_exp.settings.schema import ARITHMETICS
 
 PROJECT = Path(__file__).resolve().parent.parent

@@ -1,9 +1,7 @@
 """README and docs/ say what the tracked results say, and nothing else; their links lead somewhere."""
 
 import json
-import os
 import re
-import subprocess
 from pathlib import Path
 
 import pandas as pd
@@ -12,7 +10,6 @@ import pytest
 from mnist_exp.report.collect import collect
 from mnist_exp.runs.record import checksum
 from scripts.update_docs import DOCUMENTS, MARKER, PROJECT, REFERENCE, fill_markers, render_tables, summarise
-from tests.conftest import python
 
 MODELS = {"LeNet5": "lenet5", "LeNet5_regularized": "lenet5r", "Custom MLP": "mlp"}
 
@@ -126,29 +123,6 @@ def test_links_lead_somewhere(name: str) -> None:
     path = PROJECT / name
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
         assert (path.parent / target).exists(), target
-
-
-def test_the_recipes_apply_train_and_can_be_undone(tmp_path: Path) -> None:
-    """The patches of docs/configure.md, given to ``git apply`` as they are."""
-    project, text = tmp_path / "project", (PROJECT / "docs" / "configure.md").read_text(encoding="utf-8")
-    subprocess.run(["git", "clone", "-q", str(PROJECT), str(project)], check=True)
-    patches = re.findall(r"```diff\n(.*?)```", text, re.DOTALL)
-    assert len(patches) == 2
-    git = ["git", "-C", str(project), "apply"]
-    for patch in patches:
-        subprocess.run([*git, "-"], input=patch, text=True, check=True)
-    (command,) = re.findall(r"python -m (mnist_exp\.run -m model=linear[^`]*)`", text)
-    environment = os.environ | {"PYTHONPATH": str(project)}
-    done = python("-m", *command.split(), "epochs=1", "protocol=published", cwd=tmp_path, env=environment)
-    assert done.returncode == 0 and "Jobs: 2 finished" in done.stdout, done.stderr
-    names = sorted(
-        path.name.rpartition("-seed0")[0] for path in (tmp_path / "outputs" / "runs").iterdir() if path.is_dir()
-    )
-    assert names == ["linear-published-nadam", "mlp-published-nadam"]
-    for patch in patches:
-        subprocess.run([*git, "-R", "-"], input=patch, text=True, check=True)
-    status = subprocess.run(["git", "-C", str(project), "status", "--short"], capture_output=True, text=True)
-    assert not status.stdout
 
 
 def test_the_readme_names_every_option() -> None:

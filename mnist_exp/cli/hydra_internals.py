@@ -22,9 +22,9 @@ from omegaconf import DictConfig, OmegaConf
 from mnist_exp.cli.messages import KNOWN_KEYS, PATH_SETTINGS, in_hydras_quotes, unknown_setting
 from mnist_exp.errors import ConfigError
 from mnist_exp.machine.parent import exit_when_parent_dies
-from mnist_exp.settings.schema import Config, expand_user
+from mnist_exp.settings.schema import COMPONENTS, Config, expand_user
 
-GROUPS = ("model", "optimizer", "scheduler", "device", "data", "protocol")
+GROUPS = (*COMPONENTS, "device", "data", "protocol")
 PACKAGE = Path(__file__).resolve().parents[1]
 CONFIG_FOLDER = next((p for p in (PACKAGE.parent / "conf", PACKAGE / "conf") if p.is_dir()), PACKAGE / "conf")
 """``conf/`` of the checkout, or its copy in an installed package."""
@@ -101,13 +101,13 @@ def reject_unknown(settings: DictConfig) -> None:
                 raise ConfigError(unknown_setting(f"{section}.{key!s}" if section else str(key)))
 
 
-def group_choices() -> dict[str, str]:
-    """The chosen option of each config group.
+def group_choices(context: Any = None) -> dict[str, str]:
+    """The chosen option of each config group; ``context`` is Hydra's own settings, where they are not global.
 
     Raises:
         ConfigError: a group was removed with ``~``, the settings are not from ``conf/``, or a callback cannot work.
     """
-    context = HydraConfig.get()
+    context = context or HydraConfig.get()
     chosen = context.runtime.choices
     for name, callback in (context.callbacks or {}).items():
         if str(callback.get("_target_")).endswith(".PickleJobInfoCallback"):

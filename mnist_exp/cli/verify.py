@@ -21,9 +21,9 @@ from joblib.externals.loky import get_reusable_executor
 from mnist_exp.cli.messages import job_failure_reason
 from mnist_exp.cli.progress import Lines
 from mnist_exp.errors import ChangedFileError, ConfigError, DivergedError
-from mnist_exp.files import write_atomically
+from mnist_exp.files import PROJECT, write_atomically
 from mnist_exp.job import train_run
-from mnist_exp.machine.fingerprint import EQUIVALENT, PROJECT, canonical_checksum, other_code, present_code
+from mnist_exp.machine.fingerprint import EQUIVALENT, canonical_checksum, other_code, present_code
 from mnist_exp.machine.parent import exit_when_parent_dies
 from mnist_exp.runs.read import Run, read_finished_run
 from mnist_exp.runs.record import RESULT_FILES, Record, read_record

@@ -9,15 +9,17 @@ import ast
 import functools
 import hashlib
 import importlib.metadata
+import importlib.util
 import re
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import Any
 
 from mnist_exp.errors import ConfigError
+from mnist_exp.files import PROJECT
 from mnist_exp.settings.schema import COMPONENTS
 
 PARTS = {
@@ -34,7 +36,6 @@ part of a run's identity.)"""
 PACKAGES = ("numpy", "pillow", "torch", "torchvision")
 """The installed packages that can change a number of any run."""
 PART_NAMES = {"training": "the training loop", "data": "data loading", "machine": "the machine's settings"}
-PROJECT = Path(__file__).resolve().parents[2]
 EQUIVALENT = Path(__file__).with_name("equivalent_code.toml")
 """The tracked declarations of changes that leave all numbers alone."""
 
@@ -51,6 +52,11 @@ def present_versions(identity: Mapping[str, Any]) -> dict[str, str | None]:
     names -= {*sys.stdlib_module_names, "mnist_exp", *PACKAGES}
     known = importlib.metadata.packages_distributions() if names else {}  # reads all that is installed
     return {name: installed_version(name) for name in sorted({*PACKAGES, *(known.get(n, [n])[0] for n in names)})}
+
+
+def local_files(identity: Mapping[str, Any], modules: Iterable[str] = ()) -> dict[str, Path]:
+    """The files of a run's components, of more modules, and of all local ones that they import, by module."""
+    return _local_code((*_component_modules(identity).values(), *modules))[0]
 
 
 def other_code(identity: Mapping[str, Any], present: Mapping[str, str], recorded: Mapping[str, str] | None) -> str:
@@ -136,13 +142,17 @@ def _module_file(module: str) -> Path | None:
     names = module.split(".")
     if names[0] in sys.stdlib_module_names:
         return None
-    places = [str(PROJECT)] if names[0] == "mnist_exp" else None  # whatever else is installed
+    places = [str(PROJECT)] if names[0] == "mnist_exp" else [*sys.path, str(PROJECT)]  # whatever else is installed
     origin = None
     for count in range(1, len(names) + 1):
-        if not (spec := PathFinder.find_spec(".".join(names[:count]), places)):
+        spec = PathFinder.find_spec(".".join(names[:count]), places)
+        if not spec and count == 1:  # pip install -e may have a finder of its own
+            loaded = sys.modules.get(names[0])
+            spec = loaded.__spec__ if loaded else importlib.util.find_spec(names[0])
+        if not spec:
             return None
         places, origin = list(spec.submodule_search_locations or ()), spec.origin
-    if not origin or not origin.endswith(".py"):
+    if not origin or not Path(origin).is_file():
         return None
     is_installed = names[0] != "mnist_exp" and {"site-packages", "dist-packages"} & {*Path(origin).parts}
     return None if is_installed else Path(origin)
@@ -173,8 +183,9 @@ def _defining_module(module: str, name: str) -> str:
 
 @functools.cache
 def _parse(path: Path) -> ast.Module:
+    """A module's syntax tree; of a compiled one, all of its bytes."""
     try:
-        return ast.parse(path.read_bytes(), str(path))
+        return ast.parse(path.read_bytes() if path.suffix == ".py" else f"content = {path.read_bytes()!r}", str(path))
     except SyntaxError as error:
         raise ConfigError(f"{error.filename}, line {error.lineno}: {error.msg}") from error
 

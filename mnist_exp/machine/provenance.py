@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
+from mnist_exp.files import PROJECT
 from mnist_exp.machine.determinism import why_not_portable
-from mnist_exp.machine.fingerprint import PROJECT, installed_version
+from mnist_exp.machine.fingerprint import installed_version
 
 PACKAGES = ("hydra-core", "omegaconf", "mnist-exp")
 """Packages whose versions are recorded, beside those that can change a number."""

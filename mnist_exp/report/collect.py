@@ -9,9 +9,10 @@ from typing import Any
 from mnist_exp.errors import RunFolderError
 from mnist_exp.machine.fingerprint import canonical_checksum
 from mnist_exp.report import published
-from mnist_exp.report.labels import MADE_BY, flatten, make_labels
-from mnist_exp.runs.read import VALIDATION_NAMES, Run, read_finished_run
+from mnist_exp.report.labels import MADE_BY, make_labels
+from mnist_exp.runs.read import METRIC_NAMES, VALIDATION_NAMES, Run, read_finished_run
 from mnist_exp.runs.record import Record, selection_metric
+from mnist_exp.settings.identity import flatten, with_neutral
 from mnist_exp.settings.schema import PROTOCOLS
 from mnist_exp.text import printable, slug, unique
 
@@ -63,6 +64,13 @@ class Group:
     def classes(self) -> tuple[str, ...]:
         """The names of the classes, by label."""
         return tuple(map(printable, self.record.class_names))
+
+    @property
+    def own_metrics(self) -> list[str]:
+        """The metrics that its settings name, beside those that every run has."""
+        known = (*METRIC_NAMES, *VALIDATION_NAMES)
+        names = map(str, self.runs[0].epochs)
+        return [name for name in names if name.startswith(("test_", "validation_")) and name not in known]
 
     def final_values(self, metric: str) -> dict[int, float]:
         """Seed → the last epoch's value of a metric; empty where it was not measured."""
@@ -200,7 +208,8 @@ def _complete_settings(runs: list[Run]) -> list[dict[str, Any]]:
     """What may distinguish the runs of a section but their seed and title: for each run the same keys, sorted."""
     left_out = ("data", "protocol", "seed")
     given = [
-        flatten({k: v for k, v in run.record.identity.items() if k not in left_out}) | _made_by(run) for run in runs
+        flatten({k: v for k, v in with_neutral(run.record.identity).items() if k not in left_out}) | _made_by(run)
+        for run in runs
     ]
     keys = sorted({key for each in given for key in each})
     return [{key: each.get(key) for key in keys} for each in given]

@@ -8,7 +8,7 @@ import pandas as pd
 
 from mnist_exp.report.collect import Collection, Group
 from mnist_exp.report.image_errors import GroupErrors
-from mnist_exp.report.statistics import FRACTION, LOSS, Comparison, Estimate, Measured, compare
+from mnist_exp.report.statistics import ANY, FRACTION, LOSS, Comparison, Estimate, Measured, compare
 from mnist_exp.report.table import Row
 from mnist_exp.runs.read import TIMES
 from mnist_exp.text import printable
@@ -35,7 +35,8 @@ def make_estimates(collection: Collection, errors: Sequence[GroupErrors]) -> Est
     for section in collection.sections:
         groups = collection.in_section(section)
         mine = [each for each in errors if each.group.section == section]
-        measured = {metric: _measure(metric, groups, mine) for metric in BOUNDS}
+        own = [metric for group in groups for metric in group.own_metrics]
+        measured = {metric: _measure(metric, groups, mine) for metric in (*BOUNDS, *own)}
         for group in groups:
             means[group] = {metric: each.mean(group.label) for metric, each in measured.items()}
         comparisons[section] = compare(measured[groups[0].selection_metric], measured["test_loss"])
@@ -49,7 +50,7 @@ def _measure(metric: str, groups: Sequence[Group], errors: Sequence[GroupErrors]
         values = {"test_accuracy": -each.errors, "test_loss": each.losses}.get(metric)
         if values is not None and each.images > 1 and each.same_images(errors[0]):
             by_image[each.group.label] = dict(zip(each.predictions, values, strict=True))
-    return Measured({group.label: group.final_values(metric) for group in groups}, by_image, BOUNDS[metric])
+    return Measured({group.label: group.final_values(metric) for group in groups}, by_image, BOUNDS.get(metric, ANY))
 
 
 def _cost(group: Group) -> Row:

@@ -28,6 +28,7 @@ from mnist_exp.text import slug, unique
 
 MAX_TOGETHER, MAX_ALONE = 8, 4
 """Groups in a section's figures, the most accurate ones; and groups that each have figures of their own."""
+METRICS = (*METRIC_NAMES, *VALIDATION_NAMES)
 MIN_TRIALS = 5  # fewer settings that were validated are no search
 SEARCHED = ("optimizer", "scheduler", "batch_size")
 MIN_PER_BIN = 5  # a bin of confidence with fewer images per run says nothing
@@ -52,11 +53,15 @@ def of_section(collection: Collection, estimates: Estimates, section: str, error
     looks = zip(groups, sns.color_palette("colorblind"), MARKERS, DASHES, strict=False)
     styles: Styles = {group.label: {"color": color, "marker": m, "ls": dash} for group, color, m, dash in looks}
     few = groups if len(collection.in_section(section)) <= MAX_ALONE else []
-    metrics = [metric for metric in (*METRIC_NAMES, *VALIDATION_NAMES) if groups[0].final_values(metric)]
+    own = dict.fromkeys(metric for group in groups for metric in group.own_metrics)
+    measured = {metric: [group for group in groups if group.final_values(metric)] for metric in (*METRICS, *own)}
     scores = {group.label: estimates.means[group][group.selection_metric] for group in groups}
-    plots = [overview(groups, scores, styles), *(curves(groups, metric, styles) for metric in metrics)]
+    plots = [
+        overview(groups, scores, styles),
+        *(curves(mine, metric, styles) for metric, mine in measured.items() if mine),
+    ]
     plots += slices(section, collection.in_section(section))
-    plots += [curves([group], metric, styles, alone=True) for metric in metrics for group in few]
+    plots += [curves([g], metric, styles, alone=True) for metric, mine in measured.items() for g in mine if g in few]
     best = collection.in_section(section, most=MAX_ALONE)
     plots += [confusion(each) for each in errors if each.group in best]
     plots += reliability(section, [each for each in errors if each.group in groups and len(each.bins)], styles)
@@ -99,10 +104,12 @@ def _draw_overview(
 
 def curves(groups: Sequence[Group], metric: str, styles: Styles, *, alone: bool = False) -> Plot:
     """A metric against the epoch: one group, with the published curve, or several over each other."""
-    runs = [(group.label, run) for group in groups for run in group.runs]
+    runs = [(group.label, run) for group in groups for run in group.runs if metric in run.epochs]
     data = pd.concat([run.epochs[["epoch", metric]].assign(label=label, seed=run.record.seed) for label, run in runs])
-    means = {group.label: np.mean([run.epochs[metric] for run in group.runs], axis=0) for group in groups}
-    ends = "; ".join(f"{label} from {mean[0]:.4f} to {mean[-1]:.4f}" for label, mean in means.items())
+    means = (
+        data.groupby(["label", "epoch"], sort=False)[metric].mean().groupby("label", sort=False).agg(["first", "last"])
+    )
+    ends = "; ".join(f"{label} from {first:.4f} to {last:.4f}" for label, first, last in means.itertuples())
     text = f"Lines are means over the seeds, bands ± 1 standard deviation. First to last epoch: {ends}."
     title, topic, prefix = f"{_in_words(metric)} of all models", "curves", "all"
     if alone:
@@ -131,7 +138,8 @@ def _draw_curves(title: str, data: pd.DataFrame, metric: str, styles: Styles, al
         # The first epoch may be outside the frame: it would compress all later ones.
         margin = 0.05 * np.ptp(later) or 0.01
         axes.set_ylim(later.min() - margin, later.max() + margin)
-    axes.set(xlabel="epoch", ylabel=f"{_in_words(metric).lower()} ({UNITS[metric.rpartition('_')[2]]})", title=title)
+    unit = "".join(f" ({unit})" for ending, unit in UNITS.items() if metric.endswith(ending))
+    axes.set(xlabel="epoch", ylabel=f"{_in_words(metric).lower()}{unit}", title=title)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _add_legend(figure, axes)
     return figure

@@ -17,14 +17,6 @@ MADE_BY = {
 """What may differ between runs of one setting, in words."""
 
 
-def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """A tree of settings as one mapping: ``{"a": {"b": 1}}`` → ``{"a.b": 1}``."""
-    flat: dict[str, Any] = {}
-    for key, value in settings.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
-
-
 def make_labels(titles: Sequence[str], settings: Sequence[Mapping[str, Any]], own: str = "") -> list[str]:
     """Each title, with the settings that tell it from the others.
 

@@ -17,10 +17,10 @@ from mnist_exp.report.collect import Collection
 from mnist_exp.report.estimates import Estimates
 from mnist_exp.report.figure_files import Plot
 from mnist_exp.report.image_errors import GroupErrors, hardest_images, load_images
-from mnist_exp.report.labels import flatten
 from mnist_exp.report.table import Table, csv, latex, markdown, numeric
 from mnist_exp.report.tables import FINAL
 from mnist_exp.report.wording import winner_sentence
+from mnist_exp.settings.identity import flatten
 from mnist_exp.text import printable
 
 GALLERY = 24

@@ -15,8 +15,8 @@ from mnist_exp.report.crossed import LEVEL, Crossed, student_p, t_factor
 
 BOTH, IMAGES, SEEDS, NOTHING = "new seeds and new images", "new images", "new seeds", ""
 """What an interval generalises to. With new images only, it is about these trained networks."""
-FRACTION, DIFFERENCE, LOSS = (0.0, 1.0), (-1.0, 1.0), (0.0, math.inf)
-"""The bounds of accuracies, of their differences, and of losses."""
+FRACTION, DIFFERENCE, LOSS, ANY = (0.0, 1.0), (-1.0, 1.0), (0.0, math.inf), (-math.inf, math.inf)
+"""The bounds of accuracies, of their differences, of losses, and of metrics of which nothing is known."""
 PUBLISHED_DECIMALS = 3
 UNKNOWN = math.nan
 

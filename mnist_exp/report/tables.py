@@ -54,12 +54,16 @@ def comparison(collection: Collection, estimates: Estimates) -> Table:
             row |= estimate_columns(metric, means[metric])
         if validated:
             row |= seeds_columns("validation_accuracy", means["validation_accuracy"])
+        for metric in group.own_metrics:
+            row |= seeds_columns(metric, means[metric])
         if tuned:
             row["chosen_by"] = "test digits" if group in tuned else None
         rows.append(row)
     columns = {"Model": text("model"), SECTION: text("section"), "Parameters": number("parameters", ",")}
     columns |= {"Validation accuracy": mean_std("validation_accuracy")} if validated else {}
     columns |= {name.capitalize(): mean_std(metric) for metric, name in FINAL.items()}
+    own = dict.fromkeys(metric for group in collection.groups for metric in group.own_metrics)
+    columns |= {metric.replace("_", " ").capitalize(): mean_std(metric) for metric in own}
     columns |= {"95 % interval of the mean accuracy": interval("test_accuracy"), "n": text("n")}
     columns |= {"Settings chosen by": text("chosen_by")} if tuned else {}
     note = (

@@ -53,8 +53,8 @@ class Run:
             )
         return content
 
-    def read_table(self, name: str, columns: Sequence[str]) -> pd.DataFrame:
-        """These columns of a CSV file, float64.
+    def read_table(self, name: str, columns: Sequence[str], more: tuple[str, ...] = ()) -> pd.DataFrame:
+        """These columns of a CSV file, and those whose names start with one of ``more``, float64.
 
         Raises:
             RunFolderError: it is missing or damaged, or a value is not a finite number.
@@ -64,7 +64,8 @@ class Run:
             table = pd.read_csv(io.BytesIO(content), dtype=str)
             if missing := [column for column in columns if column not in table]:
                 raise RunFolderError(f"{name} has no column {', '.join(missing)}")
-            table = table[[*columns]].map(float)  # pandas 2 may read the last bit wrong
+            own = [each for each in map(str, table) if each.startswith(more) and each not in columns] if more else []
+            table = table[[*columns, *own]].map(float)  # pandas 2 may read the last bit wrong
         except (ValueError, TypeError) as error:
             raise RunFolderError(f"{name} is damaged: {error}") from error
         if not content.endswith(b"\n") or not np.isfinite(table.astype(float)).all(axis=None):
@@ -91,7 +92,8 @@ def read_run(folder: Path) -> Run:
     validation = VALIDATION_NAMES if record.identity["data"].get("validation_size") else ()
     epochs = pd.DataFrame()
     if record.status == "finished" or (folder / METRICS).exists():
-        epochs = run.read_table(METRICS, ["epoch", *METRIC_NAMES, *validation, "learning_rate"]).astype({"epoch": int})
+        known = ["epoch", *METRIC_NAMES, *validation, "learning_rate"]
+        epochs = run.read_table(METRICS, known, more=("test_", "validation_")).astype({"epoch": int})
     if list(epochs.get("epoch", [])) != list(range(1, len(epochs) + 1)):
         raise RunFolderError(f"{METRICS} does not have one row for each epoch")
     timing, problems = None, []

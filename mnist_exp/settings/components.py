@@ -1,7 +1,8 @@
-"""Which classes the settings may name, and the checks of their arguments, before any work starts.
+"""Which classes and functions the settings may name, and the checks of their arguments, before any work starts.
 
-A config is text that may come from anywhere, and calling whatever it names could run anything. So only
-three kinds of class can be named: our models, and torch's optimizers and schedulers.
+A config is text that may come from anywhere, and calling whatever it names could run anything. So it may name a class
+of the kind that is asked for, and a function that is declared as a metric; nothing else is ever called. To find it, its
+module is imported, which runs that module's code: a config is to be trusted as far as the modules that it names.
 """
 
 import contextlib
@@ -11,7 +12,8 @@ import importlib
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -19,22 +21,27 @@ from torch import Tensor, nn
 from torch.optim import Optimizer, lr_scheduler
 
 from mnist_exp.errors import ConfigError
+from mnist_exp.files import PROJECT
 
-KINDS: dict[str, tuple[str, type]] = {
-    "model": ("mnist_exp.models", nn.Module),
-    "optimizer": ("torch.optim", Optimizer),
-    "scheduler": ("torch.optim.lr_scheduler", lr_scheduler.LRScheduler),
+KINDS: dict[str, tuple[type, str]] = {
+    "model": (nn.Module, "mnist_exp.models.LeNet5"),
+    "optimizer": (Optimizer, "torch.optim.SGD"),
+    "scheduler": (lr_scheduler.LRScheduler, "torch.optim.lr_scheduler.StepLR"),
+    "loss": (nn.Module, "torch.nn.CrossEntropyLoss"),
+    "augment": (nn.Module, "mnist_exp.augment.Shift"),
 }
-"""Component → the module that its class must be in, and the class that it must inherit from."""
+"""Component → the class that its own must inherit from, and an example."""
 UNSUITABLE = {
     "LBFGS": "it evaluates the loss several times a step",
     "SparseAdam": "it needs sparse gradients",
     "ReduceLROnPlateau": "it would choose the learning rate by the evaluation's result",
 }
+RENAMED: dict[str, str] = {}
+"""In a fork with another name: the package's name in stored runs → its name now."""
 RESERVED_ARGUMENTS = {"params", "optimizer", "steps_per_epoch", "last_epoch", "classes"}
 """For the factory, or for resuming, so a config cannot set them."""
-NON_ARGUMENTS = {"model": {"_target_", "title"}, "optimizer": {"_target_"}, "scheduler": {"_target_", "interval"}}
-"""Keys of a config group that are not arguments of its class."""
+NON_ARGUMENTS = {"model": {"_target_", "title"}, "scheduler": {"_target_", "interval"}}
+"""Keys of a config group that are not arguments of its class; of the others, ``_target_``."""
 INTERVALS = ("epoch", "step")
 
 
@@ -48,7 +55,8 @@ def component_identity(kind: str, settings: dict[str, Any]) -> dict[str, Any]:
     """
     cls, arguments = resolve(kind, settings)
     parameters = inspect.signature(cls).parameters.items()
-    defaults = {n: p.default for n, p in parameters if n not in RESERVED_ARGUMENTS and p.default is not p.empty}
+    given = {n: p.default for n, p in parameters if n not in RESERVED_ARGUMENTS and p.default is not p.empty}
+    defaults = {name: _described(value) for name, value in given.items()}
     identity = {"target": settings["_target_"], **defaults, **arguments}
     if kind == "scheduler":
         identity["interval"] = interval(settings)
@@ -61,21 +69,18 @@ def resolve(kind: str, settings: dict[str, Any]) -> tuple[Callable[..., Any], di
     Raises:
         ConfigError: as `component_identity`.
     """
-    module_name, base = KINDS[kind]
-    target = settings.get("_target_")
-    prefix, _, name = str(target).rpartition(".")
-    is_inside = prefix == module_name or prefix.startswith(f"{module_name}.")
-    try:
-        cls = vars(importlib.import_module(prefix)).get(name) if is_inside else None
-    except Exception as error:  # of any kind: the module may be half written
-        reason = f"{type(error).__name__}: {error}"
-        raise ConfigError(f"{kind}._target_={target}: {prefix} cannot be imported ({reason})") from error
+    base, example = KINDS[kind]
+    target = str(settings.get("_target_"))
+    cls, name = import_name(f"{kind}._target_", target), target.rpartition(".")[2]
     if not (inspect.isclass(cls) and issubclass(cls, base) and cls is not base and not name.startswith("_")):
-        raise ConfigError(f"{kind}._target_={target}: must name one of the {kind}s in {module_name}")
+        wanted = f"a class that inherits from {base.__module__.removesuffix('.modules.module')}.{base.__qualname__}"
+        raise ConfigError(f"{kind}._target_={target}: must name {wanted}, such as {example}")
     if name in UNSUITABLE:
         raise ConfigError(f"{kind}._target_={target}: cannot be used here, since {UNSUITABLE[name]}")
-    arguments = {key: value for key, value in settings.items() if key not in NON_ARGUMENTS[kind]}
-    known = inspect.signature(cls).parameters
+    arguments = {key: value for key, value in settings.items() if key not in NON_ARGUMENTS.get(kind, {"_target_"})}
+    known = dict(inspect.signature(cls).parameters)
+    for other in [each for each in known.values() if each.kind is each.VAR_KEYWORD]:  # **options: takes any
+        known = dict.fromkeys(arguments, other) | known
     for key, value in arguments.items():
         if key not in known or key in RESERVED_ARGUMENTS:
             takes = [name for name in known if name not in RESERVED_ARGUMENTS]
@@ -83,7 +88,8 @@ def resolve(kind: str, settings: dict[str, Any]) -> tuple[Callable[..., Any], di
             hint = f"did you mean {kind}.{close[0]}?" if close else f"it takes {', '.join(takes) or 'no settings'}"
             raise ConfigError(f"{kind}.{key}: {settings['_target_']} has no such setting; {hint}")
         annotation = known[key].annotation
-        if not _matches(value, str(annotation)):
+        is_tensor = kind == "loss" and isinstance(value, list) and "Tensor" in str(annotation)
+        if not is_tensor and not _matches(value, str(annotation)):
             wanted = annotation.__name__ if inspect.isclass(annotation) else str(annotation).replace("typing.", "")
             raise ConfigError(f"{kind}.{key}={value}: must be of type {wanted}")
         numbers = value if isinstance(value, list | tuple) else [value]
@@ -93,6 +99,58 @@ def resolve(kind: str, settings: dict[str, Any]) -> tuple[Callable[..., Any], di
     if kind == "optimizer" and (isinstance(rate, bool) or not isinstance(rate, int | float) or not rate > 0):
         raise ConfigError(f"optimizer.lr={rate}: the learning rate must be a number greater than 0")
     return cls, arguments
+
+
+def import_name(key: str, target: str) -> Any:
+    """What a dotted name stands for; None where its module has no such name.
+
+    Raises:
+        ConfigError: its module cannot be imported.
+    """
+    prefix, _, name = target.rpartition(".")
+    package, dot, rest = prefix.partition(".")
+    prefix = RENAMED.get(package, package) + dot + rest
+    if str(PROJECT) not in sys.path:  # a package beside mnist_exp/, wherever the command runs
+        sys.path.append(str(PROJECT))
+    try:
+        return vars(importlib.import_module(prefix)).get(name) if prefix else None
+    except Exception as error:  # of any kind: the module may be half written
+        reason = f"{type(error).__name__}: {error}"
+        advice = "; a package of your own is found beside mnist_exp/ or in PYTHONPATH"
+        raise ConfigError(
+            f"{key}={target}: {prefix} cannot be imported ({reason}){advice if isinstance(error, ImportError) else ''}"
+        ) from error
+
+
+def find_metrics(names: Iterable[str]) -> dict[str, Callable[[Tensor, Tensor], float]]:
+    """The functions that `metrics` names, by their own names.
+
+    Raises:
+        ConfigError: one of them is not declared as a metric, or two have one name.
+    """
+    found: dict[str, Callable[[Tensor, Tensor], float]] = {}
+    for given in names:
+        function = import_name("metrics", given if "." in given else f"mnist_exp.metrics.{given}")
+        if not (inspect.isfunction(function) and getattr(function, "is_metric", False) is True):
+            raise ConfigError(f"metrics={given}: must name a function with the decorator mnist_exp.metrics.metric")
+        if found.setdefault(function.__name__, function) is not function:
+            raise ConfigError(f"metrics={given}: there is another of that name; rename one")
+    return found
+
+
+def _described(default: Any) -> Any:
+    """A default argument as a JSON value, the same in every process."""
+    if isinstance(default, list | tuple):
+        return [_described(each) for each in default]
+    is_finite = isinstance(default, float) and math.isfinite(default)
+    is_finite = isinstance(default, float) and math.isfinite(default)
+    if default is None or isinstance(default, bool | int | str) or is_finite:
+        return default
+    if isinstance(default, dict):
+        return {str(key): _described(value) for key, value in default.items()}
+    if inspect.isclass(default) or inspect.isroutine(default):
+        return f"{default.__module__}.{default.__qualname__}"
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(default))
 
 
 def _matches(value: Any, annotation: str) -> bool:
@@ -120,7 +178,7 @@ def as_config_error(kind: str, arguments: dict[str, Any]) -> Iterator[None]:
     """Raise a ConfigError that names the arguments, instead of what a class raises for values that it cannot use."""
     try:
         yield
-    except (TypeError, ValueError, RuntimeError, AssertionError, ZeroDivisionError, IndexError) as error:
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, AssertionError, AttributeError, LookupError) as error:
         given = " ".join(f"{kind}.{key}={value}" for key, value in arguments.items())
         raise ConfigError(f"{given or kind}: {error}") from error
 
@@ -139,6 +197,26 @@ def check_shapes(model: nn.Module, target: str, classes: int) -> None:
         raise ConfigError(
             f"model: {target} gives {found} for images of shape {[*images.shape]}; {wanted} is needed{advice}"
         )
+
+
+def check_loss(loss: nn.Module, target: str, classes: int) -> None:
+    """Raise a ConfigError unless it is a mean over images, without weights that nothing would train."""
+    logits, labels = torch.linspace(-1, 1, 2 * classes).reshape(2, classes), torch.tensor([0, classes - 1])
+    with as_config_error("loss", {"_target_": target}):
+        one, twice = loss(logits, labels), loss(logits.repeat(2, 1), labels.repeat(2))
+        if not (isinstance(one, Tensor) and one.ndim == 0 and torch.allclose(one, twice, rtol=1e-4)):
+            raise ValueError("for logits [N, classes] and labels [N] it must give one number, a mean over images")
+        if any(True for _ in loss.parameters()):
+            raise ValueError("it has weights of its own, which nothing trains")
+
+
+def check_augment(augment: nn.Module, target: str) -> None:
+    """Raise a ConfigError unless it turns images and a generator into images."""
+    images = torch.zeros(2, 1, 32, 32)
+    with as_config_error("augment", {"_target_": target}):
+        found = augment(images, torch.Generator().manual_seed(0))
+        if not isinstance(found, Tensor) or found.shape != images.shape or found.dtype != images.dtype:
+            raise ValueError("it must give images of the shape and type that it gets, float32, [N, 1, 32, 32]")
 
 
 def check_last_batch(model: nn.Module, image: Tensor, count: int, batch_size: int) -> None:

@@ -1,9 +1,12 @@
 """What a run is called: a name that ends in a hash of every setting that can change its numbers."""
 
 import dataclasses
+import functools
 import hashlib
 import json
+import operator
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from mnist_exp.settings.schema import Config
@@ -11,6 +14,20 @@ from mnist_exp.settings.schema import Config
 IDENTITY_VERSION = 3
 """Raised when settings mean something else than before. (Changed code has its own checksums: `machine.fingerprint`.)"""
 ABSENT = "(absent)"
+NEUTRAL: dict[str, Any] = {
+    "data.validation_size": 0,
+    "clip_norm": None,
+    "augment": {"target": "torch.nn.Identity"},
+    "loss": {
+        "target": "torch.nn.CrossEntropyLoss",
+        **dict.fromkeys(("weight", "size_average", "reduce")),
+        "ignore_index": -100,
+        "reduction": "mean",
+        "label_smoothing": 0,
+    },
+}
+"""Settings that are younger than stored runs → the value with which the identity leaves them out, so that stored runs
+keep their names. A new setting gets a line here, and a default that changes nothing."""
 
 
 def run_identity(
@@ -20,7 +37,7 @@ def run_identity(
 
     Args:
         config: the run's settings.
-        components: for ``model``, ``optimizer`` and ``scheduler``, the class and all its arguments
+        components: for each of `COMPONENTS`, the class and all its arguments
             (`mnist_exp.settings.components.component_identity`).
         device: the kind of device that ``device.name`` resolved to.
         contents: what the data's name does not determine, such as the checksum of a folder, and its classes.
@@ -31,14 +48,22 @@ def run_identity(
     """
     settings = settings_without_paths(config)
     settings["data"] |= contents
-    del settings["data"]["title"]  # changes no number
-    if not config.data.validation_size:  # names from before this setting stay as they are
-        del settings["data"]["validation_size"]
+    del settings["data"]["title"], settings["metrics"]  # change no number
     del settings["device"]["name"]  # may be auto
     settings["device"]["type"] = device
     # The components replace what the settings say of them: with the classes' defaults.
     canonical: dict[str, Any] = _canonical({"version": IDENTITY_VERSION} | settings | components)
+    for path, value in NEUTRAL.items():
+        *sections, key = path.split(".")
+        section = functools.reduce(operator.getitem, sections, canonical)
+        if section[key] == value:
+            del section[key]
     return canonical
+
+
+def with_neutral(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """An identity with all settings, those too that it leaves out; `data` aside."""
+    return {path: value for path, value in NEUTRAL.items() if "." not in path} | dict(identity)
 
 
 def settings_without_paths(config: Config) -> dict[str, Any]:
@@ -49,6 +74,14 @@ def settings_without_paths(config: Config) -> dict[str, Any]:
     for key in ("root", "train_dir", "test_dir"):
         del settings["data"][key]
     return settings
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A tree of settings as one mapping: ``{"a": {"b": 1}}`` → ``{"a.b": 1}``."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
 
 
 def identity_hash(identity: dict[str, Any]) -> str:

@@ -24,7 +24,7 @@ FOLDERS = ("image_folder", "png_folder")
 """What else `data.name` may be: `mnist_exp.data.folders`."""
 AUTO = "auto"
 SPLITS = ("train", "test")
-COMPONENTS = ("model", "optimizer", "scheduler")
+COMPONENTS = ("model", "optimizer", "scheduler", "loss", "augment")
 """The groups that name a class."""
 TRAINING_MODES = ("every_epoch", "first_epoch")
 STALE = ("retrain", "keep")
@@ -133,19 +133,27 @@ class ProtocolConfig:
 class Config:
     """All settings of a run.
 
-    ``model``, ``optimizer`` and ``scheduler`` hold ``_target_`` (the class) and that class's own
-    keyword arguments; `mnist_exp.settings.factory` checks them against its signature.
+    The groups in `COMPONENTS` hold ``_target_`` (the class) and that class's own keyword arguments;
+    `mnist_exp.settings.components` checks them against its signature.
     """
 
     model: dict[str, Any] = field(default_factory=dict)
     optimizer: dict[str, Any] = field(default_factory=dict)
     scheduler: dict[str, Any] = field(default_factory=dict)
+    loss: dict[str, Any] = field(default_factory=lambda: {"_target_": "torch.nn.CrossEntropyLoss"})
+    """What training minimises; losses of evaluations are always the cross-entropy."""
+    augment: dict[str, Any] = field(default_factory=lambda: {"_target_": "torch.nn.Identity"})
+    """What is done to each batch of training images, at random."""
     device: DeviceConfig = MISSING
     data: DataConfig = MISSING
     protocol: ProtocolConfig = MISSING
     seed: int = 0
     epochs: int = 20
     batch_size: int = 64
+    clip_norm: float | None = None
+    """The largest norm of the gradient in a step; a longer one is scaled down."""
+    metrics: list[str] = field(default_factory=list)
+    """More metrics of each evaluation (`mnist_exp.metrics`); no part of a run's identity."""
     output_root: str = "outputs"
     overwrite: bool = False
     """Train a finished run again."""
@@ -156,6 +164,8 @@ class Config:
         _check_choice("stale", self.stale, STALE)
         _check_range("epochs", self.epochs, 1, MAX_COUNT)
         _check_range("batch_size", self.batch_size, 1, MAX_COUNT)
+        if self.clip_norm is not None and not (math.isfinite(self.clip_norm) and self.clip_norm > 0):
+            raise ConfigError(f"clip_norm={self.clip_norm}: must be a number greater than 0, or null")
         if not 0 <= self.seed <= MAX_SEED:
             raise ConfigError(f"seed={self.seed}: a seed must be between 0 and {MAX_SEED}")
         if not self.output_root.strip():

@@ -19,11 +19,11 @@ from mnist_exp.cli.hydra_internals import CONFIG_FOLDER, GROUPS
 from mnist_exp.errors import ConfigError
 from mnist_exp.settings import components, factory
 from mnist_exp.settings.identity import diff_settings, identity_hash, run_identity, run_name
-from mnist_exp.settings.schema import Config
+from mnist_exp.settings.schema import COMPONENTS, Config
 from tests.conftest import choices, settings
 
 OPTIONS = {group: sorted(path.stem for path in (CONFIG_FOLDER / group).glob("*.yaml")) for group in GROUPS}
-KINDS = ("model", "optimizer", "scheduler")
+KINDS = COMPONENTS
 
 
 def identify(config: Config, device: str = "cpu") -> dict[str, Any]:
@@ -209,7 +209,7 @@ def test_what_the_factory_hands_over_cannot_be_set() -> None:
 def test_checking_settings_leaves_the_generator_alone() -> None:
     config = settings()
     before = torch.get_rng_state()
-    factory.dry_build(config.model, config.optimizer, config.scheduler)
+    factory.dry_build(config)
     assert torch.equal(torch.get_rng_state(), before)
 
 
