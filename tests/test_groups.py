@@ -1,6 +1,7 @@
 """The losses, augmentations, schedules and metrics that are there, against what they are by hand."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -69,15 +70,16 @@ def test_macro_f1_is_the_mean_of_the_classes() -> None:
 
 
 def weights_after_a_step(clip_norm: float | None, loss: nn.Module | None = None) -> torch.Tensor:
-    model = nn.Sequential(nn.Flatten(), nn.Linear(1024, 10, bias=False))
-    nn.init.zeros_(model[1].weight)
+    layer = nn.Linear(1024, 10, bias=False)
+    nn.init.zeros_(layer.weight)
+    model = nn.Sequential(nn.Flatten(), layer)
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
     state = TrainState(model, optimizer, schedule, False, Generator().manual_seed(0), loss or nn.CrossEntropyLoss())
     images = torch.full((4, 1, 32, 32), 255, dtype=torch.uint8)
     split = ImageSplit(images, torch.tensor([0, 0, 0, 0]), 0.0, 1.0)
     list(fit(state, split, split, epochs=1, batch_size=4, training_mode="every_epoch", clip_norm=clip_norm))
-    return model[1].weight.detach()
+    return layer.weight.detach()
 
 
 def test_a_long_gradient_is_scaled_to_the_norm() -> None:
@@ -104,10 +106,10 @@ def test_a_list_of_weights_becomes_a_tensor() -> None:
 
 @pytest.mark.parametrize("option", ["shift", "rotate"])
 def test_an_augmented_run_is_resumed_bit_for_bit(
-    option: str, execute: Execute, tmp_path: object, monkeypatch: pytest.MonkeyPatch
+    option: str, execute: Execute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = ("model=mlp", "epochs=3", f"augment={option}", "scheduler=warmup_cosine", "clip_norm=1")
-    whole, folder = tmp_path / "whole", tmp_path  # type: ignore[operator]
+    whole, folder = tmp_path / "whole", tmp_path
     execute(*words, root=whole)
     kill_after(2, execute, words, monkeypatch)
     execute(*words)

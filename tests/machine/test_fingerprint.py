@@ -70,7 +70,7 @@ EDITS: dict[str, tuple[str, str, str, set[str], str]] = {
     "the order in forward": ("models/mlp.py", "relu(self.hidden1(", "(self.hidden1(", {"MLP"}, "model"),
     "what a name stands for": ("models/mlp.py", "import relu", "import gelu as relu", {"MLP"}, "model"),
     "a default": ("models/lenet5_regularized.py", "dropout: float = 0.5", "dropout: float = 0.4", {MODELS[1]}, "model"),
-    "the loss": ("training.py", "loss = cross_entropy(batch", "loss = 2 * cross_entropy(batch", ALL, "training"),
+    "the loss": ("training.py", "loss = state.loss(batch", "loss = 2 * state.loss(batch", ALL, "training"),
     "a message": ("training.py", "usually helps", "often helps", ALL, "training"),
     "what is drawn from the seed": ("settings/factory.py", "seed(config.seed)", "seed(1)", ALL, "training"),
     "normalisation": ("data/images.py", ".div_(255)", ".div_(256)", ALL, "data"),

@@ -43,6 +43,7 @@ def test_the_defaults_are_the_documented_ones() -> None:
     assert config.optimizer["_target_"] == "torch.optim.SGD"
     assert (config.optimizer["lr"], config.optimizer["momentum"]) == (0.01, 0.9)
     expected = {"model": "lenet5", "optimizer": "sgd", "scheduler": "constant", "device": "cpu"}
+    expected |= {"loss": "cross_entropy", "augment": "none"}
     assert choices() == expected | {"data": "mnist", "protocol": "standard"}
 
 
@@ -175,7 +176,7 @@ EVERYWHERE = ("os.system", "torch.hub.load", "mnist_exp.models.torch.hub.load", 
     ("kind", "target"),
     [
         *itertools.product(KINDS, EVERYWHERE),
-        ("model", "torch.nn.Linear"),
+        ("model", "torch.nn.Module"),
         ("model", "mnist_exp.models._ToChannelsLast"),
         ("model", "mnist_exp.job.train_run"),
         ("optimizer", "torch.optim.Optimizer"),
@@ -192,8 +193,9 @@ def test_only_allowed_classes_can_be_named(kind: str, target: Any) -> None:
 
 @given(st.text(max_size=40))
 def test_no_text_names_anything_but_a_class_of_the_kind(text: str) -> None:
-    for kind, (module, base) in components.KINDS.items():
+    for kind, (base, example) in components.KINDS.items():
         try:
+            module = example.rpartition(".")[0]
             target = components.component_identity(kind, {"_target_": f"{module}.{text}"})["target"]
         except ConfigError:
             continue
