@@ -114,8 +114,8 @@ def decide(
             return Action.RESTART, f"interrupted under other code: {other}; training it from the start"
         if changed := other_versions(versions, history.packages):
             return Action.RESTART, f"interrupted under {changed}; training it from the start"
-        own = {name.removeprefix("test_") for name in history.metrics[-1] if name.startswith("test_")}
-        if own - {"loss", "accuracy"} != {*metrics}:
+        own = {name.removeprefix("test_") for name in [*history.metrics, {}][-1] if name.startswith("test_")}
+        if history.metrics and own - {"loss", "accuracy"} != {*metrics}:
             return Action.RESTART, "interrupted with other metrics; training it from the start"
     return Action.CONTINUE, ""
 
