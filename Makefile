@@ -9,7 +9,7 @@ COMPILE = .venv/bin/uv pip compile -q --universal --python-version 3.11 --no-hea
 # .venv knows its folder. Where that was moved or copied, it is made anew; a link to another checkout's is used as it is.
 MOVED := $(shell [ ! -L .venv ] && [ -e .venv/.ready ] && [ "$$(cat .venv/.ready)" != "$(CURDIR)" ] && echo moved)
 
-.PHONY: help setup clusters extras sweep search status reproduce forensics report predict draw verify archive bench docs test lint lock clean
+.PHONY: help setup clusters extras sweep search status reproduce forensics report predict draw verify archive bench docs test gpu lint lock clean
 .DEFAULT_GOAL := help
 .NOTPARALLEL:  # make -j4 sweep report: in this order
 
@@ -67,6 +67,10 @@ docs: .venv/.ready  ## Update the tables and figures of README.md and docs/ from
 
 test: .venv/.ready  ## Run the tests
 	$(RUN) -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+
+gpu: .venv/.ready  ## Prove what is promised of a GPU, and measure it (skipped in part where there is none)
+	$(RUN) -m pytest -m gpu -rs
+	$(if $(shell $(RUN) -c 'import torch; print("yes" * torch.cuda.is_available())'),$(RUN) scripts/benchmark.py --device cuda)
 
 lint: .venv/.ready  ## Check style, types and imports
 	.venv/bin/ruff check .

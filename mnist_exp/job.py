@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -16,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mnist_exp.data import datasets, folders, images
 from mnist_exp.data.folders import DIGITS, Folders
-from mnist_exp.data.images import ImageSplit
+from mnist_exp.data.images import ImageSplit, RunImages
 from mnist_exp.errors import DivergedError, Interrupted, RunFolderError, failure_reason
 from mnist_exp.machine.determinism import make_deterministic, why_not_portable
 from mnist_exp.machine.fingerprint import other_code, other_versions, present_code, present_versions
@@ -30,6 +31,9 @@ from mnist_exp.settings.components import KINDS, check_last_batch, component_ide
 from mnist_exp.settings.identity import run_identity, run_name, settings_without_paths
 from mnist_exp.settings.schema import AUTO, FOLDERS, Config, DataConfig
 from mnist_exp.training import LEARNING_RATE_HINT, EpochResult, Metric, TrainState, evaluate, fit, predictions
+
+_loaded: dict[str, Any] = {}
+"""The ``images`` that this process loaded last, and their ``source``: a sweep's jobs reuse their processes."""
 
 
 class Display(Protocol):
@@ -197,7 +201,7 @@ def _train(
     history: History,
     display: Display,
 ) -> None:
-    data = images.load_for_run(config, scanned, device)
+    data = _load_images(config, scanned, device)
     built = factory.build(config, device, len(data.train), len(record.class_names))
     state = TrainState(**vars(built))
     check_last_batch(state.model, data.train.normalised(slice(0, 1)), len(data.train), config.batch_size)
@@ -238,6 +242,23 @@ def _train(
     record.status, record.metrics, record.ended = "finished", history.metrics[-1], utc_now()
     found = predictions(logits, data.evaluation.labels)
     folder.finish(record, results.to_files(state.model.state_dict(), found))
+
+
+def _load_images(config: Config, scanned: Folders, device: torch.device) -> RunImages:
+    """The images of a run; those that this process loaded last, if they are of the same, unchanged files."""
+    splits = (config.protocol.train_split, config.protocol.eval_split)
+    settings = dataclasses.replace(config.data, validation_size=0)
+    source = (settings, splits, device, [scanned[each].sha256 for each in scanned], datasets.file_states(config.data))
+    if _loaded.get("source") != source:
+        _loaded.clear()  # first, so that there is room for the others
+        _loaded["images"] = images.load(config.data, scanned, splits, device)
+        if datasets.file_states(config.data) == source[-1]:
+            _loaded["source"] = source
+    (train, evaluation), checksums = _loaded["images"]
+    validation = None
+    if config.data.validation_size:
+        train, validation = images.stratified_split(train, config.data.validation_size, config.seed)
+    return RunImages(train, evaluation, validation, checksums)
 
 
 def _multiply_accumulates(model: torch.nn.Module, split: ImageSplit) -> int:

@@ -89,6 +89,7 @@ def few_digits(
         return tuple(by_split[split] for split in splits), {}
 
     monkeypatch.setattr(images, "load", load)
+    monkeypatch.setattr(job, "_loaded", {})
     return train, test
 
 

@@ -1,9 +1,11 @@
 """Other images and other numbers of classes, from training to the report, prediction and verification."""
 
 import json
+import os
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,7 +16,7 @@ from PIL import Image
 from mnist_exp import job
 from mnist_exp.cli.progress import Lines
 from mnist_exp.cli.verify import EQUAL, verify
-from mnist_exp.data import folders
+from mnist_exp.data import folders, images
 from mnist_exp.data.datasets import class_names
 from mnist_exp.data.images import mean_and_std
 from mnist_exp.inference.drawing import render
@@ -141,6 +143,30 @@ def test_sixty_two_classes_and_folders_in_one_report(
     assert pd.read_csv(matrix).shape == (62, 63)
     drawn = render([load_run(run) for run in runs])
     assert "Draw a character" in drawn and json.dumps(names) in drawn
+
+
+def test_a_process_keeps_its_images_until_a_file_changes(
+    emnist: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads, load = [], images.load
+
+    def counted(*arguments: Any) -> Any:
+        loads.append(arguments)
+        return load(*arguments)
+
+    monkeypatch.setattr(images, "load", counted)
+    monkeypatch.setattr(job, "_loaded", {})
+    words = ["model=mlp", "epochs=1", "data=emnist_byclass", f"data.root={emnist}"]
+    alone = (train(tmp_path / "alone", *words, "seed=1") / "model.safetensors").read_bytes()
+    train(tmp_path, *words, "seed=0")
+    again = (train(tmp_path, *words, "seed=1") / "model.safetensors").read_bytes()
+    assert len(loads) == 1 and again == alone
+    train(tmp_path, *words, "data.std=0.5")
+    train(tmp_path, *words, "protocol=published")
+    assert len(loads) == 3
+    os.utime(emnist / "EMNIST" / "raw" / "emnist-byclass-test-labels-idx1-ubyte")
+    train(tmp_path, *words, "protocol=published", "seed=2")
+    assert len(loads) == 4
 
 
 def test_the_number_of_classes_is_no_setting(photographs: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from mnist_exp.data import fetch
 from mnist_exp.data.folders import DIGITS
 from mnist_exp.errors import DataError
-from mnist_exp.settings.schema import DATASETS
+from mnist_exp.settings.schema import DATASETS, DataConfig
 
 Raw = tuple[NDArray[np.uint8], NDArray[np.int64], dict[str, str]]
 
@@ -69,6 +69,15 @@ def load(name: str, root: Path, splits: tuple[str, ...]) -> list[Raw]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def file_states(config: DataConfig) -> list[tuple[str, int, int]]:
+    """Name, size and time of each file that a dataset is read from; of folders of images the checksums tell."""
+    if config.name not in DATASETS:
+        return []
+    place = Path(config.root) / _dataset(config.name).__name__
+    states = [(path.name, path.stat()) for path in sorted(place.rglob("*")) if path.is_file()]
+    return [(name, state.st_size, state.st_mtime_ns) for name, state in states]
 
 
 def class_names(name: str) -> list[str]:

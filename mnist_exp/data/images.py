@@ -14,7 +14,7 @@ from mnist_exp.data import datasets, decoding
 from mnist_exp.data.decoding import IMAGE_SIZE
 from mnist_exp.data.folders import Folders
 from mnist_exp.errors import ConfigError, DataError
-from mnist_exp.settings.schema import AUTO, FOLDERS, Config, DataConfig
+from mnist_exp.settings.schema import AUTO, FOLDERS, DataConfig
 
 RESIZE_BLOCK = 5000
 """Images resized at once, which bounds the memory that it takes."""
@@ -59,16 +59,6 @@ class RunImages:
     validation: ImageSplit | None
     checksums: dict[str, str]
     """The SHA-256 of each file or folder behind them."""
-
-
-def load_for_run(config: Config, scanned: Folders, device: torch.device) -> RunImages:
-    """The images of a run, on the device that trains; arguments and errors as for `load` and `stratified_split`."""
-    splits = (config.protocol.train_split, config.protocol.eval_split)
-    (train, evaluation), checksums = load(config.data, scanned, splits, device)
-    validation = None
-    if config.data.validation_size:
-        train, validation = stratified_split(train, config.data.validation_size, config.seed)
-    return RunImages(train, evaluation, validation, checksums)
 
 
 def load(

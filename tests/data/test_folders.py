@@ -579,7 +579,9 @@ def test_a_sweep_over_folders_of_this_directory(tmp_path: Path) -> None:
     words = ["data=png_folder", "data.train_dir=mine/train", "data.test_dir=mine/test", "data.root=cache"]
     swept = command("-m", "model=mlp", "seed=0,1", "epochs=1", "hydra/launcher=basic", *words, cwd=tmp_path)
     assert swept.returncode == 0, swept.stderr
-    assert swept.stdout.count("decoding them") == 2 and swept.stdout.count("decoded before") == 4
+    assert (
+        swept.stdout.count("decoding them") == 2 and swept.stdout.count("decoded before") == 2
+    )  # both jobs are in one process
     runs = sorted((tmp_path / "outputs" / "runs").iterdir())
     assert [run.name[:-9] for run in runs] == [f"png_folder-mlp-standard-sgd-seed{seed}" for seed in (0, 1)]
     for run in runs:
