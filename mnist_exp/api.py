@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from hydra import compose as hydra_compose
@@ -69,9 +70,14 @@ def read_runs(folder: Path | str, *, epochs: bool = False) -> pd.DataFrame:
     """The runs in a folder, such as ``outputs/runs``: a row for each, or for each of its epochs.
 
     Columns are the run's name, status and model, all settings by dotted path (``optimizer.lr``), and the metrics of
-    its last epoch (or of each). A folder that cannot be read is left out, with a warning.
+    its last epoch (or of each). A run that cannot be read is left out, with a warning.
+
+    Raises:
+        RunFolderError: there is no such folder.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
+    if not Path(folder).is_dir():
+        raise RunFolderError(f"{folder}: there is no such folder of runs")
     for path in sorted(each for each in Path(folder).iterdir() if each.is_dir() and not each.name.startswith(".")):
         try:
             run = read_run(path)

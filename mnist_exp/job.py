@@ -118,7 +118,7 @@ def decide(
             return Action.RESTART, f"interrupted under other code: {other}; training it from the start"
         if changed := other_versions(versions, history.packages):
             return Action.RESTART, f"interrupted under {changed}; training it from the start"
-        own = {name.removeprefix("test_") for name in [*history.metrics, {}][-1] if name.startswith("test_")}
+        own = {name.removeprefix("test_") for name in [{}, *history.metrics][-1] if name.startswith("test_")}
         if history.metrics and own - {"loss", "accuracy"} != {*metrics}:
             return Action.RESTART, "interrupted with other metrics; training it from the start"
     return Action.CONTINUE, ""
@@ -143,7 +143,7 @@ def train_run(
     scanned = scan_folders(config.data, config.protocol.train_split)
     classes = scanned["train"].classes if scanned else datasets.class_names(config.data.name)
     factory.dry_build(config, len(classes))
-    metrics = find_metrics(config.metrics)
+    metrics = find_metrics(config.metrics, len(classes))
     contents: dict[str, Any] = {f"{split}_sha256": each.sha256 for split, each in scanned.items()}
     if scanned and classes != DIGITS:
         contents["classes"] = classes

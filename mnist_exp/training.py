@@ -223,7 +223,7 @@ def _more_metrics(split: str, metrics: Mapping[str, Metric] | None, logits: Tens
     found = {f"{split}_{name}": float(metric(logits, labels)) for name, metric in (metrics or {}).items()}
     for name, value in found.items():
         if not math.isfinite(value):
-            raise DivergedError(f"the metric {name} is {value}, which no table can hold")
+            raise DivergedError(f"the metric {name} is {value}; it must be a finite number")
     return found
 
 

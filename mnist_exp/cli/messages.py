@@ -17,6 +17,7 @@ import yaml
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 
 from mnist_exp.errors import UserError, disk_message, failure_reason, memory_message
+from mnist_exp.files import PROJECT
 from mnist_exp.runs.record import selection_metric
 from mnist_exp.settings.schema import Config, DataConfig, DeviceConfig, ProtocolConfig
 
@@ -90,8 +91,12 @@ def format_accuracy(metrics: Mapping[str, Any]) -> str:
 def unknown_setting(key: str) -> str:
     """What to say of a setting that does not exist."""
     section, _, name = key.rpartition(".")
-    known = KNOWN_KEYS.get(section, ["lr", "momentum", "weight_decay"])
-    if section.startswith("hydra"):
+    options = (PROJECT / "conf" / section).glob("*.yaml") if section not in KNOWN_KEYS else ()
+    listed = {key for path in options for key in re.findall(r"^(\w+):", path.read_text(encoding="utf-8"), re.MULTILINE)}
+    known = KNOWN_KEYS.get(section, sorted(listed - {name}))
+    if name in ("classes", "steps_per_epoch"):
+        hint = "it follows from the data"
+    elif section.startswith("hydra"):
         hint = "--cfg hydra shows what there is"
     elif close := difflib.get_close_matches(name, known, n=1):
         hint = f"did you mean {f'{section}.' if section else ''}{close[0]}?"
@@ -143,6 +148,8 @@ def _about_settings(error: Exception) -> str:
             f"{several[1]} has several values; add -m to run each of them. For one value with a comma in it, "
             f"write {_quoted(key, [value])}"
         )
+    if "is not a ListConfig" in _lines(cause)[0]:
+        return f"{lines[0].removeprefix('Error merging override ')}: write a list, in brackets: metrics=[macro_f1]"
     if merging := re.match(r"Error merging override (.+)", lines[0]):
         return f"{merging[1]}: {_lines(cause)[0]}"
     key = next((line.partition(":")[2].strip() for line in lines if line.startswith("full_key:")), "")

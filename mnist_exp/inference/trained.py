@@ -20,7 +20,7 @@ from mnist_exp.errors import DataError, RunFolderError
 from mnist_exp.inference.preprocessing import open_image, to_digit, to_grey
 from mnist_exp.runs.read import read_finished_run, read_run
 from mnist_exp.runs.record import WEIGHTS, Record
-from mnist_exp.settings import factory
+from mnist_exp.settings import components, factory
 from mnist_exp.settings.schema import DATASETS
 from mnist_exp.text import printable
 
@@ -108,8 +108,8 @@ def load_run(folder: Path | str) -> TrainedModel:
     except SafetensorError as error:
         raise RunFolderError(f"{folder}: its weights cannot be read: {error}") from error
     run.record.title = printable(run.record.title)
-    settings = dict(run.record.identity["model"])
-    model = factory.build_model({"_target_": settings.pop("target"), **settings}, len(run.record.class_names))
+    settings = components.without_defaults("model", run.record.identity["model"])
+    model = factory.build_model(settings, len(run.record.class_names))
     try:
         model.load_state_dict(weights)
     except RuntimeError as error:

@@ -66,10 +66,11 @@ def other_code(identity: Mapping[str, Any], present: Mapping[str, str], recorded
     """
     if recorded is None:
         return "its record has no checksums of it"
+    gone = {kind: "" for kind in COMPONENTS if kind in recorded and kind not in present}  # the file of its class
     names = PART_NAMES | {kind: identity[kind]["target"].rpartition(".")[2] for kind in COMPONENTS if kind in identity}
     return ", ".join(
         names[part]
-        for part, checksum in present.items()
+        for part, checksum in ({**present} | gone).items()
         if canonical_checksum(part, checksum) != canonical_checksum(part, recorded.get(part, ""))
     )
 

@@ -67,10 +67,10 @@ class Group:
 
     @property
     def own_metrics(self) -> list[str]:
-        """The metrics that its settings name, beside those that every run has."""
+        """The metrics that its settings name, beside those that every run has; only those that all of its runs have."""
         known = (*METRIC_NAMES, *VALIDATION_NAMES)
-        names = map(str, self.runs[0].epochs)
-        return [name for name in names if name.startswith(("test_", "validation_")) and name not in known]
+        names = [name for name in map(str, self.runs[0].epochs) if name.startswith(("test_", "validation_"))]
+        return [name for name in names if name not in known and all(name in run.epochs for run in self.runs)]
 
     def final_values(self, metric: str) -> dict[int, float]:
         """Seed → the last epoch's value of a metric; empty where it was not measured."""

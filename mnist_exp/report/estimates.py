@@ -35,7 +35,7 @@ def make_estimates(collection: Collection, errors: Sequence[GroupErrors]) -> Est
     for section in collection.sections:
         groups = collection.in_section(section)
         mine = [each for each in errors if each.group.section == section]
-        own = [metric for group in groups for metric in group.own_metrics]
+        own = [metric for group in collection.groups for metric in group.own_metrics]
         measured = {metric: _measure(metric, groups, mine) for metric in (*BOUNDS, *own)}
         for group in groups:
             means[group] = {metric: each.mean(group.label) for metric, each in measured.items()}
@@ -50,7 +50,9 @@ def _measure(metric: str, groups: Sequence[Group], errors: Sequence[GroupErrors]
         values = {"test_accuracy": -each.errors, "test_loss": each.losses}.get(metric)
         if values is not None and each.images > 1 and each.same_images(errors[0]):
             by_image[each.group.label] = dict(zip(each.predictions, values, strict=True))
-    return Measured({group.label: group.final_values(metric) for group in groups}, by_image, BOUNDS.get(metric, ANY))
+    known = {group.label: metric in BOUNDS or metric in group.own_metrics for group in groups}
+    of_seeds = {group.label: group.final_values(metric) if known[group.label] else {} for group in groups}
+    return Measured(of_seeds, by_image, BOUNDS.get(metric, ANY))
 
 
 def _cost(group: Group) -> Row:

@@ -54,7 +54,8 @@ def of_section(collection: Collection, estimates: Estimates, section: str, error
     styles: Styles = {group.label: {"color": color, "marker": m, "ls": dash} for group, color, m, dash in looks}
     few = groups if len(collection.in_section(section)) <= MAX_ALONE else []
     own = dict.fromkeys(metric for group in groups for metric in group.own_metrics)
-    measured = {metric: [group for group in groups if group.final_values(metric)] for metric in (*METRICS, *own)}
+    measured = {metric: [group for group in groups if group.final_values(metric)] for metric in METRICS}
+    measured |= {metric: [group for group in groups if metric in group.own_metrics] for metric in own}
     scores = {group.label: estimates.means[group][group.selection_metric] for group in groups}
     plots = [
         overview(groups, scores, styles),

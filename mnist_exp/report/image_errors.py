@@ -195,7 +195,9 @@ def load_images(root: Path, record: Record, count: int) -> NDArray[np.uint8]:
         if decoded is None:
             raise RunFolderError("the decoded images are not in the data folder, or are damaged")
         return decoded
-    file, sha256 = [("", ""), *(record.data or {}).items()][-2]  # before the labels of the split that comes last
+    file, sha256 = [("", ""), ("", ""), *(record.data or {}).items()][
+        -2
+    ]  # before the labels of the split that comes last
     for path in sorted(root.glob(f"*/raw/{file}")) if file else ():
         content = path.read_bytes()
         if hashlib.sha256(content).hexdigest() == sha256:

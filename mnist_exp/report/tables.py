@@ -46,6 +46,7 @@ def comparison(collection: Collection, estimates: Estimates) -> Table:
     rows = []
     tuned = _tuned_on_test_set(collection)
     validated = any(group.selection_metric == "validation_accuracy" for group in collection.groups)
+    own = dict.fromkeys(metric for group in collection.groups for metric in group.own_metrics)
     for group in collection.groups:
         means = estimates.means[group]
         row: Row = {"model": group.label, "section": group.section, "protocol": group.protocol, "n": len(group.runs)}
@@ -54,15 +55,14 @@ def comparison(collection: Collection, estimates: Estimates) -> Table:
             row |= estimate_columns(metric, means[metric])
         if validated:
             row |= seeds_columns("validation_accuracy", means["validation_accuracy"])
-        for metric in group.own_metrics:
+        for metric in own:
             row |= seeds_columns(metric, means[metric])
         if tuned:
-            row["chosen_by"] = "test digits" if group in tuned else None
+            row["chosen_by"] = "test images" if group in tuned else None
         rows.append(row)
     columns = {"Model": text("model"), SECTION: text("section"), "Parameters": number("parameters", ",")}
     columns |= {"Validation accuracy": mean_std("validation_accuracy")} if validated else {}
     columns |= {name.capitalize(): mean_std(metric) for metric, name in FINAL.items()}
-    own = dict.fromkeys(metric for group in collection.groups for metric in group.own_metrics)
     columns |= {metric.replace("_", " ").capitalize(): mean_std(metric) for metric in own}
     columns |= {"95 % interval of the mean accuracy": interval("test_accuracy"), "n": text("n")}
     columns |= {"Settings chosen by": text("chosen_by")} if tuned else {}
@@ -77,7 +77,7 @@ def comparison(collection: Collection, estimates: Estimates) -> Table:
         note += "first."
     if tuned:
         note += (
-            " “Test digits”: several settings of this model were tried, and only their test accuracy says which is "
+            " “Test images”: several settings of this model were tried, and only their test accuracy says which is "
             "best, so the best looks better than it is; to choose fairly, run them all with data.validation_size=5000."
         )
     return make_table("comparison", "Comparison", note, rows, columns)

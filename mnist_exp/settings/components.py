@@ -70,7 +70,9 @@ def resolve(kind: str, settings: dict[str, Any]) -> tuple[Callable[..., Any], di
         ConfigError: as `component_identity`.
     """
     base, example = KINDS[kind]
-    target = str(settings.get("_target_"))
+    target = settings.get("_target_")
+    if not isinstance(target, str):
+        raise ConfigError(f"{kind}._target_ must name a class, such as {example}, not {target}")
     cls, name = import_name(f"{kind}._target_", target), target.rpartition(".")[2]
     if not (inspect.isclass(cls) and issubclass(cls, base) and cls is not base and not name.startswith("_")):
         wanted = f"a class that inherits from {base.__module__.removesuffix('.modules.module')}.{base.__qualname__}"
@@ -102,10 +104,10 @@ def resolve(kind: str, settings: dict[str, Any]) -> tuple[Callable[..., Any], di
 
 
 def import_name(key: str, target: str) -> Any:
-    """What a dotted name stands for; None where its module has no such name.
+    """What a dotted name stands for.
 
     Raises:
-        ConfigError: its module cannot be imported.
+        ConfigError: its module cannot be imported, or has no such name.
     """
     prefix, _, name = target.rpartition(".")
     package, dot, rest = prefix.partition(".")
@@ -113,29 +115,54 @@ def import_name(key: str, target: str) -> Any:
     if str(PROJECT) not in sys.path:  # a package beside mnist_exp/, wherever the command runs
         sys.path.append(str(PROJECT))
     try:
-        return vars(importlib.import_module(prefix)).get(name) if prefix else None
+        known = vars(importlib.import_module(prefix)) if prefix else {}
     except Exception as error:  # of any kind: the module may be half written
         reason = f"{type(error).__name__}: {error}"
         advice = "; a package of your own is found beside mnist_exp/ or in PYTHONPATH"
         raise ConfigError(
             f"{key}={target}: {prefix} cannot be imported ({reason}){advice if isinstance(error, ImportError) else ''}"
         ) from error
+    if name not in known:
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ConfigError(f"{key}={target}: there is no {name} in {prefix or 'no module'}{hint}")
+    return known[name]
 
 
-def find_metrics(names: Iterable[str]) -> dict[str, Callable[[Tensor, Tensor], float]]:
-    """The functions that `metrics` names, by their own names.
+def find_metrics(names: Iterable[str], classes: int) -> dict[str, Callable[[Tensor, Tensor], float]]:
+    """The functions that `metrics` names, by their own names, each tried.
 
     Raises:
-        ConfigError: one of them is not declared as a metric, or two have one name.
+        ConfigError: one of them is not declared as a metric or gives no number, or its name is taken.
     """
     found: dict[str, Callable[[Tensor, Tensor], float]] = {}
+    labels = torch.arange(4 * classes) % classes
+    logits = torch.randn(len(labels), classes, generator=torch.Generator().manual_seed(0))
     for given in names:
         function = import_name("metrics", given if "." in given else f"mnist_exp.metrics.{given}")
         if not (inspect.isfunction(function) and getattr(function, "is_metric", False) is True):
             raise ConfigError(f"metrics={given}: must name a function with the decorator mnist_exp.metrics.metric")
-        if found.setdefault(function.__name__, function) is not function:
-            raise ConfigError(f"metrics={given}: there is another of that name; rename one")
+        if (name := function.__name__) in ("loss", "accuracy") or found.setdefault(name, function) is not function:
+            raise ConfigError(f"metrics={given}: there is another metric called {name}; rename this one")
+        try:
+            float(function(logits, labels))
+        except Exception as error:  # of any kind: it is somebody's code
+            reason = f"({type(error).__name__}: {error})"
+            raise ConfigError(f"metrics={given}: logits [N, classes] and labels [N] give no number {reason}") from error
     return found
+
+
+def without_defaults(kind: str, identity: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a component that an identity holds; those with the class's default are left to the class.
+
+    A default that is no JSON value, such as a function, is only described in an identity.
+    """
+    cls = import_name(f"{kind}._target_", identity["target"])
+    known = inspect.signature(cls).parameters
+    kept = {
+        k: v for k, v in identity.items() if k != "target" and (k not in known or _described(known[k].default) != v)
+    }
+    return {"_target_": identity["target"], **kept}
 
 
 def _described(default: Any) -> Any:
@@ -166,8 +193,9 @@ def _matches(value: Any, annotation: str) -> bool:
 
 
 def interval(settings: dict[str, Any]) -> str:
-    """When a schedule advances: after each ``epoch``, or after each ``step``."""
-    given = settings.get("interval", "epoch")
+    """When a schedule advances: after each ``epoch``, or after each ``step``; one that counts steps must say it."""
+    counts_steps = "steps_per_epoch" in inspect.signature(import_name("scheduler", settings["_target_"])).parameters
+    given = settings.get("interval", None if counts_steps else "epoch")
     if given not in INTERVALS:
         raise ConfigError(f"scheduler.interval={given}: must be one of {', '.join(INTERVALS)}")
     return str(given)
@@ -179,16 +207,18 @@ def as_config_error(kind: str, arguments: dict[str, Any]) -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError, RuntimeError, ArithmeticError, AssertionError, AttributeError, LookupError) as error:
-        given = " ".join(f"{kind}.{key}={value}" for key, value in arguments.items())
+        own = {key: value for key, value in arguments.items() if key not in RESERVED_ARGUMENTS and key != "_target_"}
+        given = " ".join(f"{kind}.{key}={value}" for key, value in own.items())
         raise ConfigError(f"{given or kind}: {error}") from error
 
 
 def check_shapes(model: nn.Module, target: str, classes: int) -> None:
-    """Raise a ConfigError unless two images give two rows of a logit for each class."""
+    """Raise a ConfigError unless two images give a tensor of two rows of a logit for each class."""
     images = torch.zeros(2, 1, 32, 32)
     try:
         with torch.inference_mode():
-            found = [*copy.deepcopy(model).eval()(images).shape]
+            logits = copy.deepcopy(model).eval()(images)
+            found = [*logits.shape] if isinstance(logits, Tensor) else type(logits).__name__
     except (RuntimeError, ValueError, TypeError, AttributeError, IndexError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"model: {target} cannot use images of shape {[*images.shape]}: {reason}") from error
@@ -199,24 +229,29 @@ def check_shapes(model: nn.Module, target: str, classes: int) -> None:
         )
 
 
-def check_loss(loss: nn.Module, target: str, classes: int) -> None:
+def check_loss(loss: nn.Module, settings: dict[str, Any], classes: int) -> None:
     """Raise a ConfigError unless it is a mean over images, without weights that nothing would train."""
-    logits, labels = torch.linspace(-1, 1, 2 * classes).reshape(2, classes), torch.tensor([0, classes - 1])
-    with as_config_error("loss", {"_target_": target}):
+    logits = torch.linspace(-1, 1, 2 * classes).reshape(2, classes).requires_grad_()
+    labels = torch.tensor([0, classes - 1])
+    with as_config_error("loss", settings):
         one, twice = loss(logits, labels), loss(logits.repeat(2, 1), labels.repeat(2))
         if not (isinstance(one, Tensor) and one.ndim == 0 and torch.allclose(one, twice, rtol=1e-4)):
             raise ValueError("for logits [N, classes] and labels [N] it must give one number, a mean over images")
+        if not one.requires_grad:
+            raise ValueError("its result has no gradient: it was computed without autograd, or was detached")
         if any(True for _ in loss.parameters()):
             raise ValueError("it has weights of its own, which nothing trains")
 
 
-def check_augment(augment: nn.Module, target: str) -> None:
-    """Raise a ConfigError unless it turns images and a generator into images."""
-    images = torch.zeros(2, 1, 32, 32)
-    with as_config_error("augment", {"_target_": target}):
-        found = augment(images, torch.Generator().manual_seed(0))
+def check_augment(augment: nn.Module, settings: dict[str, Any]) -> None:
+    """Raise a ConfigError unless it turns images and a generator into images, and draws from nothing else."""
+    images = torch.linspace(-1, 3, 8 * 32 * 32).reshape(8, 1, 32, 32)
+    with as_config_error("augment", settings), torch.random.fork_rng(devices=[]):
+        found, again = (augment(images.clone(), torch.Generator().manual_seed(0)) for _ in range(2))
         if not isinstance(found, Tensor) or found.shape != images.shape or found.dtype != images.dtype:
             raise ValueError("it must give images of the shape and type that it gets, float32, [N, 1, 32, 32]")
+        if not torch.equal(found, again):
+            raise ValueError("with equal generators it gives different images; it must draw from its generator only")
 
 
 def check_last_batch(model: nn.Module, image: Tensor, count: int, batch_size: int) -> None:

@@ -108,9 +108,9 @@ def dry_build(config: Config, classes: int = 10) -> None:
         net = build_model(config.model, classes)
         components.check_shapes(net, config.model["_target_"], classes)
         built = build_optimizer(config.optimizer, net)
-        components.check_loss(build_loss(config.loss), config.loss["_target_"], classes)
+        components.check_loss(build_loss(config.loss), config.loss, classes)
         if augment := build_augment(config.augment, torch.device("cpu")):
-            components.check_augment(augment, config.augment["_target_"])
+            components.check_augment(augment, config.augment)
     schedule, _ = build_scheduler(config.scheduler, built, steps_per_epoch=1)
     with components.as_config_error("optimizer", components.resolve("optimizer", config.optimizer)[1]):
         built.step()  # without gradients, nothing changes

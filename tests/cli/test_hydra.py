@@ -96,6 +96,10 @@ CHANGED = {
     "overwrite": True,
     "stale": "keep",
     "optimizer": {"lr": 0.5},
+    "loss": {"label_smoothing": 0.1},
+    "augment": {"_target_": "mnist_exp.augment.Shift"},
+    "clip_norm": 2.0,
+    "metrics": ["macro_f1"],
     "device": {"threads": 2},
     "data": {"validation_size": 7, "mean": 0.5},
     "protocol": {"train_split": "test", "eval_split": "train"},
@@ -115,7 +119,11 @@ def test_an_experiment_overrides_every_setting_and_the_command_line_overrides_it
         assert {name: found[name] for name in value} == value
     else:
         assert config[key] == value != usual[key]
-        back = to_config(composed("experiment=mine", f"{key}={usual[key]}", folder=tmp_path / "conf"))
+        back = to_config(
+            composed(
+                "experiment=mine", f"{key}={'null' if usual[key] is None else usual[key]}", folder=tmp_path / "conf"
+            )
+        )
         assert vars(back)[key] == usual[key]
     assert config["model"] == usual["model"]
 

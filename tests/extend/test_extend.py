@@ -17,15 +17,18 @@ import pytest
 import torch
 from PIL import Image
 
+from mnist_exp import run
+from mnist_exp.api import read_runs
 from mnist_exp.cli.verify import EQUAL, verify
-from mnist_exp.errors import ConfigError
+from mnist_exp.errors import ConfigError, RunFolderError
 from mnist_exp.inference.onnx_file import to_onnx
 from mnist_exp.inference.trained import load_run
 from mnist_exp.machine import fingerprint
+from mnist_exp.report.build import build
 from mnist_exp.report.collect import collect
 from mnist_exp.runs.record import read_record
 from mnist_exp.settings import components
-from tests.conftest import SCRIPTS, Execute, kill_after, python, results
+from tests.conftest import SCRIPTS, Capture, Execute, kill_after, python, results
 from tests.machine.test_fingerprint import forget
 
 PROJECT = SCRIPTS.parent
@@ -35,6 +38,54 @@ FILES = dict(re.findall(r"```(?:python|yaml)\n# ((?:mine|conf)/\S+)\n(.*?)```", 
 OWN = ("model=small_net", "optimizer=lion", "scheduler=linear_decay", "loss=focal", "augment=noise", "clip_norm=1")
 
 
+ODD = """
+import numpy as np
+import torch
+from torch import nn
+from mnist_exp.metrics import metric
+
+@metric
+def accuracy(logits, labels):
+    return 0.5
+
+@metric
+def vector(logits, labels):
+    return logits[0]
+
+@metric
+def fails(logits, labels):
+    return 1 / 0
+
+class Detached(nn.Module):
+    def forward(self, logits, labels):
+        return nn.functional.cross_entropy(logits.detach(), labels)
+
+class Global(nn.Module):
+    def forward(self, images, generator):
+        return images + float(np.random.rand())
+
+class Needs(nn.Module):
+    def __init__(self, width, classes=10):
+        super().__init__()
+
+class Pair(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(1, 1)
+
+    def forward(self, images):
+        return images, images
+
+class Gelu(nn.Module):
+    def __init__(self, act=nn.GELU, classes=10):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(1024, classes), act())
+
+    def forward(self, images):
+        return self.layers(images)
+"""
+
+
 @pytest.fixture(scope="module")
 def mine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The page's files, as they stand there, in a folder that PYTHONPATH names."""
@@ -42,6 +93,7 @@ def mine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     for name, text in FILES.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text, encoding="utf-8")
+    (root / "mine" / "odd.py").write_text(ODD, encoding="utf-8")
     sys.path.insert(0, str(root))
     forget()
     yield root
@@ -96,20 +148,20 @@ def test_a_sweep_has_the_metrics_as_columns_and_in_the_report(swept: Path, mine:
 
 
 def test_an_archive_is_checked_where_it_is_unpacked(swept: Path, mine: Path, digits: list[str], tmp_path: Path) -> None:
-    python(SCRIPTS / "report.py", cwd=swept, env=on_path(mine))
     for name in ("one.zip", "two.zip"):
         done = python(SCRIPTS / "archive.py", "--out", tmp_path / name, cwd=swept, env=on_path(mine))
         assert done.returncode == 0, done.stderr
+    assert "2 runs" in done.stdout
     assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
     with zipfile.ZipFile(tmp_path / "one.zip") as archive:
         archive.extractall(tmp_path / "there")
     there = tmp_path / "there"
     page = (there / "CHECK.md").read_text(encoding="utf-8")
-    (run,) = re.findall(r"make verify RUNS=(\S+)", page)
+    (name,) = re.findall(r"make verify RUNS=(\S+)", page)
     named = ("LICENSE", "CITATION.cff", "requirements.lock", "mine/lion.py", "outputs/report/index.html", "SHA256SUMS")
     assert all((there / name).is_file() for name in named)
     folders = [f"--{word.partition('.')[2].replace('_', '-')}" for word in digits[1:3]]
-    done = python(there / "scripts/verify.py", there / run, *folders, cwd=there)
+    done = python(there / "scripts/verify.py", there / name, *folders, cwd=there)
     assert "equal, bit for bit" in done.stdout, done.stdout + done.stderr
     missing = python(SCRIPTS / "archive.py", "--runs", tmp_path, cwd=swept)
     assert missing.returncode == 1 and "has no finished runs; train some" in missing.stderr
@@ -119,10 +171,10 @@ def test_an_archive_is_checked_where_it_is_unpacked(swept: Path, mine: Path, dig
 def own(mine: Path, execute: Execute) -> Execute:
     """Run a job with the page's components, in this process."""
 
-    def run(*words: str, **options: Any) -> Any:
+    def execute_own(*words: str, **options: Any) -> Any:
         return execute(*words, f"hydra.searchpath=[file://{mine}/conf]", "epochs=3", **options)
 
-    return run
+    return execute_own
 
 
 def test_killed_and_resumed_verified_predicted_exported(
@@ -211,18 +263,28 @@ def test_the_pages_program_works_as_pasted(mine: Path, digits: list[str], tmp_pa
     ("words", "message"),
     [
         (["model._target_=mine.nowhere.Net"], "mine.nowhere cannot be imported .*found beside mnist_exp/ or in"),
+        (["model._target_=mine.small_net.SmalNet"], "there is no SmalNet in mine.small_net; did you mean SmallNet"),
         (["model._target_=os.system"], "must name a class that inherits from torch.nn.Module, such as"),
+        (["model._target_=null"], "model._target_ must name a class, such as mnist_exp.models.LeNet5, not None"),
         (["optimizer._target_=mine.small_net.SmallNet"], "a class that inherits from torch.optim.optimizer.Optimizer"),
         (["metrics=[os.system]"], "metrics=os.system: must name a function with the decorator"),
-        (["metrics=[f3]"], "metrics=f3: must name a function with the decorator"),
+        (["metrics=[macro_f]"], "there is no macro_f in mnist_exp.metrics; did you mean macro_f1"),
+        (["metrics=[mine.odd.accuracy]"], "metrics=mine.odd.accuracy: there is another metric called accuracy"),
+        (["metrics=[mine.odd.vector]"], r"metrics=mine.odd.vector: logits .* give no number "),
+        (["metrics=[mine.odd.fails]"], r"metrics=mine.odd.fails: logits .* give no number \(ZeroDivisionError"),
         (
             ["loss._target_=torch.nn.Linear", "~loss.label_smoothing", "+loss.in_features=10", "+loss.out_features=1"],
             "loss",
         ),
         (["loss=cross_entropy", "+loss.reduction=sum"], "it must give one number, a mean over images"),
-        (["augment._target_=torch.nn.Flatten"], "augment._target_=torch.nn.Flatten: "),
+        (["loss._target_=mine.odd.Detached", "~loss.label_smoothing"], "loss: its result has no gradient"),
+        (["augment._target_=torch.nn.Flatten"], "augment: "),
+        (["augment._target_=mine.odd.Global"], "augment: with equal generators it gives different images"),
+        (["model._target_=mine.odd.Needs"], r"^model: .* missing 1 required positional argument: 'width'"),
+        (["model._target_=mine.odd.Pair"], r"gives tuple for images .*; \[2, 10\] is needed"),
         (["clip_norm=0"], "clip_norm=0.0: must be a number greater than 0, or null"),
         (["scheduler=warmup_cosine", "scheduler.warmup=2"], "warmup must be from 0 to less than 1"),
+        (["scheduler=linear_decay", "~scheduler.interval"], "scheduler.interval=None: must be one of epoch, step"),
     ],
 )
 def test_what_is_no_component_is_refused_in_a_sentence(words: list[str], message: str, own: Execute) -> None:
@@ -239,3 +301,57 @@ def test_defaults_that_are_no_json_have_a_name_in_the_identity(mine: Path) -> No
     found = components.component_identity("model", {"_target_": "mine.small_net.Net", "depth": 3})
     assert found["act"] == "torch.nn.modules.activation.GELU" and found["sizes"] == [1, 2]
     assert found["limit"] == "inf" and found["depth"] == 3
+
+
+def test_a_network_whose_default_is_a_class_is_loaded_again(own: Execute) -> None:
+    folder = Path(own("model._target_=mine.odd.Gelu").folder)
+    assert read_record(folder).identity["model"]["act"] == "torch.nn.modules.activation.GELU"
+    assert load_run(folder).logits(np.zeros((1, 28, 28), np.uint8)).shape == (1, 10)
+    assert verify(folder).verdict == EQUAL
+
+
+def test_runs_with_and_without_a_metric_are_in_one_report(own: Execute, tmp_path: Path) -> None:
+    own("model=mlp", "metrics=[macro_f1]", "seed=0")
+    own("model=mlp", "seed=1")
+    own("model=small_net", "metrics=[mine.metrics.top3]")
+    own("model=small_net", "optimizer=lion", "metrics=[macro_f1]")
+    build(tmp_path / "runs", tmp_path / "report", tmp_path)
+    table = pd.read_csv(tmp_path / "report" / "comparison.csv").set_index("model")
+    assert [label for label in table.index if table["test_macro_f1"][label] > 0] == [
+        label for label in table.index if "Lion" in label
+    ]  # of the MLP, only one of two seeds has the metric
+    assert table["test_top3"].notna().sum() == 1
+    with pytest.raises(RunFolderError, match="there is no such folder of runs"):
+        read_runs(tmp_path / "nowhere")
+
+
+def test_a_run_whose_file_is_gone_is_stale(own: Execute, mine: Path) -> None:
+    record = read_record(Path(own(*OWN).folder))
+    path = mine / "mine" / "noise.py"
+    text = path.read_text(encoding="utf-8")
+    try:
+        path.unlink()
+        forget()
+        present = fingerprint.present_code(record.identity)
+        assert fingerprint.other_code(record.identity, present, record.code) == "Noise"
+    finally:
+        path.write_text(text, encoding="utf-8")
+        forget()
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("metrics=macro_f1", "mnist_exp: metrics=macro_f1: write a list, in brackets: metrics=[macro_f1]"),
+        ("model.widht=4", "mnist_exp: there is no setting model.widht; "),
+        ("optimizer.momentun=4", "mnist_exp: there is no setting optimizer.momentun; did you mean optimizer.momentum?"),
+        ("model.classes=4", "mnist_exp: there is no setting model.classes; it follows from the data"),
+    ],
+)
+def test_a_slip_on_the_command_line_gets_one_sentence(word: str, message: str, capsys: Capture) -> None:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as end:
+        patch.setattr(sys, "argv", ["run", word])
+        run.main()
+    assert end.value.code == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1 and lines[0].startswith(message)

@@ -149,4 +149,4 @@ def test_runs_of_cpu_and_gpu_are_never_averaged(tmp_path: Path) -> None:
     write_run(tmp_path, "mlp", seed=0)
     write_run(tmp_path, "mlp", seed=1, settings={"device.type": "cuda"})
     labels = [group.label for group in collect(tmp_path).groups]
-    assert labels == ["Custom MLP, type=cpu", "Custom MLP, type=cuda"]
+    assert labels == ["Custom MLP, device=cpu", "Custom MLP, device=cuda"]

@@ -97,7 +97,7 @@ def test_settings_that_only_test_digits_tell_apart_are_marked(tmp_path: Path) ->
     sweep(tmp_path, 0.99, 0.98)
     sweep(tmp_path, 0.97, model="mlp")
     table = tables.comparison(*read(tmp_path))
-    assert table.cells["Settings chosen by"].tolist() == ["test digits", "test digits", "–"]
+    assert table.cells["Settings chosen by"].tolist() == ["test images", "test images", "–"]
     assert "to choose fairly, run them all with data.validation_size=5000" in table.note
     assert "Validation accuracy" not in table.cells and "ranked by validation" not in table.note
 
@@ -110,7 +110,7 @@ def test_settings_validated_elsewhere_are_not_marked_unless_one_was_not(tmp_path
     write_run(tmp_path, settings={"optimizer.lr": 4})
     write_run(tmp_path, protocol="published", validation=0.9, settings={"optimizer.lr": 4})  # another question
     cells = tables.comparison(*read(tmp_path)).cells
-    assert cells["Settings chosen by"].tolist() == ["test digits"] * 3 + ["–"] * 4
+    assert cells["Settings chosen by"].tolist() == ["test images"] * 3 + ["–"] * 4
     assert cells["Validation accuracy"].tolist() == ["–", "–", "–", "0.9700", "0.9600", "0.9500", "0.9000"]
 
 
