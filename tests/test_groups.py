@@ -12,6 +12,7 @@ from torch import Generator, nn
 from mnist_exp.augment import Rotate, Shift
 from mnist_exp.data.images import ImageSplit
 from mnist_exp.metrics import macro_f1
+from mnist_exp.runs.record import read_record
 from mnist_exp.schedules import WarmupCosine
 from mnist_exp.settings import factory
 from mnist_exp.settings.identity import run_name
@@ -128,3 +129,16 @@ def test_stored_runs_keep_their_names_and_neutral_settings_add_nothing() -> None
     for word in ("loss.label_smoothing=0.1", "loss=multi_margin", "augment=shift", "clip_norm=5"):
         assert identify(settings(word)) != plain
     assert identify(settings("metrics=[macro_f1]")) == plain
+
+
+def test_a_checkpoint_from_before_there_were_losses_is_resumed(
+    execute: Execute, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ("model=mlp", "epochs=3")
+    execute(*words, root=tmp_path / "whole")
+    usual = TrainState.state_dict
+    monkeypatch.setattr(TrainState, "state_dict", lambda state: {k: v for k, v in usual(state).items() if k != "loss"})
+    kill_after(2, execute, words, monkeypatch)
+    execute(*words)
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert read_record(folder).resumed == 1 and results(tmp_path / "whole") == results(tmp_path)

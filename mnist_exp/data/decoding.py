@@ -77,7 +77,7 @@ def to_grey32(image: Image.Image) -> Image.Image:
     Colours become their luminance (ITU-R 601-2); transparent pixels become black, as around MNIST's
     digits; 16 bits are scaled to 8; other sizes and shapes are resized as MNIST's are (bilinear).
     """
-    if "exif" in image.info:
+    if "exif" in image.info or image.format == "TIFF":
         image = ImageOps.exif_transpose(image)
     if image.mode[0] in "IF":  # Pillow's own conversion cuts off at 255
         levels = np.asarray(image)

@@ -51,4 +51,6 @@ def read(path: Path) -> tuple[dict[str, Any], History]:
             raise ValueError(f"the checksum of {broken} does not match")
     content = torch.load(path, map_location="cpu", weights_only=True)
     identity = json.loads(content.pop("identity"))
+    if content["training"]:
+        content["training"].setdefault("loss", {})  # as before there were losses with a state
     return identity, History(**content)

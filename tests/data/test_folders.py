@@ -313,6 +313,14 @@ def test_files_of_many_kinds_are_read_by_their_content(tmp_path: Path) -> None:
     assert scan(write(tmp_path / "png", "7/a.png", "7/b.jpg")).paths == ["7/a.png"]  # data=png_folder
 
 
+def test_a_tiff_says_where_its_top_is(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    turned = Image.fromarray(np.ascontiguousarray(GREY[::-1, ::-1]))
+    write(tmp_path / "in", "7/a.tif", content=png(turned, "TIFF", exif=exif))
+    assert np.array_equal(load(scan(tmp_path / "in", "image_folder"), tmp_path / "cache")[0], by_hand(GREY))
+
+
 def test_a_large_photograph_and_colours_become_small_and_grey(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
