@@ -70,7 +70,7 @@ test: .venv/.ready  ## Run the tests
 
 gpu: .venv/.ready  ## Prove what is promised of a GPU, and measure it (skipped in part where there is none)
 	$(RUN) -m pytest -m gpu -rs
-	$(if $(shell $(RUN) -c 'import torch; print("yes" * torch.cuda.is_available())'),$(RUN) scripts/benchmark.py --device cuda)
+	$(if $(shell $(RUN) -c 'import torch; print("yes" * torch.cuda.is_available())'),$(RUN) scripts/benchmark.py --device cuda --short)
 
 lint: .venv/.ready  ## Check style, types and imports
 	.venv/bin/ruff check .

@@ -215,8 +215,9 @@ def _draw_confusion(title: str, matrix: Any, counts: Any, names: Sequence[str]) 
     cells = [[f"{x:.0f}" if x >= 10 or x == 0 else f"{x:.1f}" for x in row] for row in matrix]
     ticks = [name if len(name) <= MAX_CLASS_NAME else f"{name[: MAX_CLASS_NAME - 1]}…" for name in names]
     bar = {"label": "share of the label's images (%)", "shrink": 0.8}
-    sns.heatmap(share, annot=np.array(cells), fmt="", annot_kws={"size": 6.5}, cmap="Blues", vmin=0,
-                vmax=share.max() or 1, square=True, linewidths=0.5, cbar_kws=bar, xticklabels=ticks, yticklabels=ticks, ax=axes)  # fmt: skip
+    look = {"cmap": "Blues", "vmin": 0, "vmax": share.max() or 1, "square": True, "linewidths": 0.5, "cbar_kws": bar}
+    sns.heatmap(share, annot=np.array(cells), fmt="", annot_kws={"size": 6.5}, xticklabels=ticks, yticklabels=ticks,
+                ax=axes, **look)  # fmt: skip
     axes.set(xlabel="predicted class", ylabel="label", title=title)
     axes.tick_params(length=0, rotation=0)
     axes.tick_params("x", rotation=90 if max(map(len, ticks)) > 3 else 0)
