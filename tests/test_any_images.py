@@ -169,7 +169,7 @@ def test_a_process_keeps_its_images_until_a_file_changes(
     assert len(loads) == 4
 
 
-def test_the_number_of_classes_is_no_setting(photographs: Path, tmp_path: Path) -> None:
+def test_the_number_of_classes_is_no_setting(tmp_path: Path) -> None:
     done = python("-m", "mnist_exp.run", "+model.classes=3", "epochs=1", cwd=tmp_path)
     assert done.returncode == 1 and "model.classes: mnist_exp.models.LeNet5 has no such setting" in done.stderr
 

@@ -67,6 +67,7 @@ class Crossings(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return found
 
 
+@needs_gpu  # on a CPU there is nowhere to cross to
 @pytest.mark.parametrize("model", MODELS)
 def test_no_tensor_crosses_in_a_step(model: str, all_digits: Digits) -> None:
     state, (train, evaluation) = state_and_digits(model, DEVICE, all_digits)
