@@ -189,7 +189,10 @@ def test_file_names_are_read_and_ordered_by_their_numbers(pairs: list[tuple[int,
     assert [tuple(map(int, path[:-4].split("_"))) for path in ordered] == sorted(pairs)
 
 
-@given(st.lists(st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1), max_size=6))
+NAME = st.text(st.characters(exclude_characters="/\0", exclude_categories=["Cs"]), min_size=1)
+
+
+@given(st.lists(NAME.filter(lambda name: name not in (".", "..")), max_size=6))
 def test_any_name_has_a_place(names: list[str]) -> None:
     deep = ["/".join(names[: i + 1]) for i in range(len(names))]
     ordered = sorted(deep, key=folders.natural_key)
