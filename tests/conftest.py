@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from hypothesis import settings
+from hypothesis import settings as hypothesis_settings
 from omegaconf import DictConfig
 
 from mnist_exp import job
@@ -29,8 +29,9 @@ from tests.faults import results as results
 # Before anything is computed here; tests that start commands leave it to them.
 make_deterministic(DeviceConfig())
 torch.use_deterministic_algorithms(False)
-settings.register_profile("repeatable", derandomize=True, database=None)  # the same examples wherever tests run
-settings.load_profile("repeatable")
+# The same examples wherever tests run.
+hypothesis_settings.register_profile("repeatable", derandomize=True, database=None)
+hypothesis_settings.load_profile("repeatable")
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 FEW = 600
