@@ -21,7 +21,7 @@ setup: .venv/.ready  ## Make .venv and install the locked packages (PYTHON=pytho
 clusters: .venv/.ready  ## Add what sweeps on SLURM and Ray need: docs/clusters.md
 	.venv/bin/python -m pip install --disable-pip-version-check -r requirements-clusters.lock
 
-extras: .venv/.ready  ## Add what make search and scripts/track.py need
+extras: .venv/.ready  ## Add what make search, scripts/track.py and device.arithmetic=exact need
 	.venv/bin/python -m pip install --disable-pip-version-check -r requirements-extras.lock
 
 sweep: .venv/.ready  ## Train the three models (SEEDS=0,1,2 by default; EXPERIMENT=quick for three epochs)
@@ -85,10 +85,10 @@ lock: .venv/.ready  ## Update the locks to pyproject.toml, versions kept where i
 	cp requirements.lock requirements-clusters.lock
 	$(COMPILE) --extra slurm --extra ray --output-file requirements-clusters.lock pyproject.toml
 	cp requirements.lock requirements-extras.lock
-	$(COMPILE) --extra search --extra mlflow --extra tensorboard --output-file requirements-extras.lock pyproject.toml
+	$(COMPILE) --extra search --extra mlflow --extra tensorboard --extra exact --output-file requirements-extras.lock pyproject.toml
 	sed -i '1i # Exact versions behind the published numbers, for every platform. Made by: make lock' requirements.lock
 	sed -i '1i # What launchers for clusters add to requirements.lock, or hold back. Made by: make lock' requirements-clusters.lock
-	sed -i '1i # What searches and trackers add to requirements.lock, or hold back. Made by: make lock' requirements-extras.lock
+	sed -i '1i # What searches, trackers and exact arithmetic add to requirements.lock, or hold back. Made by: make lock' requirements-extras.lock
 
 clean:  ## Remove .venv and caches; results and digits stay
 	@if .venv/bin/python scripts/status.py 2>/dev/null | grep -qE '(^| )[0-9]+ running'; then \

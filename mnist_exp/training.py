@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
-from torch.nn.functional import cross_entropy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from mnist_exp.data.images import ImageSplit
 from mnist_exp.errors import DivergedError
+from mnist_exp.machine import sums
 from mnist_exp.machine.layout import use_fastest_layout
 
 EVALUATION_BATCH = 250
@@ -207,13 +207,13 @@ def predictions(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
     """
     integer = torch.uint8 if logits.shape[1] <= 256 else torch.int16
     found = {"label": labels.to(integer), "predicted": logits.argmax(dim=1).to(integer)}
-    found["probabilities"] = logits.softmax(dim=1)
+    found["probabilities"] = sums.softmax(logits)
     return {name: tensor.cpu() for name, tensor in found.items()}
 
 
 def _evaluate_metrics(state: TrainState, images: ImageSplit) -> tuple[Tensor, float, float]:
     logits = evaluate(state.model, images)
-    loss = float(cross_entropy(logits.cpu().double(), images.labels.cpu()))  # MPS has no float64
+    loss = sums.cross_entropy(logits, images.labels)
     if not math.isfinite(loss):
         raise DivergedError(f"the evaluation loss became {loss} after epoch {state.epoch}; {LEARNING_RATE_HINT}")
     return logits, loss, _accuracy(logits, images.labels)
@@ -279,7 +279,7 @@ def _mean_loss(losses: list[Tensor], count: int, batch_size: int, epoch: int) ->
         )
     sizes = torch.full_like(batch_losses, batch_size)
     sizes[-1] = count - batch_size * (len(losses) - 1)
-    return float((batch_losses * sizes).sum() / count)
+    return sums.total(batch_losses * sizes) / count
 
 
 def _batches(images: ImageSplit, order: Tensor, labels: Tensor, batch_size: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -45,8 +45,10 @@ def make_deterministic(config: DeviceConfig) -> torch.device:
 
 def why_not_portable(device: torch.device) -> str | None:
     """Why a run's bytes may differ on another processor with AVX2; None where they don't."""
-    if _arithmetic_in_use != "portable":
+    if _arithmetic_in_use == "native":
         return "device.arithmetic is native"
+    if is_exact():
+        return None
     if device.type != "cpu":
         return "a GPU rounds in its own way"
     if torch.backends.cpu.get_cpu_capability() != "AVX2":
@@ -56,6 +58,11 @@ def why_not_portable(device: torch.device) -> str | None:
     return None
 
 
+def is_exact() -> bool:
+    """Whether this process computes with the kernels of `mnist_exp.exact`."""
+    return _arithmetic_in_use == "exact"
+
+
 def _fix_arithmetic(arithmetic: str) -> None:
     """Have PyTorch's libraries use the same instructions on all processors, or the fastest of this one."""
     global _arithmetic_in_use
@@ -63,7 +70,7 @@ def _fix_arithmetic(arithmetic: str) -> None:
         for name in list(os.environ):
             if name.startswith(LIBRARY_SETTINGS) and not name.endswith("_VERBOSE"):
                 del os.environ[name]
-        if arithmetic == "portable" and torch.cpu._is_avx2_supported():
+        if arithmetic != "native" and torch.cpu._is_avx2_supported():
             os.environ.update(PORTABLE)
         _arithmetic_in_use = arithmetic
     if _arithmetic_in_use != arithmetic:

@@ -25,17 +25,31 @@ from mnist_exp.settings.schema import COMPONENTS
 PARTS = {
     "training": ("mnist_exp.training", "mnist_exp.settings.factory"),
     "data": ("mnist_exp.data.images", "mnist_exp.data.datasets", "mnist_exp.data.folders"),
-    "machine": ("mnist_exp.machine.determinism", "mnist_exp.machine.layout"),
+    "machine": ("mnist_exp.machine.determinism", "mnist_exp.machine.layout", "mnist_exp.machine.sums"),
 }
 """The modules of the core that can change a number."""
+EXACT = tuple(f"mnist_exp.exact.{name}" for name in ("cache", "kernels", "network", "numbers", "simd", "training"))
+"""The modules that can change a number of runs with exact arithmetic, and of these only."""
 NOT_COUNTED = {
-    f"mnist_exp.{name}" for name in ("errors", "files", "text", "settings.schema", "settings.components", "data.fetch")
+    f"mnist_exp.{name}"
+    for name in (
+        "errors",
+        "files",
+        "text",
+        "data.fetch",
+        *(f"settings.{s}" for s in ("schema", "components", "exactness")),
+    )
 }
 """Modules that the parts import, but that only check, refuse, store or fetch. (What `settings.components` hands over is
 part of a run's identity.)"""
 PACKAGES = ("numpy", "pillow", "torch", "torchvision")
 """The installed packages that can change a number of any run."""
-PART_NAMES = {"training": "the training loop", "data": "data loading", "machine": "the machine's settings"}
+PART_NAMES = {
+    "training": "the training loop",
+    "data": "data loading",
+    "machine": "the machine's settings",
+    "exact": "the kernels of exact arithmetic",
+}
 EQUIVALENT = Path(__file__).with_name("equivalent_code.toml")
 """The tracked declarations of changes that leave all numbers alone."""
 
@@ -43,6 +57,8 @@ EQUIVALENT = Path(__file__).with_name("equivalent_code.toml")
 def present_code(identity: Mapping[str, Any]) -> dict[str, str]:
     """The checksum of each part of the code that a run of this identity would have now, 16 hexadecimal digits."""
     parts = PARTS | {kind: (module,) for kind, module in _component_modules(identity).items() if _module_file(module)}
+    if _is_exact(identity):
+        parts |= {"exact": EXACT}
     return {part: _checksum(modules) for part, modules in sorted(parts.items())}
 
 
@@ -50,6 +66,8 @@ def present_versions(identity: Mapping[str, Any]) -> dict[str, str | None]:
     """The versions of the packages that can change a run's numbers; None where one is not installed."""
     names = {name for module in _component_modules(identity).values() for name in _local_code((module,))[1]}
     names -= {*sys.stdlib_module_names, "mnist_exp", *PACKAGES}
+    if _is_exact(identity):
+        names |= {"llvmlite", "numba"}
     known = importlib.metadata.packages_distributions() if names else {}  # reads all that is installed
     return {name: installed_version(name) for name in sorted({*PACKAGES, *(known.get(n, [n])[0] for n in names)})}
 
@@ -79,6 +97,10 @@ def other_versions(present: Mapping[str, str | None], recorded: Mapping[str, Any
     """Which of the recorded versions differ from the present ones, in words; empty if none does."""
     pairs = [(name, (recorded or {}).get(name, now), now) for name, now in present.items()]
     return ", ".join(f"{name} {then} (now {now})" for name, then, now in pairs if then != now)
+
+
+def _is_exact(identity: Mapping[str, Any]) -> bool:
+    return bool(identity.get("device", {}).get("arithmetic") == "exact")
 
 
 def installed_version(package: str) -> str | None:
@@ -127,7 +149,7 @@ def _local_code(modules: tuple[str, ...]) -> tuple[dict[str, Path], set[str]]:
     files: dict[str, Path] = {}
     others: set[str] = set()
     pending = [*modules]
-    excluded = NOT_COUNTED.union(*PARTS.values()) - {*modules}  # other parts have their own checksums
+    excluded = NOT_COUNTED.union(EXACT, *PARTS.values()) - {*modules}  # other parts have their own checksums
     while pending:
         module = pending.pop()
         if not (path := _module_file(module)):

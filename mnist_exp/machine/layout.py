@@ -1,4 +1,4 @@
-"""The memory layout in which a CPU is fastest, put on a network from outside.
+"""What makes a network fast, put on it from outside: another memory layout, or the kernels of exact arithmetic.
 
 With AVX, a LeNet's feature maps are held in oneDNN's blocked layout from C1 to its Flatten: as many channels side by
 side as fit into a vector register, 8 or 16. Otherwise they would be converted before and after each layer, a fifth of a
@@ -15,13 +15,24 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
+from mnist_exp.machine.determinism import is_exact
+
 _known: "weakref.WeakKeyDictionary[nn.Module, bool]" = weakref.WeakKeyDictionary()
 """Whether each model can use the layout."""
 
 
 @contextlib.contextmanager
 def use_fastest_layout(model: nn.Module) -> Iterator[None]:
-    """Within this context, a model with layers named as LeNet5's computes in oneDNN's layout, where it can."""
+    """Within this context, a model with layers named as LeNet5's computes in oneDNN's layout, where it can.
+
+    With exact arithmetic, it computes with the kernels of `mnist_exp.exact`.
+    """
+    if is_exact():
+        from mnist_exp.exact.network import put_on
+
+        with put_on(model):
+            yield
+        return
     if model not in _known:
         _known[model] = _can_use(model)
     with _put_on(model) if _known[model] else contextlib.nullcontext():

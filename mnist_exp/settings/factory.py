@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from mnist_exp.settings import components
+from mnist_exp.settings.exactness import check_exact
 from mnist_exp.settings.schema import Config
 
 AUGMENT_SEED = 0x5EED  # any number but 0
@@ -40,11 +41,15 @@ def build(config: Config, device: torch.device, train_size: int, classes: int) -
     # augmentation's is seeded otherwise, or its numbers would be those of the order.
     torch.manual_seed(config.seed)
     model = build_model(config.model, classes).to(device)
-    optimizer = build_optimizer(config.optimizer, model)
+    optimizer, loss = build_optimizer(config.optimizer, model), build_loss(config.loss).to(device)
+    if config.device.arithmetic == "exact":
+        from mnist_exp.exact.training import make_exact  # numba need not be installed
+
+        make_exact(model, optimizer, loss, config.seed)
     steps_per_epoch = math.ceil(train_size / config.batch_size)
     scheduler, per_batch = build_scheduler(config.scheduler, optimizer, steps_per_epoch)
     shuffle, draws = (Generator().manual_seed(s) for s in (config.seed, (config.seed + AUGMENT_SEED) % 2**32))
-    loss, augment = build_loss(config.loss).to(device), build_augment(config.augment, device)
+    augment = build_augment(config.augment, device)
     return Components(model, optimizer, scheduler, per_batch, shuffle, loss, augment, draws)
 
 
@@ -104,6 +109,8 @@ def dry_build(config: Config, classes: int = 10) -> None:
     Raises:
         ConfigError: the first setting that cannot be used.
     """
+    if config.device.arithmetic == "exact":
+        check_exact(config)
     with torch.random.fork_rng():
         net = build_model(config.model, classes)
         components.check_shapes(net, config.model["_target_"], classes)

@@ -15,7 +15,7 @@ from omegaconf import MISSING
 from mnist_exp.errors import ConfigError
 
 DEVICES = ("cpu", "cuda", "mps", "auto")
-ARITHMETICS = ("portable", "native")
+ARITHMETICS = ("portable", "native", "exact")
 DATASETS = {"mnist": "MNIST", "fashion_mnist": "FashionMNIST", "kmnist": "KMNIST", "qmnist": "QMNIST"} | {
     f"emnist_{split}": "EMNIST" for split in ("byclass", "bymerge", "balanced", "letters", "digits", "mnist")
 }
@@ -59,7 +59,8 @@ class DeviceConfig:
     threads: int = 1
     """CPU threads of one run. Results depend on it in the last bits, so it is part of the identity."""
     arithmetic: str = "portable"
-    """``portable``: the same bytes on every x86-64 processor with AVX2; or ``native``: the fastest on this one."""
+    """``portable``: the same bytes on every x86-64 processor with AVX2; ``native``: PyTorch's fastest on this one; or
+    ``exact``: the same bytes on every processor, for the three networks (`mnist_exp.exact`)."""
 
     def __post_init__(self) -> None:
         _check_choice("device.name", self.name, DEVICES)

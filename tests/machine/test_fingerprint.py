@@ -77,7 +77,7 @@ EDITS: dict[str, tuple[str, str, str, set[str], str]] = {
     "folders of images": ("data/decoding.py", "Resampling.BILINEAR", "Resampling.NEAREST", ALL, "data"),
     "threads": ("machine/determinism.py", "set_num_threads(config.threads)", "set_num_threads(2)", ALL, "machine"),
     "memory layout": ("machine/layout.py", 'capability() == "AVX2"', 'capability() != "AVX2"', ALL, "machine"),
-    "a comment": ("training.py", "# MPS has no float64", "# not on MPS", set(), ""),
+    "a comment": ("training.py", "# less work than", "# no more work than", set(), ""),
     "a docstring": ("training.py", "Leaves the model in evaluation mode.", "And nothing else.", set(), ""),
     "layout of the text": ("models/mlp.py", "nn.Linear(60, 20)", "nn.Linear(\n            60, 20)", set(), ""),
     "what decides and prints": ("job.py", "training it anew", "again", set(), ""),
