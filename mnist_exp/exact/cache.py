@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import os
+import platform
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -19,21 +20,21 @@ T = TypeVar("T", bound=Callable[..., None] | Callable[..., object])
 
 @functools.cache
 def folder() -> Path:
-    """The folder of the compiled kernels: one for each state of this room's files, numba and kind of processor.
+    """The folder of the compiled kernels: one for each state of this room's files, Python, numba and kind of processor.
 
     Numba itself notices only changes of the file that holds a kernel, not of those that it uses.
     """
     processor = numba.config.CPU_NAME or llvmlite.binding.get_host_cpu_name()
-    key = hashlib.sha256(f"{numba.__version__} {llvmlite.__version__} {processor}".encode())
+    versions = (platform.python_version(), numba.__version__, llvmlite.__version__)
+    key = hashlib.sha256(" ".join((*versions, processor)).encode())
     for path in sorted(Path(__file__).parent.glob("*.py")):
         key.update(path.read_bytes())
     caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     place = caches / "mnist_exp" / f"exact-{key.hexdigest()[:16]}"
     try:
         place.mkdir(parents=True, exist_ok=True)
-    except OSError:  # a home folder that cannot be written to
-        place = Path(tempfile.gettempdir()) / f"mnist_exp-{os.getuid()}" / place.name
-        place.mkdir(parents=True, exist_ok=True)
+    except OSError:  # a home folder that cannot be written to; what others can write to would not be safe to load
+        place = Path(tempfile.mkdtemp(prefix="mnist_exp-"))
     return place
 
 
