@@ -58,7 +58,7 @@ verify: .venv/.ready  ## Train stored runs again and compare the bytes (RUNS=out
 archive: .venv/.ready  ## Pack source, runs and report into one zip file that says how to check them
 	$(RUN) scripts/archive.py
 
-bench: .venv/.ready  ## Measure speed and memory against the usual pipeline and the floor (10 minutes, on a quiet machine)
+bench: .venv/.ready  ## Measure speed and memory against the published way and the floor (15 minutes, on a quiet machine)
 	$(RUN) scripts/benchmark.py --device $(DEVICE)
 
 docs: .venv/.ready  ## Update the tables and figures of README.md and docs/ from outputs/reference
@@ -100,7 +100,7 @@ clean:  ## Remove .venv and caches; results and digits stay
 	@$(PYTHON) -c 'import sys; sys.exit("mnist_exp needs Python 3.11 or newer, this is " + sys.version.split()[0] + "; name another: make PYTHON=python3.12 ...") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(if $(MOVED),--clear) .venv
 	.venv/bin/python -m pip install --disable-pip-version-check --no-compile -r requirements.lock
-	@.venv/bin/python -m compileall -q -j 0 .venv/lib >/dev/null || true  # as pip would, but on every core
+	@.venv/bin/python -m compileall -q -j 0 .venv/lib >/dev/null 2>&1 || true  # as pip would, but on every core
 	.venv/bin/python -m pip install --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@echo "$(CURDIR)" > $@
 

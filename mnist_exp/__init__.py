@@ -1,3 +1,3 @@
 """Three small networks on MNIST, compared in one table whose every number can be checked."""
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"

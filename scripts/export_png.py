@@ -1,6 +1,6 @@
 """Write MNIST, or a dataset like it, as PNG files: ``python scripts/export_png.py DIR``.
 
-``data=png_folder`` can then read DIR/train and DIR/test: files ``{number}_{label}.png``, or with
+``data=image_folder`` can then read DIR/train and DIR/test: files ``{number}_{label}.png``, or with
 ``--layout folder`` files ``{label}/{number}.png``.
 """
 
@@ -32,7 +32,7 @@ def main() -> int:
     for split in SPLITS:
         export(arguments.data, arguments.root, split, arguments.folder / split, LAYOUTS[layout])
     print(
-        f"Next: python -m mnist_exp.run data=png_folder data.train_dir={arguments.folder}/train "
+        f"Next: python -m mnist_exp.run data=image_folder data.train_dir={arguments.folder}/train "
         f"data.test_dir={arguments.folder}/test"
     )
     return 0

@@ -5,6 +5,7 @@ so are the report there and the figures in ``docs/figures``. A test checks that 
 """
 
 import argparse
+import json
 import re
 import shutil
 import subprocess
@@ -29,10 +30,12 @@ from mnist_exp.settings.schema import ARITHMETICS
 
 PROJECT = Path(__file__).resolve().parent.parent
 REFERENCE = PROJECT / "outputs" / "reference"
-DOCUMENTS = ("README.md", "docs/reproduction.md", "docs/performance.md", "docs/predict.md")
+DOCUMENTS = ("README.md", "docs/reproduction.md", "docs/performance.md", "docs/predict.md", "docs/search.md")
+PROCESSORS = {"avx2": "without AVX-512", "avx512": "with AVX-512"}
 VARIANTS = {"native": "native (AVX-512)", "threads2": "two threads instead of one"}
 QUICK_EPOCHS = 3  # conf/experiment/quick.yaml
 SWEEP_SEEDS = 3  # Makefile
+LEARNED = 0.5  # a trial with a lower accuracy learned nothing
 MARKER = re.compile(r"(<!-- (?:table|value): (\S+) -->\n?).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -84,13 +87,45 @@ def _read(path: Path) -> list[Row]:
     return [{str(key): value for key, value in row.items()} for row in rows]
 
 
-def arithmetic(path: Path) -> Iterator[Row]:
-    """What portable and native arithmetic cost, from the benchmark's table."""
-    measured = pd.read_csv(path).set_index("what")["median"]
-    for kind in ARITHMETICS:
-        epochs = {f"An epoch of {model}": f"{measured[f'ours: an epoch of {model}, {kind}']:.2f} s" for model in MODELS}
-        whole = measured[f"usual / ours, the whole sweep, {kind}"]
-        yield {"Arithmetic": kind} | epochs | {"`make sweep` against the usual pipeline": f"{whole:.1f} times as fast"}
+def arithmetic(folder: Path) -> Iterator[Row]:
+    """What portable and native arithmetic cost, from the benchmark's tables."""
+    for name, processor in PROCESSORS.items():
+        measured = _medians(folder / f"{name}.csv")
+        for kind in ARITHMETICS:
+            epochs = {
+                f"An epoch of {model}": f"{measured[f'ours: an epoch of {model}, {kind}']:.2f} s" for model in MODELS
+            }
+            yield {"Processor": processor, "Arithmetic": kind} | epochs
+
+
+def portable_cost(path: Path) -> str:
+    """How many times as long as native arithmetic portable arithmetic takes."""
+    return f"{_medians(path)['an epoch of all three: portable / native']:.2f}"
+
+
+def _medians(path: Path) -> "pd.Series[float]":
+    return pd.read_csv(path).set_index("what")["median"]
+
+
+def benchmark(path: Path, *, only_sweep: bool = False) -> Iterator[Row]:
+    """The benchmark's ratios, and what has a target; or only the sweep beside the published program's way."""
+    for row in pd.read_csv(path).fillna("").to_dict("records"):
+        of_sweep = "make sweep" in row["what"] or "all three (" in row["what"]
+        if of_sweep if only_sweep else row["target"] or row["unit"] == "×":
+            line = {"What": row["what"], "Median": f"{row['median']:.3g} {row['unit']}"}
+            if row["median"] >= 1000:
+                line["Median"] = f"{row['median']:,.0f} {row['unit']}"
+            spread = f"{row['minimum']:.3g} to {row['maximum']:.3g}" if row["n"] > 1 else "measured once"
+            yield line if only_sweep else line | {"Spread": spread, "Target": row["target"]}
+
+
+def machine(path: Path) -> str:
+    """What a benchmark was measured on."""
+    told = json.loads(path.read_text(encoding="utf-8"))
+    return (
+        f"{told['cpu']}, {told['cores']} cores, {told['cpu_capability']}, Python {told['python']}, "
+        f"PyTorch {told['packages']['torch']}, {told['system']}"
+    )
 
 
 COVERAGE = {
@@ -131,6 +166,30 @@ def quick(rows: list[Row]) -> Iterator[Row]:
             yield line | _accuracy_cells(row)
 
 
+def augmented(rows: list[Row], *, trials: bool = False) -> Iterator[Row]:
+    """Models trained with augmentation: what a search tried (``trials``), or with what it chose."""
+    for row in rows:
+        kind = str(row["augment.target"]).rpartition(".")[2]
+        words = {"Shift": "by up to {:.0f} pixels", "Rotate": "by up to {:.0f}°"}[kind]
+        amount = row["augment.pixels" if kind == "Shift" else "augment.degrees"]
+        line = {"Model": row["title"], "Augmentation": f"{kind} {words.format(amount)}"}
+        line["Learning rate"] = f"{row['optimizer.lr']:g}"
+        if not trials:
+            yield line | _accuracy_cells(row)
+        elif row["validation_accuracy"] > LEARNED:
+            smoothing = row.get("loss.label_smoothing", 0)
+            line["Label smoothing"] = f"{0 if pd.isna(smoothing) else smoothing:g}"
+            yield line | {"Validation accuracy": f"{row['validation_accuracy']:.4f}"}
+
+
+def exact_bytes(path: Path) -> Iterator[Row]:
+    """On which processors exact arithmetic gave which weights (`tests.exact.processors`)."""
+    rows = _read(path)
+    for row in rows:
+        told = {name: "the same" if row[name] == rows[0][name] else "others" for name in row if name != "processor"}
+        yield {"Processor": row["processor"]} | (told if row is not rows[0] else {name: row[name] for name in told})
+
+
 def time_to_accuracy(rows: list[Row]) -> Iterator[Row]:
     """LeNet5's test accuracy, and how long its training took, for each arithmetic and number of epochs."""
     of_lenet5 = [row for row in rows if row["model.target"].endswith(".LeNet5")]
@@ -162,18 +221,24 @@ def render_tables(collection: Collection) -> dict[str, str]:
     few = _read(REFERENCE / "quick.csv")
     cells: dict[str, Iterator[Row] | pd.DataFrame] = {
         "quick": quick(few),
+        "augmented": augmented(_read(REFERENCE / "augmented.csv")),
+        "augment-trials": augmented(_read(REFERENCE / "augment-search.csv"), trials=True),
+        "exact-bytes": exact_bytes(REFERENCE / "exact" / "bytes.csv"),
         "time-to-accuracy": time_to_accuracy(few),
         "side-by-side": side_by_side(collection, estimates),
         "elsewhere": elsewhere(REFERENCE),
         "coverage-simulated": coverage(REFERENCE / "coverage" / "simulated.csv"),
         "coverage-real": coverage(REFERENCE / "coverage" / "real.csv"),
         "coverage-pairs": seed_pairs(REFERENCE / "coverage" / "pairs.csv"),
-        "arithmetic": arithmetic(REFERENCE / "benchmark" / "benchmark.csv"),
+        "arithmetic": arithmetic(REFERENCE / "benchmark"),
+        "benchmark": benchmark(REFERENCE / "benchmark" / "avx2.csv"),
+        "speed": benchmark(REFERENCE / "benchmark" / "avx2.csv", only_sweep=True),
         "pictures": pd.read_csv(REFERENCE / "inference" / "pictures.csv", dtype=str).fillna("–"),
     }
     cells |= {table.name: table.cells for table in shown if table}
-    written = {"sweep-minutes": sweep_minutes(collection)}
-    written |= {"benchmark": (REFERENCE / "benchmark" / "targets.md").read_text(encoding="utf-8")}
+    written = {"sweep-minutes": sweep_minutes(collection), "machine": machine(REFERENCE / "benchmark" / "avx2.json")}
+    for name in PROCESSORS:
+        written[f"portable-cost-{name}"] = portable_cost(REFERENCE / "benchmark" / f"{name}.csv")
     return written | {name: markdown(pd.DataFrame(each)) for name, each in cells.items()}
 
 

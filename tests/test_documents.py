@@ -48,14 +48,30 @@ def test_the_main_table_is_the_mean_of_the_tracked_metrics() -> None:
 def test_the_speeds_are_those_measured() -> None:
     """Each line that has a target stands in docs/performance.md, with the median in the CSV file."""
     text = (PROJECT / "docs" / "performance.md").read_text(encoding="utf-8")
-    measured = pd.read_csv(REFERENCE / "benchmark" / "benchmark.csv")
+    measured = pd.read_csv(REFERENCE / "benchmark" / "avx2.csv")
     with_target = measured[measured["target"].notna()]
-    assert len(with_target) == 16
+    assert len(with_target) == 10
     for _, row in with_target.iterrows():
         (line,) = (line for line in text.splitlines() if line.startswith(f"| {row['what']} |"))
         shown = re.match(rf"\| {re.escape(row['what'])} \| ([\d.]+) {row['unit']} \|", line)
         assert shown and float(shown[1]) == pytest.approx(row["median"], rel=0.006)
         assert line.endswith(f"| {row['target']} |")
+
+
+def test_the_published_ways_time_is_twenty_of_its_epochs() -> None:
+    text = (PROJECT / "README.md").read_text(encoding="utf-8")
+    median = pd.read_csv(REFERENCE / "benchmark" / "avx2.csv").set_index("what")["median"]
+    epochs = [median[f"published way: an epoch of {name}"] for name in ("LeNet5", "LeNet5Regularized", "MLP")]
+    shown = re.search(r"\| published way / make sweep SEEDS=0 \| ([\d.]+) × \|", text)
+    assert shown and float(shown[1]) == pytest.approx(20 * sum(epochs) / median["ours: make sweep SEEDS=0"], rel=0.006)
+    for kind in ("avx2", "avx512"):
+        table = pd.read_csv(REFERENCE / "benchmark" / f"{kind}.csv").set_index("what")["median"]
+        portable, native = (
+            sum(table[f"ours: an epoch of {name}, {arithmetic}"] for name in ("LeNet5", "LeNet5Regularized", "MLP"))
+            for arithmetic in ("portable", "native")
+        )
+        value = re.search(rf"<!-- value: portable-cost-{kind} -->([\d.]+)<!-- end -->", text)
+        assert value and float(value[1]) == pytest.approx(portable / native, abs=0.006)
 
 
 def test_the_reference_is_whole_clean_and_says_nothing_of_a_person() -> None:
@@ -101,6 +117,17 @@ def test_the_quick_comparisons_settings_come_from_the_tracked_search() -> None:
     assert used["scheduler.target"] == best["scheduler.target"] and used["batch_size"] == best["batch_size"]
     for name in ("optimizer.lr", "optimizer.weight_decay"):
         assert used[name] == pytest.approx(best[name], rel=0.35)
+
+
+def test_the_augmented_runs_have_the_settings_with_the_best_validation_accuracy() -> None:
+    trials, chosen = (pd.read_csv(REFERENCE / f"{name}.csv") for name in ("augment-search", "augmented"))
+    assert set(chosen["title"]) == set(MODELS) and set(chosen["n"]) == {10}
+    assert set(trials["data.validation_size"]) == {5000} and set(trials["epochs"]) == set(chosen["epochs"]) == {20}
+    for title, tried in trials.groupby("title"):
+        best = tried.sort_values("validation_accuracy").iloc[-1]
+        (used,) = chosen[chosen["title"] == title].to_dict("records")
+        for name in ("augment.target", "augment.pixels", "augment.degrees", "optimizer.lr", "scheduler.target"):
+            assert used[name] == best[name] or (pd.isna(used[name]) and pd.isna(best[name])), (title, name)
 
 
 def test_summaries_are_those_of_the_runs() -> None:

@@ -47,10 +47,7 @@ def build(runs: Path, out: Path, data: Path) -> Report:
     made = [make(collection, estimates) for make in of_both] + [tables.cost(estimates)]
     made += [tables.confused(errors), *tables.classes(errors), tables.calibration(errors)]
     shown = [table for table in made if table]
-    plots = []
-    for section in collection.sections:
-        mine = [each for each in errors if each.group.section == section]
-        plots += figures.of_section(collection, estimates, section, mine)
+    plots = figures.of_all(collection, estimates, errors)
     new = out / ".new"
     try:
         new.mkdir(parents=True, exist_ok=True)

@@ -47,6 +47,15 @@ Styles = dict[str, dict[str, Any]]
 """Label of a group → its colour, marker and line style, as matplotlib's arguments."""
 
 
+def of_all(collection: Collection, estimates: Estimates, errors: Sequence[GroupErrors]) -> list[Plot]:
+    """All figures of a report."""
+    plots = []
+    for section in collection.sections:
+        mine = [each for each in errors if each.group.section == section]
+        plots += of_section(collection, estimates, section, mine)
+    return plots
+
+
 def of_section(collection: Collection, estimates: Estimates, section: str, errors: Sequence[GroupErrors]) -> list[Plot]:
     """All figures of a section; ``errors`` are its groups'."""
     groups = collection.in_section(section, most=MAX_TOGETHER)
