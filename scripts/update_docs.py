@@ -92,10 +92,10 @@ def arithmetic(folder: Path) -> Iterator[Row]:
     for name, processor in PROCESSORS.items():
         measured = _medians(folder / f"{name}.csv")
         for kind in ARITHMETICS:
-            epochs = {
-                f"An epoch of {model}": f"{measured[f'ours: an epoch of {model}, {kind}']:.2f} s" for model in MODELS
-            }
-            yield {"Processor": processor, "Arithmetic": kind} | epochs
+            found = {model: measured.get(f"ours: an epoch of {model}, {kind}") for model in MODELS}
+            if None not in found.values():  # exact arithmetic was not measured everywhere
+                epochs = {f"An epoch of {model}": f"{seconds:.2f} s" for model, seconds in found.items()}
+                yield {"Processor": processor, "Arithmetic": kind} | epochs
 
 
 def portable_cost(path: Path) -> str:
@@ -170,9 +170,9 @@ def augmented(rows: list[Row], *, trials: bool = False) -> Iterator[Row]:
     """Models trained with augmentation: what a search tried (``trials``), or with what it chose."""
     for row in rows:
         kind = str(row["augment.target"]).rpartition(".")[2]
-        words = {"Shift": "by up to {:.0f} pixels", "Rotate": "by up to {:.0f}°"}[kind]
         amount = row["augment.pixels" if kind == "Shift" else "augment.degrees"]
-        line = {"Model": row["title"], "Augmentation": f"{kind} {words.format(amount)}"}
+        unit = "°" if kind == "Rotate" else " pixel" if amount == 1 else " pixels"
+        line = {"Model": row["title"], "Augmentation": f"{kind} by up to {amount:.0f}{unit}"}
         line["Learning rate"] = f"{row['optimizer.lr']:g}"
         if not trials:
             yield line | _accuracy_cells(row)

@@ -17,7 +17,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("processor", [*[*PROCESSORS][1:], "ARM64"])
+@pytest.mark.parametrize("processor", ["Intel Nehalem (2008)", "ARM64"])
 def test_weights_are_the_same(processor: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     cache = tmp_path_factory.mktemp("kernels")
     found = checksums_on(processor, cache)
@@ -35,7 +35,7 @@ def test_whole_runs_are_the_same_without_avx(
         (tmp_path / split).mkdir()
         for number in range(count):
             Image.fromarray(images[number]).save(tmp_path / split / f"{number}_{labels[number]}.png")
-    words = ["-m", "mnist_exp.run", "-m", "model=lenet5,lenet5r,mlp", "protocol=standard,published", "epochs=2"]
+    words = ["-m", "mnist_exp.run", "-m", "model=lenet5r,mlp", "protocol=standard,published", "epochs=2"]
     words += ["data=image_folder", f"data.train_dir={tmp_path}/train", f"data.test_dir={tmp_path}/test"]
     found = []
     emulated, name, instructions = PROCESSORS["Intel Nehalem (2008)"]
@@ -47,4 +47,4 @@ def test_whole_runs_are_the_same_without_avx(
         done = run(processor, *words, "device.arithmetic=exact", folder=folder)
         assert done.returncode == 0, done.stdout + done.stderr
         found.append(results(folder / "outputs"))
-    assert len(found[0]) == 18 and found[0] == found[1]
+    assert len(found[0]) == 12 and found[0] == found[1]
