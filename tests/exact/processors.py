@@ -25,7 +25,8 @@ PROCESSORS = {
     "Intel Nehalem (2008)": ("Nehalem", "nehalem", X86),
 }
 """Processor → QEMU's name of it, LLVM's, and its instructions."""
-ARM64 = "ARM64_PYTHON"
+ARM64 = "ARM64 (Neoverse N1)"
+ARM64_PYTHON = "ARM64_PYTHON"
 """The variable with a command that runs Python on an emulated aarch64, with this project's packages."""
 
 
@@ -33,8 +34,9 @@ def command_of(processor: str) -> tuple[list[str], dict[str, str]] | None:
     """What runs Python there, and the environment that it needs; None where it can't be had."""
     environment = os.environ | {"PYTHONPATH": f"{PROJECT}{os.pathsep}{PACKAGES}"}
     python = [str(Path(sys.executable).resolve())]
-    if processor == "ARM64":
-        return ([os.environ[ARM64]], environment | {"PYTHONPATH": str(PROJECT)}) if ARM64 in os.environ else None
+    if processor == ARM64:
+        there = os.environ.get(ARM64_PYTHON)
+        return ([there], environment | {"PYTHONPATH": str(PROJECT)}) if there else None
     emulated, name, instructions = PROCESSORS[processor]
     if not emulated:
         return python, environment
@@ -58,7 +60,7 @@ def checksums_on(processor: str, cache: Path) -> dict[str, str] | None:
 
 
 def _rows(cache: Path) -> Iterator[dict[str, str]]:
-    for processor in (*PROCESSORS, "ARM64"):
+    for processor in (*PROCESSORS, ARM64):
         print(processor, flush=True)
         if found := checksums_on(processor, cache):
             yield {"processor": processor} | found
