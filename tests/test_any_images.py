@@ -201,7 +201,7 @@ RECIPES = re.findall(r"```python\n(import numpy.*?)```", (PROJECT / "docs" / "da
 def test_the_recipes_for_csv_and_npz_files_work(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     pixels, labels = rng.integers(0, 256, (24, 28, 28)).astype(np.uint8), np.arange(24) % 10
-    for name, recipe in zip(("csv", "npz"), RECIPES, strict=True):
+    for name, recipe in zip(("kaggle", "keras"), RECIPES, strict=True):
         assert len(recipe.strip().splitlines()) <= 11  # ten and a blank one
         place = tmp_path / name
         place.mkdir()
@@ -210,10 +210,10 @@ def test_the_recipes_for_csv_and_npz_files_work(tmp_path: Path) -> None:
         np.savez(place / "mnist.npz", x_train=pixels[6:], y_train=labels[6:], x_test=pixels[:6], y_test=labels[:6])
         done = python("-c", recipe, cwd=place)
         assert done.returncode == 0, done.stderr
-        both = folders.scan_both(place / "digits" / "train", place / "digits" / "test")
-        held_out = range(6) if name == "npz" else range(0, 24, 6)
+        both = folders.scan_both(place / name / "train", place / name / "test")
+        held_out = range(6) if name == "keras" else range(0, 24, 6)
         assert both["test"].labels.tolist() == [int(labels[number]) for number in held_out]
         assert len(both["train"].paths) == 24 - len(held_out)
         number = both["test"].paths[1]
-        shown = np.asarray(Image.open(place / "digits" / "test" / number))
+        shown = np.asarray(Image.open(place / name / "test" / number))
         assert np.array_equal(shown, pixels[held_out[1]])
