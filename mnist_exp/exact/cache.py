@@ -15,7 +15,7 @@ import numba
 
 from mnist_exp.files import one_process_in
 
-T = TypeVar("T", bound=Callable[..., None] | Callable[..., object])
+T = TypeVar("T", bound=Callable[..., object])
 
 
 @functools.cache
