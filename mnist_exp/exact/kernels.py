@@ -3,7 +3,7 @@
 Images lie side by side in the vectors' lanes. Maps are ``[blocks, channels, rows, columns, 16]`` and features
 ``[blocks, features, 16]``, float32: a block holds 16 images, and a layer's sum for one of them never meets another
 lane's. Lanes without an image, at the end of the last block, hold zeros, and have the gradient 0. Only gradients of
-weights add up lanes: first over blocks, then the 16 as a tree (`_lane_sum`).
+weights add up lanes: first over blocks, then the 16 as a tree (`lane_sum`).
 
 A tile of `G` outputs is summed at once, for their registers. One that would pass the end is moved back, and computes
 some outputs twice; so tiles are not part of the arithmetic, but the order within each sum is.
@@ -11,59 +11,17 @@ some outputs twice; so tiles are not part of the arithmetic, but the order withi
 ``gradient`` is that of the loss with respect to a layer's outputs, ``d`` to its inputs.
 """
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
+from mnist_exp.exact.blocks import Array, F, lane_sum
 from mnist_exp.exact.cache import jit
 from mnist_exp.exact.simd import W, load, madd, pick, splat, store, transpose, zeros
 
-Array = NDArray[Any]
-F = np.float32
 G = 6
 """Outputs summed at once: as many vectors as fit into the 16 registers of AVX2, two a vector, with what they need."""
 ONE = np.ones(1, np.float32)
 OFF = F(4)
 """The code of a pooled output at which ReLU is off; 0 to 3 say which of the four inputs is the largest."""
-
-
-@jit
-def to_blocks(images: Array, out: Array) -> None:
-    """``[images, features]`` → ``[blocks, features, 16]``, the missing images zero."""
-    count, features = images.shape
-    for b in range(out.shape[0]):
-        for start in range(0, features, W):
-            if b * W + W <= count and start + W <= features:
-                tile = load(images, b * W * features + start, features, 16)
-                store(out, (b * features + start) * W, W, transpose(tile))
-            else:
-                for lane in range(W):
-                    i = b * W + lane
-                    for f in range(start, min(features, start + W)):
-                        out[b, f, lane] = images[i, f] if i < count else F(0)
-
-
-@jit
-def to_rows(blocks: Array, out: Array) -> None:
-    """``[blocks, features, 16]`` → ``[images, features]``."""
-    count, features = out.shape
-    for b in range(blocks.shape[0]):
-        for start in range(0, features, 16):
-            for lane in range(min(W, count - b * W)):
-                for f in range(start, min(features, start + 16)):
-                    out[b * W + lane, f] = blocks[b, f, lane]
-
-
-@jit
-def _lane_sum(x: Array, at: int) -> Any:
-    """The sum of the 16 elements from ``at``, as a tree; they are overwritten."""
-    half = W // 2
-    while half:
-        for lane in range(half):
-            x[at + lane] += x[at + lane + half]
-        half //= 2
-    return x[at]
 
 
 # ---- convolutions 5×5 ------------------------------------------------------------------------------------------------
@@ -153,9 +111,9 @@ def convolve_backward(
                         store(d, first + ((c * size + row) * size + column) * W, size * size * W, tile)
     flat_sums, flat_bias, flat_gradient = sums.ravel(), bias_sums.ravel(), weight_gradient.reshape(outputs, taps)
     for o in range(outputs):
-        bias_gradient[o] = _lane_sum(flat_bias, o * W)
+        bias_gradient[o] = lane_sum(flat_bias, o * W)
         for t in range(taps):
-            flat_gradient[o, t] = _lane_sum(flat_sums, (o * padded + t) * W)
+            flat_gradient[o, t] = lane_sum(flat_sums, (o * padded + t) * W)
 
 
 # ---- normalisation, max-pooling 2×2, ReLU ----------------------------------------------------------------------------
@@ -173,7 +131,7 @@ def batch_statistics(y: Array, count: int, mean: Array, variance: Array) -> None
             for p in range(pixels):
                 total = madd(total, load(y, ((b * channels + c) * pixels + p) * W, 0, 1), load(live, b * W, 0, 1))
         store(sums, 0, 0, total)
-        mean[c] = F(np.float64(_lane_sum(sums, 0)) / (count * pixels))
+        mean[c] = F(np.float64(lane_sum(sums, 0)) / (count * pixels))
         minus[0] = -mean[c]
         total = zeros(1)
         for b in range(blocks):
@@ -182,7 +140,7 @@ def batch_statistics(y: Array, count: int, mean: Array, variance: Array) -> None
                 centred = madd(value, splat(minus, 0, 0, 1), splat(ONE, 0, 0, 1))
                 total = madd(total, madd(zeros(1), centred, load(live, b * W, 0, 1)), centred)
         store(sums, 0, 0, total)
-        variance[c] = F(np.float64(_lane_sum(sums, 0)) / (count * pixels))
+        variance[c] = F(np.float64(lane_sum(sums, 0)) / (count * pixels))
 
 
 @jit
@@ -285,9 +243,9 @@ def normalise_backward(
             of_beta = madd(of_beta, for_beta, splat(ONE, 0, 0, 1))
             of_gamma = madd(of_gamma, for_gamma, splat(ONE, 0, 0, 1))
         store(sums, 0, 0, of_beta)
-        d_beta[c] = _lane_sum(sums, 0)
+        d_beta[c] = lane_sum(sums, 0)
         store(sums, 0, 0, of_gamma)
-        d_gamma[c] = _lane_sum(sums, 0)
+        d_gamma[c] = lane_sum(sums, 0)
         a[2] = gamma[c] * inverse[c]
         a[3] = a[4] = F(0)  # dy = a[2] g + a[3] y + a[4]
         if not frozen:
@@ -354,4 +312,4 @@ def multiply_backward(
         for b in range(1, blocks):
             for lane in range(W):
                 lanes[lane] += gradient[b, o, lane]
-        bias_gradient[o] = _lane_sum(lanes, 0)
+        bias_gradient[o] = lane_sum(lanes, 0)

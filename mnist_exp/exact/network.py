@@ -17,7 +17,8 @@ from torch.autograd.function import once_differentiable
 
 from mnist_exp.errors import ConfigError
 from mnist_exp.exact import kernels
-from mnist_exp.exact.kernels import Array, G
+from mnist_exp.exact.blocks import Array, to_blocks, to_rows
+from mnist_exp.exact.kernels import G
 from mnist_exp.exact.simd import W
 
 Named = list[tuple[str, str | None]]
@@ -144,7 +145,7 @@ class Chain:
         """Logits, ``[N, classes]``; what the gradient needs is added to ``trace``."""
         count, blocks = len(images), -(-len(images) // W)
         x = np.empty((blocks, 1, *images.shape[2:], W), np.float32)
-        kernels.to_blocks(images.reshape(count, -1), x.reshape(blocks, -1, W))
+        to_blocks(images.reshape(count, -1), x.reshape(blocks, -1, W))
         for layer in self.convolutions:
             outputs, side = len(layer.bias), x.shape[2] - 4
             y = np.empty((blocks, outputs, side, side, W), np.float32)
@@ -174,7 +175,7 @@ class Chain:
         kernels.multiply(x, weight, bias, y)
         trace.append((x, mask, weight, count))
         logits = np.empty((count, len(weight)), np.float32)
-        kernels.to_rows(y, logits)
+        to_rows(y, logits)
         return np.ascontiguousarray(logits[:, : self.outputs])
 
     @np.errstate(invalid="ignore", over="ignore")
@@ -184,7 +185,7 @@ class Chain:
         g, d = np.empty((len(x), len(weight), W), np.float32), np.empty(x.shape, np.float32)
         if len(weight) > self.outputs:
             gradient = np.pad(gradient, ((0, 0), (0, len(weight) - self.outputs)))
-        kernels.to_blocks(gradient, g)
+        to_blocks(gradient, g)
         of_weight, of_bias = np.empty(weight.shape, np.float32), np.empty(len(weight), np.float32)
         kernels.multiply_backward(x, weight, g, True, d, of_weight, of_bias)
         found = [[of_weight[: self.outputs], of_bias[: self.outputs]]]
@@ -219,7 +220,7 @@ class Chain:
         keep = 1.0 - self.dropout.p
         drawn = torch.randint(DRAWS, (count, shape[1])).numpy() < keep * DRAWS
         mask = np.empty(shape, np.float32)
-        kernels.to_blocks((drawn * (1 / max(keep, 1 / DRAWS))).astype(np.float32), mask)
+        to_blocks((drawn * (1 / max(keep, 1 / DRAWS))).astype(np.float32), mask)
         return mask
 
 

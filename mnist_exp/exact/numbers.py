@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from mnist_exp.exact.blocks import Array, F
 from mnist_exp.exact.cache import jit
-from mnist_exp.exact.kernels import Array, F
 
 TAYLOR = tuple(1 / math.factorial(i) for i in range(13, -1, -1))
 

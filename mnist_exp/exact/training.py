@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from mnist_exp.exact import network, numbers
+from mnist_exp.exact.blocks import Array
 from mnist_exp.exact.cache import compile_once
-from mnist_exp.exact.kernels import Array
 
 
 def make_exact(model: nn.Module, optimizer: torch.optim.Optimizer, loss: nn.Module, seed: int) -> None:

@@ -49,11 +49,8 @@ Styles = dict[str, dict[str, Any]]
 
 def of_all(collection: Collection, estimates: Estimates, errors: Sequence[GroupErrors]) -> list[Plot]:
     """All figures of a report."""
-    plots = []
-    for section in collection.sections:
-        mine = [each for each in errors if each.group.section == section]
-        plots += of_section(collection, estimates, section, mine)
-    return plots
+    of_group = {section: [each for each in errors if each.group.section == section] for section in collection.sections}
+    return [plot for key, mine in of_group.items() for plot in of_section(collection, estimates, key, mine)]
 
 
 def of_section(collection: Collection, estimates: Estimates, section: str, errors: Sequence[GroupErrors]) -> list[Plot]:
