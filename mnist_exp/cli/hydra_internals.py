@@ -5,6 +5,7 @@ import functools
 import re
 import sys
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.plugins.sweeper import Sweeper
 from hydra.types import TaskFunction
 from joblib.parallel import LokyBackend, register_parallel_backend
 from omegaconf import DictConfig, OmegaConf
@@ -43,6 +45,8 @@ OmegaConf.register_new_resolver("expand_user", lambda path: expand_user("output_
 # matter that Hydra still validates it against the plugin's schema, as this warning says.
 warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/.* is validated against ConfigStore")
 
+_compose_all = Sweeper.validate_batch_is_legal
+
 
 def start(task: TaskFunction) -> None:
     """Compose the settings from the command line, and call ``task`` with them: once, or for each job of a sweep."""
@@ -54,7 +58,17 @@ def start(task: TaskFunction) -> None:
     sys.modules["hydra.main"].get_args_parser = _args_parser  # type: ignore[attr-defined]
     # joblib's processes watch their parent from their start, not only from their first job.
     register_parallel_backend("loky", functools.partial(LokyBackend, initializer=exit_when_parent_dies))
+    Sweeper.validate_batch_is_legal = _compose_some  # type: ignore[assignment, method-assign]
     hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="config")(task)()
+
+
+def _compose_some(sweeper: Sweeper, jobs: Sequence[Sequence[str]]) -> None:
+    """Hydra's check that the settings of all jobs can be composed; it takes a second for four of them.
+
+    Of those that differ only in a whole number as their seed, one is checked: sweeps are mostly of these.
+    """
+    kinds = {tuple(re.sub(r"^seed=\d+$", "seed=0", word) for word in job): job for job in jobs}
+    _compose_all(sweeper, [*kinds.values()])
 
 
 def _path_word(word: str) -> str:

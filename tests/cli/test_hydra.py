@@ -50,6 +50,19 @@ def test_python_3_14_checks_help_texts_and_hydra_has_one_that_is_no_string(
     assert "--cfg" not in arguments or "mnist_exp.models.MLP" in done.stdout
 
 
+def test_of_jobs_that_differ_only_in_their_seeds_one_is_composed_before_the_sweep(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    composed_jobs: list[list[str]] = []
+    monkeypatch.setattr(hydra_internals, "_compose_all", lambda _, jobs: composed_jobs.extend(jobs))
+    seeds = ("0", "1", "12", "x", "1.5", "-1")
+    jobs = [[f"model={model}", f"seed={seed}", "epochs=1"] for model in ("lenet5", "mlp") for seed in seeds]
+    hydra_internals._compose_some(None, [*jobs, ["model=mlp", "seed=0", "epochs=2"]])  # type: ignore[arg-type]
+    kinds = [(job[0][6:], job[1][5:], job[2][7:]) for job in composed_jobs]
+    of_one_model = ["12", "x", "1.5", "-1"]
+    assert kinds == [(model, seed, "1") for model in ("lenet5", "mlp") for seed in of_one_model] + [("mlp", "0", "2")]
+
+
 def test_a_single_run_that_changes_its_folder_writes_where_a_sweep_does(tmp_path: Path) -> None:
     words = ("model=mlp", "protocol=published", "epochs=1")
     done = command(*words, "hydra.job.chdir=true", cwd=tmp_path)
