@@ -120,27 +120,50 @@ def convolve_backward(
 
 
 @jit
-def batch_statistics(y: Array, count: int, mean: Array, variance: Array) -> None:
-    """Of each channel of ``[blocks, channels, pixels, 16]``, over ``count`` images: Σ y / n, and Σ (y − mean)² / n."""
+def normalisation(
+    y: Array,
+    count: int,
+    training: bool,
+    eps: float,
+    momentum: float,
+    gamma: Array,
+    beta: Array,
+    running_mean: Array,
+    running_variance: Array,
+    found: Array,
+) -> None:
+    """Find mean, inverse = 1 / √(variance + ε), scale = γ × inverse and shift = β − mean × scale, ``[4, channels]``.
+
+    In training mode, mean and variance are those of the ``count`` images of y, ``[blocks, channels, pixels, 16]``:
+    Σ y / n and Σ (y − mean)² / n; the running ones follow them. Otherwise they are the running ones.
+    """
     blocks, channels, pixels, _ = y.shape
     live, sums, minus = np.zeros(blocks * W, np.float32), np.empty(W, np.float32), np.empty(1, np.float32)
     live[:count] = F(1)
+    n = count * pixels
     for c in range(channels):
-        total = zeros(1)
-        for b in range(blocks):
-            for p in range(pixels):
-                total = madd(total, load(y, ((b * channels + c) * pixels + p) * W, 0, 1), load(live, b * W, 0, 1))
-        store(sums, 0, 0, total)
-        mean[c] = F(np.float64(lane_sum(sums, 0)) / (count * pixels))
-        minus[0] = -mean[c]
-        total = zeros(1)
-        for b in range(blocks):
-            for p in range(pixels):
-                value = load(y, ((b * channels + c) * pixels + p) * W, 0, 1)
-                centred = madd(value, splat(minus, 0, 0, 1), splat(ONE, 0, 0, 1))
-                total = madd(total, madd(zeros(1), centred, load(live, b * W, 0, 1)), centred)
-        store(sums, 0, 0, total)
-        variance[c] = F(np.float64(lane_sum(sums, 0)) / (count * pixels))
+        mean, variance = running_mean[c], running_variance[c]
+        if training:
+            total = zeros(1)
+            for b in range(blocks):
+                for p in range(pixels):
+                    total = madd(total, load(y, ((b * channels + c) * pixels + p) * W, 0, 1), load(live, b * W, 0, 1))
+            store(sums, 0, 0, total)
+            mean = F(np.float64(lane_sum(sums, 0)) / n)
+            minus[0] = -mean
+            total = zeros(1)
+            for b in range(blocks):
+                for p in range(pixels):
+                    value = load(y, ((b * channels + c) * pixels + p) * W, 0, 1)
+                    centred = madd(value, splat(minus, 0, 0, 1), splat(ONE, 0, 0, 1))
+                    total = madd(total, madd(zeros(1), centred, load(live, b * W, 0, 1)), centred)
+            store(sums, 0, 0, total)
+            variance = F(np.float64(lane_sum(sums, 0)) / n)
+            for running, new in ((running_mean, mean), (running_variance, variance * F(n / (n - 1)))):
+                running[c] = F((1 - momentum) * np.float64(running[c]) + np.float64(F(momentum) * new))
+        inverse = F(1 / np.sqrt(np.float64(variance) + eps))
+        found[0, c], found[1, c], found[2, c] = mean, inverse, gamma[c] * inverse
+        found[3, c] = beta[c] - mean * found[2, c]
 
 
 @jit
@@ -210,27 +233,19 @@ def rectify_backward(gradient: Array, out: Array, d: Array) -> None:
 
 @jit
 def normalise_backward(
-    y: Array,
-    count: int,
-    frozen: bool,
-    gamma: Array,
-    mean: Array,
-    inverse: Array,
-    d: Array,
-    d_gamma: Array,
-    d_beta: Array,
+    y: Array, count: int, training: bool, found: Array, d: Array, d_gamma: Array, d_beta: Array
 ) -> None:
-    """The gradient of γ x̂ + β with x̂ = (y − mean) × inverse, where inverse = 1 / √(variance + ε).
+    """The gradient of γ x̂ + β with x̂ = (y − mean) × inverse; ``found`` is that of `normalisation`.
 
     With g the gradient of the outputs, in ``d``, over n = count × pixels values of a channel:
-    dβ = Σ g, dγ = Σ g x̂, and dy = γ × inverse × (g − Σ g / n − x̂ Σ g x̂ / n), which replaces ``d``; with frozen
-    statistics, which do not depend on y, dy = γ × inverse × g.
+    dβ = Σ g, dγ = Σ g x̂, and dy = γ × inverse × (g − Σ g / n − x̂ Σ g x̂ / n), which replaces ``d``; in evaluation
+    mode, where mean and variance do not depend on y, dy = γ × inverse × g.
     """
     blocks, channels, pixels, _ = y.shape
     live, sums, a = np.zeros(blocks * W, np.float32), np.empty(W, np.float32), np.empty(5, np.float32)
     live[:count] = F(1)
     for c in range(channels):
-        a[0], a[1] = inverse[c], -mean[c] * inverse[c]  # x̂ = a[0] y + a[1]
+        a[0], a[1] = found[1, c], -found[0, c] * found[1, c]  # x̂ = a[0] y + a[1]
         of_beta, of_gamma = zeros(1), zeros(1)
         for b in range(blocks):  # first over a block's pixels, then over blocks: fewer roundings
             for_beta, for_gamma = zeros(1), zeros(1)
@@ -246,9 +261,9 @@ def normalise_backward(
         d_beta[c] = lane_sum(sums, 0)
         store(sums, 0, 0, of_gamma)
         d_gamma[c] = lane_sum(sums, 0)
-        a[2] = gamma[c] * inverse[c]
+        a[2] = found[2, c]
         a[3] = a[4] = F(0)  # dy = a[2] g + a[3] y + a[4]
-        if not frozen:
+        if training:
             slope = F(-np.float64(d_gamma[c]) / (count * pixels))
             a[3] = a[2] * slope * a[0]
             a[4] = a[2] * (F(-np.float64(d_beta[c]) / (count * pixels)) + slope * a[1])

@@ -95,40 +95,30 @@ class Layer:
 
     def __init__(self, layer: Any, norm: Any) -> None:
         self.weight, self.bias, self.norm = _array(layer.weight), _array(layer.bias), norm
-        outputs = len(self.bias)
-        self.identity = np.ones(outputs, np.float32), np.zeros(outputs, np.float32), None
+        self.identity = np.repeat(np.array([[0], [1], [1], [0]], np.float32), len(self.bias), axis=1)
         if norm is not None:
             self.gamma, self.beta = _array(norm.weight), _array(norm.bias)
-            self.running_mean, self.running_variance = _array(norm.running_mean), _array(norm.running_var)
+            self.running = _array(norm.running_mean), _array(norm.running_var)
 
-    def normalisation(self, y: Array, count: int) -> tuple[Array, Array, Any]:
-        """What each channel of ``y`` is multiplied by, and what is added to it; the statistics.
-
-        In training mode they are the batch's, and the running ones follow them.
-        """
-        if self.norm is None:
+    def normalisation(self, y: Array, count: int) -> Array:
+        """What `kernels.normalisation` finds of ``y``."""
+        if (norm := self.norm) is None:
             return self.identity
-        y = y.reshape(*y.shape[:2], -1, W)
-        mean, variance = self.running_mean.copy(), self.running_variance
-        if self.norm.training:
-            mean, variance = np.empty_like(mean), np.empty_like(mean)
-            kernels.batch_statistics(y, count, mean, variance)
-            n, momentum = count * y.shape[2], self.norm.momentum
-            for running, new in ((self.running_mean, mean), (self.running_variance, variance * (n / (n - 1)))):
-                running[:] = (1 - momentum) * running.astype(np.float64) + momentum * new
-            self.norm.num_batches_tracked += 1
-        inverse = (1 / np.sqrt(variance.astype(np.float64) + self.norm.eps)).astype(np.float32)
-        scale = self.gamma * inverse
-        return scale, self.beta - mean * scale, (not self.norm.training, mean, inverse)
+        found, y = np.empty_like(self.identity), y.reshape(*y.shape[:2], -1, W)
+        parameters = self.gamma, self.beta, *self.running
+        kernels.normalisation(y, count, norm.training, norm.eps, norm.momentum, *parameters, found)
+        if norm.training:
+            norm.num_batches_tracked += 1
+        return found
 
-    def normalise_backward(self, statistics: Any, y: Array, count: int, d: Array) -> list[Array]:
+    def normalise_backward(self, statistics: Array, y: Array, count: int, d: Array) -> list[Array]:
         """Replace the gradient ``d`` of the normalised maps by that of ``y``; return those of γ and β."""
         if self.norm is None:
             return []
-        frozen, mean, inverse = statistics
-        of_gamma, of_beta, shape = np.empty_like(mean), np.empty_like(mean), (*y.shape[:2], -1, W)
+        of_gamma, of_beta = np.empty((2, len(self.gamma)), np.float32)
+        shape = (*y.shape[:2], -1, W)
         kernels.normalise_backward(
-            y.reshape(shape), count, frozen, self.gamma, mean, inverse, d.reshape(shape), of_gamma, of_beta
+            y.reshape(shape), count, self.norm.training, statistics, d.reshape(shape), of_gamma, of_beta
         )
         return [of_gamma, of_beta]
 
@@ -150,17 +140,17 @@ class Chain:
             outputs, side = len(layer.bias), x.shape[2] - 4
             y = np.empty((blocks, outputs, side, side, W), np.float32)
             kernels.convolve(x, layer.weight, layer.bias, y)
-            scale, shift, statistics = layer.normalisation(y, count)
+            statistics = layer.normalisation(y, count)
             pooled, codes = np.empty((2, blocks, outputs, side // 2, side // 2, W), np.float32)
-            kernels.pool(y, scale, shift, pooled, codes)
+            kernels.pool(y, statistics[2], statistics[3], pooled, codes)
             trace.append((x, y, codes, statistics))
             x = pooled
         x = x.reshape(blocks, -1, W)
         for layer in self.hidden:
             y, out = np.empty((2, blocks, len(layer.bias), W), np.float32)
             kernels.multiply(x, layer.weight, layer.bias, y)
-            scale, shift, statistics = layer.normalisation(y, count)
-            kernels.rectify(y, scale, shift, out)
+            statistics = layer.normalisation(y, count)
+            kernels.rectify(y, statistics[2], statistics[3], out)
             trace.append((x, y, out, statistics))
             x = out
         mask = self._dropout_mask(count, x.shape)
