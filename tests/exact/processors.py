@@ -19,51 +19,43 @@ from mnist_exp.files import PROJECT
 PACKAGES = Path(numpy.__file__).parents[1]
 X86 = "+sse,+sse2,+sse3,+ssse3,+sse4.1,+sse4.2,+popcnt,+cx16,+64bit"
 AVX2 = f"{X86},+avx,+avx2,+fma,+bmi,+bmi2,+f16c,+lzcnt,+movbe"
-PROCESSORS = {
-    "this processor": ("", "", ""),
-    "Intel Haswell (2013)": ("Haswell", "haswell", AVX2),
-    "Intel Nehalem (2008)": ("Nehalem", "nehalem", X86),
-}
+HERE = "this processor"
+PROCESSORS = {"Intel Haswell (2013)": ("Haswell", "haswell", AVX2), "Intel Nehalem (2008)": ("Nehalem", "nehalem", X86)}
 """Processor → QEMU's name of it, LLVM's, and its instructions."""
 ARM64 = "ARM64 (Neoverse N1)"
 ARM64_PYTHON = "ARM64_PYTHON"
-"""The variable with a command that runs Python on an emulated aarch64, with this project's packages."""
+"""The variable with a command that runs Python on an emulated aarch64; `tests/exact/arm64.sh` makes one."""
+COMPILE = "from mnist_exp.exact import training; training.compile_once(training._call_all)"
 
 
-def command_of(processor: str) -> tuple[list[str], dict[str, str]] | None:
-    """What runs Python there, and the environment that it needs; None where it can't be had."""
-    environment = os.environ | {"PYTHONPATH": f"{PROJECT}{os.pathsep}{PACKAGES}"}
+def command_of(processor: str, cache: Path) -> tuple[list[str], dict[str, str]] | None:
+    """What runs Python there, and the environment that it needs; None where it can't be had.
+
+    Kernels are in ``cache``, compiled.
+    """
     python = [str(Path(sys.executable).resolve())]
+    environment = os.environ | {"PYTHONPATH": f"{PROJECT}{os.pathsep}{PACKAGES}", "XDG_CACHE_HOME": str(cache)}
+    if processor == HERE:
+        return python, environment
     if processor == ARM64:
         there = os.environ.get(ARM64_PYTHON)
         return ([there], environment | {"PYTHONPATH": str(PROJECT)}) if there else None
     emulated, name, instructions = PROCESSORS[processor]
-    if not emulated:
-        return python, environment
-    environment |= {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": instructions}
-    qemu = shutil.which("qemu-x86_64-static")
-    return ([qemu, "-cpu", emulated, *python], environment) if qemu else None
-
-
-def checksums_on(processor: str, cache: Path) -> dict[str, str] | None:
-    """What `tests.exact.steps` prints there; None where the processor can't be had."""
-    if not (found := command_of(processor)):
+    if not (qemu := shutil.which("qemu-x86_64-static")):
         return None
-    command, environment = found
-    environment["XDG_CACHE_HOME"] = str(cache)
-    words = ["-m", "tests.exact.steps"]
-    if len(command) > 1:  # compile here first
-        subprocess.run([command[-1], *words], cwd=PROJECT, env=environment, check=True, capture_output=True)
-    done = subprocess.run([*command, *words], cwd=PROJECT, env=environment, check=True, capture_output=True, text=True)
-    checksums: dict[str, str] = json.loads(done.stdout.splitlines()[-1])
-    return checksums
+    environment |= {"NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": instructions}
+    subprocess.run([*python, "-c", COMPILE], env=environment, check=True, capture_output=True)
+    return [qemu, "-cpu", emulated, *python], environment
 
 
 def _rows(cache: Path) -> Iterator[dict[str, str]]:
-    for processor in (*PROCESSORS, ARM64):
+    for processor in (HERE, *PROCESSORS, ARM64):
         print(processor, flush=True)
-        if found := checksums_on(processor, cache):
-            yield {"processor": processor} | found
+        if found := command_of(processor, cache):
+            command, environment = found
+            words = [*command, "-m", "tests.exact.steps"]
+            done = subprocess.run(words, cwd=PROJECT, env=environment, check=True, capture_output=True, text=True)
+            yield {"processor": processor} | json.loads(done.stdout.splitlines()[-1])
 
 
 if __name__ == "__main__":

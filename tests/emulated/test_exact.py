@@ -1,0 +1,57 @@
+"""Exact arithmetic in whole runs on other processors, emulated: the same bytes of all files (pytest -m emulated)."""
+
+import importlib.util
+import subprocess
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from mnist_exp.data.datasets import load
+from tests.conftest import results
+from tests.exact.processors import ARM64, ARM64_PYTHON, HERE, PROCESSORS, command_of
+
+pytestmark = [
+    pytest.mark.emulated,
+    pytest.mark.skipif(importlib.util.find_spec("numba") is None, reason="needs the extra exact (make extras)"),
+]
+
+
+def train(processor: str, digits: Path, folder: Path, kernels: Path) -> dict[str, bytes]:
+    """Train three networks by two protocols on that processor; the bytes of the results."""
+    if (found := command_of(processor, kernels)) is None:
+        pytest.skip(
+            f"{processor}: needs Debian's package qemu-user-static, and for ARM64 a Python made by "
+            f"tests/exact/arm64.sh, named by the variable {ARM64_PYTHON}"
+        )
+    command, environment = found
+    # A worker process would be started on the real processor, so all is done in the one that is emulated.
+    environment["JOBLIB_MULTIPROCESSING"] = "0"
+    folder.mkdir()
+    # In an epoch of its own, protocol=published leaves batch normalisation in evaluation mode from the second one on.
+    for more in (["protocol=standard", "epochs=1"], ["protocol=published", "epochs=2"]):
+        words = ["-m", "mnist_exp.run", "-m", "model=lenet5,lenet5r,mlp", "device.arithmetic=exact", *more]
+        words += ["data=image_folder", f"data.train_dir={digits}/train", f"data.test_dir={digits}/test"]
+        done = subprocess.run([*command, *words], cwd=folder, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return results(folder / "outputs")
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory, digits_root: Path) -> Path:
+    """The first 608 real training digits, nine batches of 64 and one of 32, and the first 100 test digits, as files."""
+    folder = tmp_path_factory.mktemp("digits")
+    for split, count in (("train", 608), ("test", 100)):
+        ((images, labels, _),) = load("mnist", digits_root, (split,))
+        (folder / split).mkdir()
+        for number in range(count):
+            Image.fromarray(images[number]).save(folder / split / f"{number}_{labels[number]}.png")
+    return folder
+
+
+@pytest.mark.parametrize("processor", [*PROCESSORS, ARM64])
+def test_all_bytes_are_the_same(processor: str, digits: Path, tmp_path: Path) -> None:
+    emulated = train(processor, digits, tmp_path / "there", tmp_path / "kernels")
+    here = train(HERE, digits, tmp_path / "here", tmp_path / "kernels")
+    assert len(here) == 18 and emulated.keys() == here.keys()
+    assert [name for name in here if emulated[name] != here[name]] == []
