@@ -52,6 +52,22 @@ def log(x: float) -> Any:
 
 
 @jit
+def shares_of(logits: Array, image: int, shares: Array) -> Any:
+    """Write the softmax of an image's logits, in float64, and return ln Σ e^logit. NaN stays NaN."""
+    top = np.float64(logits[image, 0])
+    for c in range(1, len(shares)):
+        value = np.float64(logits[image, c])
+        top = value if (value > top) | (value != value) else top
+    total = 0.0
+    for c in range(len(shares)):
+        shares[c] = exp(np.float64(logits[image, c]) - top)
+        total += shares[c]
+    for c in range(len(shares)):
+        shares[c] /= total
+    return log(total) + top
+
+
+@jit
 def cross_entropy(logits: Array, labels: Array, smoothing: float, gradient: Array) -> Any:
     """The mean over images of −Σ q[c] ln p[c], in float64, and its gradient (p − q) / images.
 
@@ -63,18 +79,10 @@ def cross_entropy(logits: Array, labels: Array, smoothing: float, gradient: Arra
     spread = smoothing / classes
     loss = 0.0
     for i in range(images):
-        top = np.float64(logits[i, 0])
-        for c in range(1, classes):
-            value = np.float64(logits[i, c])
-            top = value if (value > top) | (value != value) else top
-        total = 0.0
-        for c in range(classes):
-            shares[c] = exp(np.float64(logits[i, c]) - top)
-            total += shares[c]
-        normaliser = log(total) + top
+        normaliser = shares_of(logits, i, shares)
         for c in range(classes):
             wanted = spread + (1.0 - smoothing if c == labels[i] else 0.0)
-            gradient[i, c] = F((shares[c] / total - wanted) / images)
+            gradient[i, c] = F((shares[c] - wanted) / images)
             if wanted != 0.0:
                 loss += wanted * (normaliser - np.float64(logits[i, c]))
     return loss / images
@@ -83,18 +91,11 @@ def cross_entropy(logits: Array, labels: Array, smoothing: float, gradient: Arra
 @jit
 def softmax(logits: Array, out: Array) -> None:
     """Probabilities of logits, ``[images, classes]``."""
-    images, classes = logits.shape
-    shares = np.empty(classes, np.float64)
-    for i in range(images):
-        top = np.float64(logits[i, 0])
-        for c in range(1, classes):
-            top = max(top, np.float64(logits[i, c]))
-        total = 0.0
-        for c in range(classes):
-            shares[c] = exp(np.float64(logits[i, c]) - top)
-            total += shares[c]
-        for c in range(classes):
-            out[i, c] = F(shares[c] / total)
+    shares = np.empty(logits.shape[1], np.float64)
+    for i in range(len(logits)):
+        shares_of(logits, i, shares)
+        for c in range(len(shares)):
+            out[i, c] = F(shares[c])
 
 
 @jit
