@@ -190,6 +190,18 @@ def exact_bytes(path: Path) -> Iterator[Row]:
         yield {"Processor": row["processor"]} | (told if row is not rows[0] else {name: row[name] for name in told})
 
 
+def exact_runs(rows: list[Row], collection: Collection, estimates: Estimates) -> Iterator[Row]:
+    """Ten seeds of each model with exact arithmetic, beside the portable ones."""
+    portable = {group.record.title: row for group, row in _rows(collection, estimates) if group.protocol == "standard"}
+    for row in rows:
+        other = portable[row["title"]]
+        line = {"Model": row["title"], "Exact: test loss": mean_std("test_loss")(row)}
+        line |= {"Exact: test accuracy": mean_std("test_accuracy")(row)}
+        line |= {"Portable: test loss": mean_std("test_loss")(other)}
+        line |= {"Portable: test accuracy": mean_std("test_accuracy")(other)}
+        yield line | {"95 % interval of its mean": interval("test_accuracy")(other), "n": str(row["n"])}
+
+
 def time_to_accuracy(rows: list[Row]) -> Iterator[Row]:
     """LeNet5's test accuracy, and how long its training took, for each arithmetic and number of epochs."""
     of_lenet5 = [row for row in rows if row["model.target"].endswith(".LeNet5")]
@@ -224,6 +236,7 @@ def render_tables(collection: Collection) -> dict[str, str]:
         "augmented": augmented(_read(REFERENCE / "augmented.csv")),
         "augment-trials": augmented(_read(REFERENCE / "augment-search.csv"), trials=True),
         "exact-bytes": exact_bytes(REFERENCE / "exact" / "bytes.csv"),
+        "exact-runs": exact_runs(_read(REFERENCE / "exact" / "runs.csv"), collection, estimates),
         "time-to-accuracy": time_to_accuracy(few),
         "side-by-side": side_by_side(collection, estimates),
         "elsewhere": elsewhere(REFERENCE),

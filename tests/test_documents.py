@@ -130,6 +130,17 @@ def test_the_augmented_runs_have_the_settings_with_the_best_validation_accuracy(
             assert used[name] == best[name] or (pd.isna(used[name]) and pd.isna(best[name])), (title, name)
 
 
+def test_the_runs_with_exact_arithmetic_are_within_the_intervals_of_the_portable_ones() -> None:
+    found = pd.read_csv(REFERENCE / "exact" / "runs.csv")
+    assert set(found["title"]) == set(MODELS) and set(found["n"]) == {10}
+    assert set(found["device.arithmetic"]) == {"exact"} and set(found["epochs"]) == {20}
+    table = pd.read_csv(REFERENCE / "report" / "comparison.csv")
+    for row in found.to_dict("records"):
+        (other,) = table[(table["model"] == row["title"]) & (table["protocol"] == "standard")].to_dict("records")
+        for metric in ("test_loss", "test_accuracy"):
+            assert other[f"{metric}_low"] <= row[metric] <= other[f"{metric}_high"], (row["title"], metric)
+
+
 def test_summaries_are_those_of_the_runs() -> None:
     """Of the quick runs, seed 0's are tracked; the tables were made from all ten seeds."""
     quick = pd.read_csv(REFERENCE / "quick.csv")
