@@ -169,9 +169,9 @@ def _module_file(module: str) -> Path | None:
         return None
     places = [str(PROJECT)] if names[0] == "mnist_exp" else [*sys.path, str(PROJECT)]  # whatever else is installed
     origin = None
-    for count in range(1, len(names) + 1):
-        spec = PathFinder.find_spec(".".join(names[:count]), places)
-        if not spec and count == 1:  # pip install -e may have a finder of its own
+    for number, name in enumerate(names):
+        spec = PathFinder.find_spec(name, places)  # a dotted name would need its parent imported
+        if not spec and number == 0:  # pip install -e may have a finder of its own
             loaded = sys.modules.get(names[0])
             spec = loaded.__spec__ if loaded else importlib.util.find_spec(names[0])
         if not spec:
@@ -179,8 +179,16 @@ def _module_file(module: str) -> Path | None:
         places, origin = list(spec.submodule_search_locations or ()), spec.origin
     if not origin or not Path(origin).is_file():
         return None
-    is_installed = names[0] != "mnist_exp" and {"site-packages", "dist-packages"} & {*Path(origin).parts}
-    return None if is_installed else Path(origin)
+    path = Path(origin)
+    place = path.parents[len(names) - (path.name != "__init__.py")]
+    is_installed = {"site-packages", "dist-packages"} & {*path.parts} or _is_of_pip(place)
+    return None if is_installed and names[0] != "mnist_exp" else path
+
+
+@functools.cache
+def _is_of_pip(folder: Path) -> bool:
+    """Whether ``pip install --target`` filled this folder."""
+    return any(folder.glob("*.dist-info"))
 
 
 def _imports(module: str, path: Path) -> Iterator[str]:

@@ -106,6 +106,7 @@ IMPORTS = [
     ("from layers.inner import gain", "layers/inner.py"),
     ("import layers.inner", "layers/inner.py"),
     ("from layers import gain", "layers/inner.py"),
+    ("from layers.deep.inner import gain", "layers/deep/inner.py"),
     ("from .layers import gain", "own/layers.py"),
     ("from . import layers", "own/layers.py"),
     ("from mnist_exp.layers import gain", "mnist_exp/layers.py"),
@@ -125,7 +126,7 @@ def test_local_modules_are_followed_however_they_are_imported(
     (tmp_path / "own" / "nets.py").write_text(f"{line}\n\n\nclass Net: ...\n")
     (tmp_path / "own" / "other.py").write_text("class Other: ...\n")
     helper = tmp_path / file
-    helper.parent.mkdir(exist_ok=True)
+    helper.parent.mkdir(parents=True, exist_ok=True)
     if file == "layers/inner.py":
         helper.with_name("__init__.py").write_text("from .inner import gain\n")
     codes = []
@@ -144,6 +145,21 @@ def test_installed_packages_count_by_their_version(tmp_path: Path, monkeypatch: 
     assert found["torch"] == torch_version() and None not in found.values()
     assert "optimizer" not in present_code("nets.Net")  # torch.optim is torch's
     assert fingerprint.other_versions({"torch": "2", "numpy": "1"}, {"torch": "3"}) == "torch 3 (now 2)"
+
+
+def test_what_pip_installed_into_a_folder_of_its_own_counts_by_its_version(
+    tmp_path: Path, monkeypatch: MonkeyPatch
+) -> None:
+    for module in ("theirs/nets.py", "theirs/__init__.py", "single.py"):
+        (tmp_path / module).parent.mkdir(exist_ok=True)
+        (tmp_path / module).write_text("class Net: ...\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "model" in present_code("theirs.nets.Net")
+    fingerprint._local_code.cache_clear()
+    fingerprint._is_of_pip.cache_clear()
+    (tmp_path / "theirs-1.0.dist-info").mkdir()  # pip install --target
+    for target in ("theirs.nets.Net", "theirs.Net", "single.Net"):
+        assert "model" not in present_code(target)
 
 
 def test_code_that_cannot_be_read_is_named(package: Path) -> None:
