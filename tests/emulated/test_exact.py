@@ -5,9 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
-from mnist_exp.data.datasets import load
 from tests.conftest import results
 from tests.exact.processors import ARM64, ARM64_PYTHON, HERE, PROCESSORS, command_of
 
@@ -38,20 +36,21 @@ def train(processor: str, digits: Path, folder: Path, kernels: Path) -> dict[str
 
 
 @pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory, digits_root: Path) -> Path:
-    """The first 608 real training digits, nine batches of 64 and one of 32, and the first 100 test digits, as files."""
-    folder = tmp_path_factory.mktemp("digits")
-    for split, count in (("train", 608), ("test", 100)):
-        ((images, labels, _),) = load("mnist", digits_root, (split,))
-        (folder / split).mkdir()
-        for number in range(count):
-            Image.fromarray(images[number]).save(folder / split / f"{number}_{labels[number]}.png")
-    return folder
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Takes the compiled kernels."""
+    return tmp_path_factory.mktemp("kernels")
+
+
+@pytest.fixture(scope="module")
+def expected(digits: Path, kernels: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The bytes on this processor."""
+    return train(HERE, digits, tmp_path_factory.mktemp("here") / "runs", kernels)
 
 
 @pytest.mark.parametrize("processor", [*PROCESSORS, ARM64])
-def test_all_bytes_are_the_same(processor: str, digits: Path, tmp_path: Path) -> None:
-    emulated = train(processor, digits, tmp_path / "there", tmp_path / "kernels")
-    here = train(HERE, digits, tmp_path / "here", tmp_path / "kernels")
-    assert len(here) == 18 and emulated.keys() == here.keys()
-    assert [name for name in here if emulated[name] != here[name]] == []
+def test_all_bytes_are_the_same(
+    processor: str, digits: Path, kernels: Path, expected: dict[str, bytes], tmp_path: Path
+) -> None:
+    emulated = train(processor, digits, tmp_path / "there", kernels)
+    assert len(expected) == 18 and emulated.keys() == expected.keys()
+    assert [name for name in expected if emulated[name] != expected[name]] == []

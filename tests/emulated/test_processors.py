@@ -10,9 +10,7 @@ from pathlib import Path
 
 import numpy
 import pytest
-from PIL import Image
 
-from mnist_exp.data.datasets import load
 from tests.conftest import results
 
 QEMU = shutil.which("qemu-x86_64-static")
@@ -35,20 +33,8 @@ def run(processor: str | None, *words: str, folder: Path) -> subprocess.Complete
     return subprocess.run(emulated, cwd=folder, env=environment, capture_output=True, text=True, timeout=1500)
 
 
-@pytest.fixture(scope="module")
-def digits(tmp_path_factory: pytest.TempPathFactory, digits_root: Path) -> Path:
-    """The first 672 real training digits, ten batches of 64 and one of 32, and the first 100 test digits, as files."""
-    folder = tmp_path_factory.mktemp("digits")
-    for split, count in (("train", 672), ("test", 100)):
-        ((images, labels, _),) = load("mnist", digits_root, (split,))
-        (folder / split).mkdir()
-        for number in range(count):
-            Image.fromarray(images[number]).save(folder / split / f"{number}_{labels[number]}.png")
-    return folder
-
-
 def train(processor: str | None, digits: Path, folder: Path, *more: str) -> dict[str, bytes]:
-    """Two epochs of three models on the 672 digits; the bytes of the results."""
+    """Two epochs of three models on the 608 digits; the bytes of the results."""
     words = ("data=png_folder", f"data.train_dir={digits}/train", f"data.test_dir={digits}/test", "epochs=2", *more)
     done = run(processor, "-m", "mnist_exp.run", "-m", "model=lenet5,lenet5r,mlp", *words, folder=folder)
     assert done.returncode == 0, done.stdout + done.stderr
