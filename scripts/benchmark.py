@@ -56,7 +56,7 @@ TRAIN_SIZE = 60_000
 EPOCHS = 20
 REPEATS = 3
 EPOCH_SECONDS = 5.0  # short epochs, which vary more, are repeated until they add up to as much
-FLOOR_STEPS = 150
+FLOOR_STEPS = 100
 SHORT_JOBS = 20
 TWO = "hydra.launcher.n_jobs=2"
 DRAW = """
@@ -296,7 +296,7 @@ def measure_commands(bench: Bench, usual: dict[str, float]) -> None:
 def measure_growth(bench: Bench) -> None:
     """How time and memory grow with jobs and batch size."""
     print("growth", flush=True)
-    pair = ("-m", "model=lenet5", "seed=0,1", "epochs=2")
+    pair = ("-m", "model=lenet5", "seed=0,1", "epochs=1")
     walls = [bench.run(f"jobs{jobs}", *pair, f"hydra.launcher.n_jobs={jobs}")[0] for jobs in (1, 2)]
     bench.add("two jobs of LeNet5, one after the other / in parallel", "×", [walls[0] / walls[1]])
     for batch in (16, 256, 4096):

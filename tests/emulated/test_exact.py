@@ -26,7 +26,7 @@ def train(processor: str, digits: Path, folder: Path, kernels: Path) -> dict[str
     # A worker process would be started on the real processor, so all is done in the one that is emulated.
     environment["JOBLIB_MULTIPROCESSING"] = "0"
     folder.mkdir()
-    # In an epoch of its own, protocol=published leaves batch normalisation in evaluation mode from the second one on.
+    # protocol=published trains in evaluation mode from its second epoch on.
     for more in (["protocol=standard", "epochs=1"], ["protocol=published", "epochs=2"]):
         words = ["-m", "mnist_exp.run", "-m", "model=lenet5,lenet5r,mlp", "device.arithmetic=exact", *more]
         words += ["data=image_folder", f"data.train_dir={digits}/train", f"data.test_dir={digits}/test"]
