@@ -2,6 +2,7 @@
 
 import csv
 import io
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
@@ -29,9 +30,28 @@ def to_files(weights: Mapping[str, Tensor], predictions: Mapping[str, Tensor]) -
     # Contiguous, whatever memory layout the model computes in; and cloned, since layers may share their weights.
     tensors = {name: tensor.cpu().contiguous().clone() for name, tensor in weights.items()}
     arrays = {name: tensor.numpy() for name, tensor in predictions.items()}
+    return {WEIGHTS: safetensors.torch.save(tensors), PREDICTIONS: to_npz(arrays)} | _tables(**arrays)
+
+
+def to_npz(arrays: Mapping[str, NDArray[np.generic]]) -> bytes:
+    """What ``numpy.savez`` writes, and the same bytes with every Python."""
     archive = io.BytesIO()
-    np.savez(archive, allow_pickle=False, **arrays)
-    return {WEIGHTS: safetensors.torch.save(tensors), PREDICTIONS: archive.getvalue()} | _tables(**arrays)
+    with zipfile.ZipFile(archive, "w") as file:
+        for name, array in arrays.items():
+            with file.open(_Entry(f"{name}.npy"), "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, array, allow_pickle=False)
+    return archive.getvalue()
+
+
+class _Entry(zipfile.ZipInfo):
+    """An entry of a ZIP archive with 64-bit sizes; Python before 3.11.4 (Debian 12 has 3.11.2) did not declare them."""
+
+    def FileHeader(self, zip64: bool | None = None) -> bytes:  # noqa: N802
+        self.create_version = self.extract_version = zipfile.ZIP64_VERSION
+        header = bytearray(super().FileHeader(zip64))
+        header[4] = zipfile.ZIP64_VERSION
+        header[18:26] = b"\xff" * 8  # the two sizes, which follow as 64-bit numbers
+        return bytes(header)
 
 
 def _tables(
