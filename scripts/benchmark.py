@@ -22,7 +22,7 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from importlib.util import find_spec
-from multiprocessing import get_context
+from multiprocessing import get_context, set_start_method
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,7 @@ def command(*words: str) -> tuple[float, float]:
 
 def usual_epoch(name: str, folder: str, device: str) -> float:
     """Seconds of one epoch, training and evaluation, the published program's way."""
+    set_start_method(None, force=True)  # of the loader's workers: the system's usual one, not that of this process
     torch.manual_seed(0)
     model = factory.build_model({"_target_": f"mnist_exp.models.{name}"}).to(device)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)

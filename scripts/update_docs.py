@@ -138,7 +138,7 @@ COVERAGE = {
 
 
 def coverage(path: Path) -> Iterator[Row]:
-    """How often intervals hold and tests err, lowest to highest of all questions (`scripts/coverage.py`)."""
+    """How often intervals hold and tests err, lowest to highest of all questions (`scripts/interval_coverage.py`)."""
     found = pd.read_csv(path)
     for key in (key for key in COVERAGE if key in found):
         row = {"How often the": COVERAGE[key]}
@@ -149,7 +149,7 @@ def coverage(path: Path) -> Iterator[Row]:
 
 
 def seed_pairs(path: Path) -> Iterator[Row]:
-    """How many intervals of two seeds hold what ten seeds say (`scripts/coverage.py`)."""
+    """How many intervals of two seeds hold what ten seeds say (`scripts/interval_coverage.py`)."""
     for row in pd.read_csv(path).to_dict("records"):
         line = {"Difference between": str(row["what"]), "Protocol": str(row["protocol"])}
         yield line | {

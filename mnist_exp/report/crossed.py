@@ -2,7 +2,8 @@
 
 Seeds and images are crossed and both random: ``x[s, i] = mean + seed[s] + image[i] + rest[s, i]``. Their
 variances are estimated by the method of moments, and combined with the degrees of freedom of Satterthwaite
-(1946). How often the intervals hold and the tests err is in ``outputs/reference/coverage`` (`scripts/coverage.py`).
+(1946). How often the intervals hold and the tests err is in ``outputs/reference/coverage``, from
+`scripts/interval_coverage.py`.
 """
 
 from dataclasses import dataclass

@@ -19,7 +19,7 @@ from mnist_exp.errors import ConfigError
 from mnist_exp.machine.fingerprint import EXACT, present_code
 from mnist_exp.settings.exactness import check_exact
 from scripts.update_docs import REFERENCE
-from tests.conftest import command, results, settings, started, wait_until
+from tests.conftest import SCRIPTS, command, python, results, settings, started, wait_until
 
 HAS_NUMBA = importlib.util.find_spec("numba") is not None
 if HAS_NUMBA:
@@ -160,6 +160,16 @@ def test_a_killed_run_ends_with_the_same_bytes(tmp_path: Path) -> None:
     (tmp_path / "whole").mkdir()
     assert command(*words, cwd=tmp_path / "whole").returncode == 0
     assert results(tmp_path / "outputs") == results(tmp_path / "whole/outputs")
+    (run,) = tmp_path.glob("outputs/runs/*")
+    verified = python(SCRIPTS / "verify.py", run, cwd=tmp_path)
+    assert (verified.returncode, verified.stdout.splitlines()[-1]) == (0, f"{run.name}: equal, bit for bit")
+
+
+def test_no_script_hides_an_installed_module() -> None:
+    """Of the folder's files, ``import`` finds those first: numba asks for a package that was called as one of them."""
+    from importlib.metadata import packages_distributions
+
+    assert not {path.stem for path in SCRIPTS.glob("[!_]*.py")} & {*packages_distributions(), "coverage"}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from scipy import stats
 
 from mnist_exp.report.crossed import Crossed, half_width, t_test, wilson_interval
 from mnist_exp.report.statistics import BOTH, DIFFERENCE, FRACTION, IMAGES, LOSS, Measured, estimate
-from scripts import coverage
+from scripts import interval_coverage as coverage
 
 
 def crossed(values: list[list[float]] | NDArray[Any]) -> Crossed:
