@@ -1,6 +1,6 @@
 """Exact arithmetic: the same bytes on every processor, whatever its instructions (``device.arithmetic=exact``).
 
-`blocks` lays images side by side, `kernels` has the layers with all sums in a fixed order, `numbers` the loss and the
-optimizers' updates, `network` puts the layers on the three networks, `training` stands in for torch's loss and
-optimizers. Needs the extra ``exact`` (numba). Only `mnist_exp.machine` and `mnist_exp.settings` know of this package.
+`kernels` has the layers with all sums in a fixed order, `numbers` the loss, `network` puts the layers on the three
+networks, `training` stands in for torch's loss and optimizers. Needs the extra ``exact`` (numba). Only
+`mnist_exp.machine` and `mnist_exp.settings` know of this package.
 """

@@ -1,9 +1,11 @@
 """The layers of the networks, forward and backward, with every sum in a fixed order.
 
-Images lie side by side in the vectors' lanes. Maps are ``[blocks, channels, rows, columns, 16]`` and features
-``[blocks, features, 16]``, float32: a block holds 16 images, and a layer's sum for one of them never meets another
-lane's. Lanes without an image, at the end of the last block, hold zeros, and have the gradient 0. Only gradients of
-weights add up lanes: first over blocks, then the 16 as a tree (`lane_sum`).
+Sixteen images lie side by side in a vector's lanes. Maps are ``[blocks, channels, rows, columns, 16]``, float32: a
+block holds 16 images, and a layer's sum for one of them never meets another lane's. Lanes without an image, at the end
+of the last block, hold zeros, and have the gradient 0. Only gradients of weights add up lanes: first over blocks, then
+the 16 as a tree (`lane_sum`).
+
+A linear layer is a convolution whose kernel is as large as its map: one row of its features.
 
 A tile of `G` outputs is summed at once, for their registers. One that would pass the end is moved back, and computes
 some outputs twice; so tiles are not part of the arithmetic, but the order within each sum is.
@@ -11,320 +13,294 @@ some outputs twice; so tiles are not part of the arithmetic, but the order withi
 ``gradient`` is that of the loss with respect to a layer's outputs, ``d`` to its inputs.
 """
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
-from mnist_exp.exact.blocks import Array, F, lane_sum
 from mnist_exp.exact.cache import jit
-from mnist_exp.exact.simd import W, load, madd, pick, splat, store, transpose, zeros
+from mnist_exp.exact.simd import W, if_larger, load, madd, splat, store, transpose
 
+Array = NDArray[Any]
+F = np.float32
 G = 6
+SIX = (0,) * G
 """Outputs summed at once: as many vectors as fit into the 16 registers of AVX2, two a vector, with what they need."""
-ONE = np.ones(1, np.float32)
-OFF = F(4)
-"""The code of a pooled output at which ReLU is off; 0 to 3 say which of the four inputs is the largest."""
-
-
-# ---- convolutions 5×5 ------------------------------------------------------------------------------------------------
-
-
-@jit
-def convolve(x: Array, weight: Array, bias: Array, out: Array) -> None:
-    """y[o] = bias[o] + Σ over channels, rows and columns of the kernel, in this order, of weight × x."""
-    blocks, channels, size, _, _ = x.shape
-    outputs, side = weight.shape[0], size - 4
-    taps = channels * 25
-    turned = np.empty((taps, outputs), np.float32)  # the weights of a tile beside each other
-    flat = weight.reshape(outputs, taps)
-    for o in range(outputs):
-        for t in range(taps):
-            turned[t, o] = flat[o, t]
-    for b in range(blocks):
-        for start in range(0, outputs, G):
-            o = min(start, outputs - G)
-            for row in range(side):
-                for column in range(side):
-                    sums = splat(bias, o, 1, G)
-                    for c in range(channels):
-                        for ky in range(5):
-                            at = (((b * channels + c) * size + row + ky) * size + column) * W
-                            weights = (c * 5 + ky) * 5 * outputs + o
-                            for kx in range(5):
-                                pixels = load(x, at + kx * W, 0, 1)
-                                sums = madd(sums, pixels, splat(turned, weights + kx * outputs, 1, G))
-                    store(out, (((b * outputs + o) * side + row) * side + column) * W, side * side * W, sums)
+K = 5
+"""Rows and columns of a convolution's kernel."""
+CODES = np.arange(5, dtype=np.float32)
+"""Which of a pooled output's inputs is the largest, 0 to 3; 4 where ReLU is off."""
+ZERO, ONE, LOWEST = np.zeros(G, np.float32), np.ones(1, np.float32), np.full(1, -np.inf, np.float32)
 
 
 @jit
-def convolve_backward(
-    x: Array, weight: Array, gradient: Array, needs_d: bool, d: Array, weight_gradient: Array, bias_gradient: Array
-) -> None:
-    """The weights' gradient is Σ over images, rows, columns of gradient × x, shifted; d is Σ of weight × gradient."""
-    blocks, channels, size, _, _ = x.shape
-    outputs, side, taps = weight.shape[0], size - 4, channels * 25
-    padded = -(-taps // 3) * 3  # taps are taken by threes
-    offsets = np.empty(padded, np.int64)
-    for t in range(padded):
-        u = min(t, taps - 1)
-        offsets[t] = ((u // 25 * size + u // 5 % 5) * size + u % 5) * W
-    turned = np.empty((outputs, 25, channels), np.float32)
-    flat = weight.reshape(outputs, channels, 25)
-    for o in range(outputs):
-        for c in range(channels):
-            for t in range(25):
-                turned[o, t, c] = flat[o, c, t]
-    rows_at_once = 1 if size > 16 else side  # what they read fits into the cache
-    sums, bias_sums = np.zeros((outputs, padded, W), np.float32), np.zeros((outputs, W), np.float32)
-    for b in range(blocks):
-        first, here = b * channels * size * size * W, b * outputs * side * side * W
-        for o in range(outputs):
-            total = load(bias_sums, o * W, 0, 1)
-            for p in range(side * side):
-                total = madd(total, load(gradient, here + (o * side * side + p) * W, 0, 1), splat(ONE, 0, 0, 1))
-            store(bias_sums, o * W, 0, total)
-        for top in range(0, side, rows_at_once):
-            for o in range(0, outputs, 2):
-                for t in range(0, padded, 3):
-                    p0, p1, p2 = first + offsets[t], first + offsets[t + 1], first + offsets[t + 2]
-                    tile0 = load(sums, (o * padded + t) * W, W, 3)
-                    tile1 = load(sums, ((o + 1) * padded + t) * W, W, 3)
-                    for row in range(top, top + rows_at_once):
-                        for column in range(side):
-                            q = (row * size + column) * W
-                            at = here + ((o * side + row) * side + column) * W
-                            pixels = (load(x, p0 + q, 0, 1)[0], load(x, p1 + q, 0, 1)[0], load(x, p2 + q, 0, 1)[0])
-                            tile0 = madd(tile0, load(gradient, at, 0, 1), pixels)
-                            tile1 = madd(tile1, load(gradient, at + side * side * W, 0, 1), pixels)
-                    store(sums, (o * padded + t) * W, W, tile0)
-                    store(sums, ((o + 1) * padded + t) * W, W, tile1)
-        if needs_d:
+def to_blocks(images: Array, out: Array) -> None:
+    """``[images, features]`` → ``[blocks, features, 16]``, the missing images zero."""
+    count, features = images.shape
+    for b in range(out.shape[0]):
+        for start in range(0, features, W):
+            if b * W + W <= count and start + W <= features:
+                tile = load(images, b * W * features + start, features, 16)
+                store(out, (b * features + start) * W, W, transpose(tile))
+            else:
+                for lane in range(W):
+                    i = b * W + lane
+                    for f in range(start, min(features, start + W)):
+                        out[b, f, lane] = images[i, f] if i < count else F(0)
+
+
+@jit
+def lane_sum(x: Array, at: int) -> Any:
+    """The sum of the 16 elements from ``at``, as a tree; they are overwritten."""
+    half = W // 2
+    while half:
+        for lane in range(half):
+            x[at + lane] += x[at + lane + half]
+        half //= 2
+    return x[at]
+
+
+# ---- convolutions and linear layers ----------------------------------------------------------------------------------
+
+
+def _sums(k: int | None, transposed: bool = False) -> Any:
+    """A kernel for convolutions of k×k (known when it is compiled), or as large as the map."""
+
+    @jit
+    def sums_of_products(x: Array, weight: Array, bias: Array, out: Array, tile: Any) -> None:
+        blocks, channels, rows, columns, _ = x.shape
+        outputs, k_rows, k_columns = len(bias), k or rows, k or columns
+        taps, pixels = channels * k_rows * k_columns, (rows - k_rows + 1) * (columns - k_columns + 1)
+        stride, step = (1, outputs) if transposed else (taps, 1)
+        for start in range(0, outputs, len(tile)):
+            o = min(start, outputs - len(tile))
+            for b in range(blocks):
+                to = (b * outputs + o) * pixels * W
+                for row in range(rows - k_rows + 1):
+                    for column in range(columns - k_columns + 1):
+                        sums = splat(bias, o, 1, tile)
+                        for c in range(channels):
+                            for ky in range(k_rows):
+                                at = (((b * channels + c) * rows + row + ky) * columns + column) * W
+                                tap = o * stride + (c * k_rows + ky) * k_columns * step
+                                for kx in range(k_columns):
+                                    weights = splat(weight, tap + kx * step, stride, tile)
+                                    sums = madd(sums, load(x, at + kx * W, 0, 1), weights)
+                        store(out, to, pixels * W, sums)
+                        to += W
+
+    return sums_of_products
+
+
+convolve, multiply, multiply_transposed = _sums(K), _sums(None), _sums(None, transposed=True)
+"""``convolve(x, weight, bias, out, tile)``: y[o] = bias[o] + Σ over channels, rows and columns of the kernel, in this
+order, of weight × x. ``tile`` is a tuple as long as a tile, which is shorter than G where there are fewer outputs.
+``multiply`` is the same for linear layers. In ``multiply_transposed`` the weights are ``[features, outputs]``."""
+
+
+@jit
+def convolve_backward(weight: Array, gradient: Array, d: Array) -> None:
+    """The inputs' gradient is Σ over outputs, rows and columns of the kernel of weight × gradient."""
+    blocks, channels, size, _, _ = d.shape
+    outputs, k, side = len(weight), K, size - K + 1
+    for start in range(0, channels, G):
+        c = min(start, channels - G)
+        for b in range(blocks):
             for row in range(size):
                 for column in range(size):
-                    for start in range(0, channels, G):
-                        c = min(start, channels - G)
-                        tile = zeros(G)
-                        for o in range(outputs):
-                            for ky in range(max(0, row - side + 1), min(5, row + 1)):
-                                at = here + ((o * side + row - ky) * side + column) * W
-                                for kx in range(max(0, column - side + 1), min(5, column + 1)):
-                                    weights = splat(turned, (o * 25 + ky * 5 + kx) * channels + c, 1, G)
-                                    tile = madd(tile, load(gradient, at - kx * W, 0, 1), weights)
-                        store(d, first + ((c * size + row) * size + column) * W, size * size * W, tile)
-    flat_sums, flat_bias, flat_gradient = sums.ravel(), bias_sums.ravel(), weight_gradient.reshape(outputs, taps)
+                    sums = splat(ZERO, 0, 0, G)
+                    for o in range(outputs):
+                        for ky in range(max(0, row - side + 1), min(k, row + 1)):
+                            at = (((b * outputs + o) * side + row - ky) * side + column) * W
+                            tap = ((o * channels + c) * k + ky) * k
+                            for kx in range(max(0, column - side + 1), min(k, column + 1)):
+                                weights = splat(weight, tap + kx, k * k, G)
+                                sums = madd(sums, load(gradient, at - kx * W, 0, 1), weights)
+                    store(d, (((b * channels + c) * size + row) * size + column) * W, size * size * W, sums)
+
+
+@jit
+def kernel_gradient(x: Array, gradient: Array, out: Array) -> None:
+    """A convolution's weights have the gradient Σ over images, rows and columns of gradient × x, shifted."""
+    blocks, channels, size, _, _ = x.shape
+    outputs, side, taps = len(out), size - K + 1, channels * K * K
+    threes = -(-taps // 3)  # a tile is three taps of two outputs
+    offsets = np.zeros(threes * 3, np.int64)
+    for t in range(taps):
+        offsets[t] = ((t // (K * K) * size + t // K % K) * size + t % K) * W
+    at_once = 1 if size > 16 else side  # so many rows that what they read fits into the cache
+    sums = np.zeros((outputs // 2 * threes, G, W), np.float32)
+    for b in range(blocks):
+        for top in range(0, side, at_once):
+            for tile in range(len(sums)):
+                o, t = tile // threes * 2, tile % threes * 3
+                total = load(sums, tile * G * W, W, G)
+                for row in range(top, top + at_once):
+                    for column in range(side):
+                        at = ((b * channels * size + row) * size + column) * W
+                        p0, p1, p2 = at + offsets[t], at + offsets[t + 1], at + offsets[t + 2]
+                        pixels = load(x, p0, 0, 1)[0], load(x, p1, 0, 1)[0], load(x, p2, 0, 1)[0]
+                        to = (((b * outputs + o) * side + row) * side + column) * W
+                        total = madd(total, load(gradient, to, side * side * W, 2), pixels)
+                store(sums, tile * G * W, W, total)
+    flat_sums, flat_out = sums.ravel(), out.reshape(outputs, taps)
     for o in range(outputs):
-        bias_gradient[o] = lane_sum(flat_bias, o * W)
         for t in range(taps):
-            flat_gradient[o, t] = lane_sum(flat_sums, (o * padded + t) * W)
-
-
-# ---- normalisation, max-pooling 2×2, ReLU ----------------------------------------------------------------------------
+            flat_out[o, t] = lane_sum(flat_sums, ((o // 2 * threes + t // 3) * G + o % 2 * 3 + t % 3) * W)
 
 
 @jit
-def normalisation(
-    y: Array,
-    count: int,
-    training: bool,
-    eps: float,
-    momentum: float,
-    gamma: Array,
-    beta: Array,
-    running_mean: Array,
-    running_variance: Array,
-    found: Array,
-) -> None:
-    """Find mean, inverse = 1 / √(variance + ε), scale = γ × inverse and shift = β − mean × scale, ``[4, channels]``.
-
-    In training mode, mean and variance are those of the ``count`` images of y, ``[blocks, channels, pixels, 16]``:
-    Σ y / n and Σ (y − mean)² / n; the running ones follow them. Otherwise they are the running ones.
-    """
-    blocks, channels, pixels, _ = y.shape
-    live, sums, minus = np.zeros(blocks * W, np.float32), np.empty(W, np.float32), np.empty(1, np.float32)
-    live[:count] = F(1)
-    n = count * pixels
-    for c in range(channels):
-        mean, variance = running_mean[c], running_variance[c]
-        if training:
-            total = zeros(1)
-            for b in range(blocks):
-                for p in range(pixels):
-                    total = madd(total, load(y, ((b * channels + c) * pixels + p) * W, 0, 1), load(live, b * W, 0, 1))
-            store(sums, 0, 0, total)
-            mean = F(np.float64(lane_sum(sums, 0)) / n)
-            minus[0] = -mean
-            total = zeros(1)
-            for b in range(blocks):
-                for p in range(pixels):
-                    value = load(y, ((b * channels + c) * pixels + p) * W, 0, 1)
-                    centred = madd(value, splat(minus, 0, 0, 1), splat(ONE, 0, 0, 1))
-                    total = madd(total, madd(zeros(1), centred, load(live, b * W, 0, 1)), centred)
-            store(sums, 0, 0, total)
-            variance = F(np.float64(lane_sum(sums, 0)) / n)
-            for running, new in ((running_mean, mean), (running_variance, variance * F(n / (n - 1)))):
-                running[c] = F((1 - momentum) * np.float64(running[c]) + np.float64(F(momentum) * new))
-        inverse = F(1 / np.sqrt(np.float64(variance) + eps))
-        found[0, c], found[1, c], found[2, c] = mean, inverse, gamma[c] * inverse
-        found[3, c] = beta[c] - mean * found[2, c]
-
-
-@jit
-def pool(y: Array, scale: Array, shift: Array, out: Array, codes: Array) -> None:
-    """ReLU of the largest of each 2×2 of scale[c] × y + shift[c], and which one it is; NaN counts as the largest."""
-    blocks, channels, side, _, _ = y.shape
-    scaled = np.empty((2, side, W), np.float32)
-    for b in range(blocks):
-        for c in range(channels):
-            for row in range(side // 2):
-                for i in range(2 * side):
-                    value = load(y, (((b * channels + c) * side + 2 * row) * side + i) * W, 0, 1)
-                    store(scaled, i * W, 0, madd(splat(shift, c, 0, 1), value, splat(scale, c, 0, 1)))
-                for column in range(side // 2):
-                    for lane in range(W):
-                        best, code = scaled[0, 2 * column, lane], F(0)
-                        value = scaled[0, 2 * column + 1, lane]
-                        is_larger = (value > best) | (value != value)
-                        best, code = (value if is_larger else best), (F(1) if is_larger else code)
-                        value = scaled[1, 2 * column, lane]
-                        is_larger = (value > best) | (value != value)
-                        best, code = (value if is_larger else best), (F(2) if is_larger else code)
-                        value = scaled[1, 2 * column + 1, lane]
-                        is_larger = (value > best) | (value != value)
-                        best, code = (value if is_larger else best), (F(3) if is_larger else code)
-                        codes[b, c, row, column, lane] = OFF if best <= F(0) else code
-                        out[b, c, row, column, lane] = F(0) if best <= F(0) else best
-
-
-@jit
-def pool_backward(gradient: Array, codes: Array, d: Array) -> None:
-    """The gradient goes to the largest of the four; where ReLU is off, to none."""
-    blocks, channels, half, _, _ = gradient.shape
-    for b in range(blocks):
-        for c in range(channels):
-            for row in range(half):
-                for column in range(half):
-                    at = (((b * channels + c) * half + row) * half + column) * W
-                    code, value = load(codes, at, 0, 1), load(gradient, at, 0, 1)
-                    to = (((b * channels + c) * 2 * half + 2 * row) * 2 * half + 2 * column) * W
-                    store(d, to, 0, pick(code, 0, value))
-                    store(d, to + W, 0, pick(code, 1, value))
-                    store(d, to + 2 * half * W, 0, pick(code, 2, value))
-                    store(d, to + 2 * half * W + W, 0, pick(code, 3, value))
-
-
-@jit
-def rectify(y: Array, scale: Array, shift: Array, out: Array) -> None:
-    """ReLU of scale[f] × y + shift[f], for features; NaN stays."""
-    blocks, features, _ = y.shape
-    for b in range(blocks):
-        for f in range(features):
-            at = (b * features + f) * W
-            store(out, at, 0, madd(splat(shift, f, 0, 1), load(y, at, 0, 1), splat(scale, f, 0, 1)))
-            for lane in range(W):
-                if out[b, f, lane] <= F(0):
-                    out[b, f, lane] = F(0)
-
-
-@jit
-def rectify_backward(gradient: Array, out: Array, d: Array) -> None:
-    """The gradient where ReLU's output is not 0."""
-    flat_gradient, flat_out, flat_d = gradient.reshape(-1), out.reshape(-1), d.reshape(-1)
-    for i in range(flat_d.size):
-        flat_d[i] = F(0) if flat_out[i] == F(0) else flat_gradient[i]
-
-
-@jit
-def normalise_backward(
-    y: Array, count: int, training: bool, found: Array, d: Array, d_gamma: Array, d_beta: Array
-) -> None:
-    """The gradient of γ x̂ + β with x̂ = (y − mean) × inverse; ``found`` is that of `normalisation`.
-
-    With g the gradient of the outputs, in ``d``, over n = count × pixels values of a channel:
-    dβ = Σ g, dγ = Σ g x̂, and dy = γ × inverse × (g − Σ g / n − x̂ Σ g x̂ / n), which replaces ``d``; in evaluation
-    mode, where mean and variance do not depend on y, dy = γ × inverse × g.
-    """
-    blocks, channels, pixels, _ = y.shape
-    live, sums, a = np.zeros(blocks * W, np.float32), np.empty(W, np.float32), np.empty(5, np.float32)
-    live[:count] = F(1)
-    for c in range(channels):
-        a[0], a[1] = found[1, c], -found[0, c] * found[1, c]  # x̂ = a[0] y + a[1]
-        of_beta, of_gamma = zeros(1), zeros(1)
-        for b in range(blocks):  # first over a block's pixels, then over blocks: fewer roundings
-            for_beta, for_gamma = zeros(1), zeros(1)
-            for p in range(pixels):
-                at = ((b * channels + c) * pixels + p) * W
-                value = load(d, at, 0, 1)
-                normalised = madd(splat(a, 1, 0, 1), load(y, at, 0, 1), splat(a, 0, 0, 1))
-                for_beta = madd(for_beta, value, splat(ONE, 0, 0, 1))
-                for_gamma = madd(for_gamma, value, normalised)
-            of_beta = madd(of_beta, for_beta, splat(ONE, 0, 0, 1))
-            of_gamma = madd(of_gamma, for_gamma, splat(ONE, 0, 0, 1))
-        store(sums, 0, 0, of_beta)
-        d_beta[c] = lane_sum(sums, 0)
-        store(sums, 0, 0, of_gamma)
-        d_gamma[c] = lane_sum(sums, 0)
-        a[2] = found[2, c]
-        a[3] = a[4] = F(0)  # dy = a[2] g + a[3] y + a[4]
-        if training:
-            slope = F(-np.float64(d_gamma[c]) / (count * pixels))
-            a[3] = a[2] * slope * a[0]
-            a[4] = a[2] * (F(-np.float64(d_beta[c]) / (count * pixels)) + slope * a[1])
-        for b in range(blocks):
-            for p in range(pixels):
-                at = ((b * channels + c) * pixels + p) * W
-                value = madd(splat(a, 4, 0, 1), load(y, at, 0, 1), splat(a, 3, 0, 1))
-                value = madd(value, load(d, at, 0, 1), splat(a, 2, 0, 1))
-                store(d, at, 0, madd(zeros(1), value, load(live, b * W, 0, 1)))
-
-
-# ---- linear layers ---------------------------------------------------------------------------------------------------
-
-
-@jit
-def multiply(x: Array, weight: Array, bias: Array, out: Array) -> None:
-    """y[o] = bias[o] + Σ over features, in order, of weight[o, f] × x[f]."""
-    outputs, features = weight.shape
-    for start in range(0, outputs, G):
-        o = min(start, outputs - G)
-        for b in range(x.shape[0]):
-            sums = splat(bias, o, 1, G)
-            for f in range(features):
-                sums = madd(sums, load(x, (b * features + f) * W, 0, 1), splat(weight, o * features + f, features, G))
-            store(out, (b * outputs + o) * W, W, sums)
-
-
-@jit
-def multiply_backward(
-    x: Array, weight: Array, gradient: Array, needs_d: bool, d: Array, weight_gradient: Array, bias_gradient: Array
-) -> None:
-    """The weights' gradient is Σ over images, in order, of gradient × x; d[f] = Σ over outputs of weight × gradient."""
-    outputs, features = weight.shape
+def weight_gradient(x: Array, gradient: Array, out: Array, tile: Any) -> None:
+    """A linear layer's weights have the gradient Σ over images, in order, of gradient × x."""
+    outputs, features = out.shape
     blocks = x.shape[0]
-    if needs_d:
-        for start in range(0, features, G):
-            f = min(start, features - G)
-            for b in range(blocks):
-                sums = zeros(G)
-                for o in range(outputs):
-                    weights = splat(weight, o * features + f, 1, G)
-                    sums = madd(sums, load(gradient, (b * outputs + o) * W, 0, 1), weights)
-                store(d, (b * features + f) * W, W, sums)
     rows = np.empty((blocks * W, W), np.float32)  # of 16 features, which lie side by side here, rather than images
     for start in range(0, features, W):
         f = min(start, features - W)
         for b in range(blocks):
             store(rows, b * W * W, W, transpose(load(x, (b * features + f) * W, W, 16)))
-        for first in range(0, outputs, G):
-            o = min(first, outputs - G)
-            sums = zeros(G)
+        for first in range(0, outputs, len(tile)):
+            o = min(first, outputs - len(tile))
+            sums = splat(ZERO, 0, 0, tile)
             for b in range(blocks):
                 for lane in range(W):
-                    factors = splat(gradient, (b * outputs + o) * W + lane, W, G)
+                    factors = splat(gradient, (b * outputs + o) * W + lane, W, tile)
                     sums = madd(sums, load(rows, (b * W + lane) * W, 0, 1), factors)
-            store(weight_gradient, o * features + f, features, sums)
-    lanes = np.zeros(W, np.float32)
+            store(out, o * features + f, features, sums)
+
+
+@jit
+def bias_gradient(gradient: Array, out: Array) -> None:
+    """A bias has the gradient Σ over images, rows and columns of gradient."""
+    blocks, outputs, pixels = len(gradient), len(out), gradient[0, 0].size // W
+    lanes = np.empty(W, np.float32)
     for o in range(outputs):
-        for lane in range(W):
-            lanes[lane] = gradient[0, o, lane]
-        for b in range(1, blocks):
-            for lane in range(W):
-                lanes[lane] += gradient[b, o, lane]
-        bias_gradient[o] = lane_sum(lanes, 0)
+        total = splat(ZERO, 0, 0, 1)
+        for b in range(blocks):
+            for p in range(pixels):
+                pixel = load(gradient, ((b * outputs + o) * pixels + p) * W, 0, 1)
+                total = madd(total, pixel, splat(ONE, 0, 0, 1))
+        store(lanes, 0, 0, total)
+        out[o] = lane_sum(lanes, 0)
+
+
+# ---- max-pooling and ReLU --------------------------------------------------------------------------------------------
+
+
+@jit
+def pool(y: Array, statistics: Array, window: Any, out: Array, codes: Array) -> None:
+    """ReLU of the largest of each window of scale[c] × y + shift[c], and which one it is; NaN counts as the largest.
+
+    Scale and shift are rows 2 and 3 of ``statistics`` (`normalisation`). ``window`` is a tuple as long as the window is
+    wide: 2, or 1 in linear layers.
+    """
+    blocks, channels, rows, columns, _ = out.shape
+    zero, off, wide = splat(ZERO, 0, 0, 1), splat(CODES, 4, 0, 1), len(window)
+    for line in range(blocks * channels * rows):
+        c = line // rows % channels
+        scale, shift = splat(statistics, 2 * channels + c, 0, 1), splat(statistics, 3 * channels + c, 0, 1)
+        for column in range(columns):
+            best, code = splat(LOWEST, 0, 0, 1), zero
+            for i in range(wide):
+                for j in range(wide):
+                    at = ((line * wide + i) * columns + column) * wide + j
+                    value = madd(shift, load(y, at * W, 0, 1), scale)
+                    code = if_larger(value, best, splat(CODES, 2 * i + j, 0, 1), code)
+                    best = if_larger(value, best, value, best)
+            to = (line * columns + column) * W
+            store(codes, to, 0, if_larger(best, zero, code, off))
+            store(out, to, 0, if_larger(best, zero, best, zero))
+
+
+@jit
+def pool_backward(gradient: Array, codes: Array, window: Any, d: Array) -> None:
+    """The gradient goes to the largest of a window; where ReLU is off, to none."""
+    blocks, channels, rows, columns, _ = codes.shape
+    zero, wide = splat(ZERO, 0, 0, 1), len(window)
+    for line in range(blocks * channels * rows):
+        for column in range(columns):
+            at = (line * columns + column) * W
+            code, value = load(codes, at, 0, 1), load(gradient, at, 0, 1)
+            for i in range(wide):
+                for j in range(wide):
+                    this = splat(CODES, 2 * i + j, 0, 1)
+                    of_this = if_larger(code, this, zero, if_larger(this, code, zero, value))
+                    store(d, (((line * wide + i) * columns + column) * wide + j) * W, 0, of_this)
+
+
+# ---- batch normalisation ---------------------------------------------------------------------------------------------
+
+
+@jit
+def normalisation(
+    y: Array, count: int, training: bool, eps: float, momentum: float, affine: Any, running: Any, statistics: Array
+) -> None:
+    """Find mean, inverse = 1 / √(variance + ε), scale = γ × inverse and shift = β − mean × scale, ``[4, channels]``.
+
+    In training mode, mean and variance are those of the ``count`` images of y: Σ y / n and Σ (y − mean)² / n; the
+    running ones follow them. Otherwise they are the running ones.
+    """
+    blocks, channels, rows, columns, _ = y.shape
+    pixels, n = rows * columns, count * rows * columns
+    live, sums, minus = np.zeros(blocks * W, np.float32), np.empty(W, np.float32), np.empty(1, np.float32)
+    live[:count] = F(1)
+    for c in range(channels):
+        moments = [running[0][c], running[1][c]]
+        if training:
+            minus[0] = F(0)
+            for i in range(2):  # Σ y first, then Σ (y − mean)²
+                total = splat(ZERO, 0, 0, 1)
+                for b in range(blocks):
+                    for p in range(pixels):
+                        value = load(y, ((b * channels + c) * pixels + p) * W, 0, 1)
+                        value = madd(value, splat(minus, 0, 0, 1), splat(ONE, 0, 0, 1))
+                        there = madd(splat(ZERO, 0, 0, 1), value, load(live, b * W, 0, 1))
+                        total = madd(total, there, value if i else splat(ONE, 0, 0, 1))
+                store(sums, 0, 0, total)
+                moments[i] = F(np.float64(lane_sum(sums, 0)) / n)
+                minus[0] = -moments[0]
+                new = F(momentum) * (moments[i] * F(n / (n - 1)) if i else moments[i])
+                running[i][c] = F((1 - momentum) * np.float64(running[i][c]) + np.float64(new))
+        statistics[0, c], statistics[1, c] = moments[0], F(1 / np.sqrt(np.float64(moments[1]) + eps))
+        statistics[2, c] = affine[0][c] * statistics[1, c]
+        statistics[3, c] = affine[1][c] - statistics[0, c] * statistics[2, c]
+
+
+@jit
+def normalise_backward(
+    y: Array, count: int, training: bool, statistics: Array, d: Array, of_gamma: Array, of_beta: Array
+) -> None:
+    """The gradient of γ x̂ + β with x̂ = (y − mean) × inverse; ``statistics`` is that of `normalisation`.
+
+    With g the gradient of the outputs, in ``d``, over n = count × pixels values of a channel:
+    dβ = Σ g, dγ = Σ g x̂, and dy = γ × inverse × (g − Σ g / n − x̂ Σ g x̂ / n), which replaces ``d``; in evaluation
+    mode, where mean and variance do not depend on y, dy = γ × inverse × g.
+    """
+    blocks, channels, rows, columns, _ = y.shape
+    pixels, n = rows * columns, count * rows * columns
+    live, sums, a = np.zeros(blocks * W, np.float32), np.empty(2 * W, np.float32), np.empty(5, np.float32)
+    live[:count] = F(1)
+    for c in range(channels):
+        a[0], a[1] = statistics[1, c], -statistics[0, c] * statistics[1, c]  # x̂ = a[0] y + a[1]
+        totals = splat(ZERO, 0, 0, 2)
+        for b in range(blocks):  # first over a block's pixels, then over blocks: fewer roundings
+            of_block = splat(ZERO, 0, 0, 2)
+            for p in range(pixels):
+                at = ((b * channels + c) * pixels + p) * W
+                normalised = madd(splat(a, 1, 0, 1), load(y, at, 0, 1), splat(a, 0, 0, 1))
+                of_block = madd(of_block, load(d, at, 0, 1), (splat(ONE, 0, 0, 1)[0], normalised[0]))
+            totals = madd(totals, splat(ONE, 0, 0, 1), of_block)
+        store(sums, 0, W, totals)
+        of_beta[c], of_gamma[c] = lane_sum(sums, 0), lane_sum(sums, W)
+        a[2] = statistics[2, c]
+        a[3] = a[4] = F(0)  # dy = a[2] g + a[3] y + a[4]
+        if training:
+            slope = F(-np.float64(of_gamma[c]) / n)
+            a[3] = a[2] * slope * a[0]
+            a[4] = a[2] * (F(-np.float64(of_beta[c]) / n) + slope * a[1])
+        for b in range(blocks):
+            for p in range(pixels):
+                at = ((b * channels + c) * pixels + p) * W
+                value = madd(splat(a, 4, 0, 1), load(y, at, 0, 1), splat(a, 3, 0, 1))
+                value = madd(value, load(d, at, 0, 1), splat(a, 2, 0, 1))
+                store(d, at, 0, madd(splat(ZERO, 0, 0, 1), value, load(live, b * W, 0, 1)))

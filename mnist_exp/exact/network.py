@@ -1,4 +1,4 @@
-"""The three networks as chains of kernels, put on from outside.
+"""The three networks as layers that compute with the kernels, put on from outside.
 
 The networks' own code stays as it is, and says what is computed; it is compared with the kernels before they are used.
 """
@@ -13,26 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from mnist_exp.errors import ConfigError
 from mnist_exp.exact import kernels
-from mnist_exp.exact.blocks import Array, to_blocks, to_rows
-from mnist_exp.exact.kernels import G
+from mnist_exp.exact.kernels import SIX, Array, F, G, K
 from mnist_exp.exact.simd import W
 
-Named = list[tuple[str, str | None]]
-LAYERS: dict[str, tuple[Named, Named]] = {
-    "lenet5.LeNet5": ([("C1", None), ("C3", None)], [("C5", None), ("F6", None), ("output", None)]),
-    "lenet5_regularized.LeNet5Regularized": (
-        [("C1", "N1"), ("C3", "N3")],
-        [("C5", "N5"), ("F6", None), ("output", None)],
-    ),
-    "mlp.MLP": ([], [("hidden1", None), ("hidden2", None), ("output", None)]),
-}
-"""Network in `mnist_exp.models` → its convolutions and its linear layers, each with its normalisation. Dropout is
-before the last one. (By name: their files need not count as code of this room.)"""
 DRAWS = 2**24
+"""Initial weights and dropout's masks are drawn as integers below it, which have the same bytes everywhere."""
 _checked: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
 
 
@@ -41,22 +29,32 @@ def put_on(model: Any) -> Iterator[None]:
     """Within this context, a network computes with the kernels.
 
     Raises:
-        ConfigError: its own code computes something else.
+        ConfigError: its own code computes something else, since somebody edited it.
     """
-    if model not in _checked:
-        check(model)
-        _checked.add(model)
-    chain, parameters = chain_of(model), _parameters(model)
-
-    def forward(images: Tensor) -> Tensor:
-        logits: Tensor = _Network.apply(images, chain, *parameters)
-        return logits
-
-    model.forward = forward
+    if model not in _checked and not _computes_the_same(copy.deepcopy(model)):
+        raise ConfigError(
+            f"device.arithmetic=exact: {type(model).__name__} was edited, and computes something else than the kernels "
+            "in mnist_exp/exact; use device.arithmetic=portable"
+        )
+    _checked.add(model)
+    layers = layers_of(model)
+    model.forward = lambda images: Network.apply(images, layers, layers[0].parameters[0])
     try:
-        yield
+        with np.errstate(invalid="ignore", over="ignore"):  # fit says which loss is not finite
+            yield
     finally:
         del model.forward
+
+
+@torch.no_grad()
+def _computes_the_same(model: nn.Module) -> bool:
+    """Whether the model's own code gives the same logits, in either mode."""
+    layers, digits = layers_of(model), torch.linspace(-1, 3, 3 * 32 * 32).reshape(3, 1, 32, 32)
+    for part in model.modules():
+        if isinstance(part, nn.Dropout):
+            part.p = 0.0
+    pairs = ((model.train(training)(digits), Network.apply(digits, layers, digits)) for training in (False, True))
+    return all(torch.allclose(usual, ours, rtol=1e-3, atol=1e-3) for usual, ours in pairs)
 
 
 def initialise(model: nn.Module, seed: int) -> None:
@@ -70,185 +68,124 @@ def initialise(model: nn.Module, seed: int) -> None:
             bound = 1 / math.sqrt(layer.weight[0].numel())
             for parameter in layer.parameters():
                 drawn = torch.randint(DRAWS, parameter.shape, generator=generator).numpy()
-                with torch.no_grad():
-                    parameter.copy_(torch.from_numpy(((2 * drawn / DRAWS - 1) * bound).astype(np.float32)))
+                parameter.data = torch.from_numpy(((2 * drawn / DRAWS - 1) * bound).astype(F))
     torch.manual_seed(seed)
 
 
-class _Network(torch.autograd.Function):
-    """A whole network as one function of its images and parameters."""
+class Network(torch.autograd.Function):
+    """A network as one function of its images. Its backward pass sets the parameters' gradients itself.
+
+    Torch calls it, since the function has a parameter as an input, too.
+    """
 
     @staticmethod
-    def forward(context: Any, images: Tensor, chain: "Chain", *parameters: Tensor) -> Tensor:
-        context.chain, context.trace = chain, []
-        return torch.from_numpy(chain.forward(images.detach().numpy(), context.trace))
+    def forward(context: Any, images: Tensor, layers: "list[Layer]", _: Tensor) -> Tensor:
+        """Logits, ``[N, classes]``, of images, float32, ``[N, 1, 32, 32]``."""
+        context.layers, count = layers, len(images)
+        x = _blocks(images.numpy().reshape(count, -1)).reshape(-1, *images.shape[1:], W)
+        for layer in layers:
+            x = layer.forward(x, count)
+        logits = x.reshape(*x.shape[:2], W).swapaxes(1, 2).reshape(len(x) * W, -1)
+        return torch.from_numpy(logits[:count].copy())
 
     @staticmethod
-    @once_differentiable
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        found = context.chain.backward(gradient.contiguous().numpy(), context.trace)
-        return (None, None, *map(torch.from_numpy, found))
+    def backward(context: Any, gradient: Tensor) -> tuple[None, None, None]:
+        """From the gradient of the logits."""
+        d = _blocks(gradient.contiguous().numpy())
+        for layer in reversed(context.layers):
+            d = layer.backward(d, len(gradient), layer is not context.layers[0])
+        return None, None, None
 
 
 class Layer:
-    """A convolution or linear layer with its normalisation; the arrays are the parameters' own memory."""
+    """A convolution or a linear layer, with what comes before it (dropout) and after it (normalisation, pooling, ReLU).
 
-    def __init__(self, layer: Any, norm: Any) -> None:
-        self.weight, self.bias, self.norm = _array(layer.weight), _array(layer.bias), norm
-        self.identity = np.repeat(np.array([[0], [1], [1], [0]], np.float32), len(self.bias), axis=1)
-        if norm is not None:
-            self.gamma, self.beta = _array(norm.weight), _array(norm.bias)
-            self.running = _array(norm.running_mean), _array(norm.running_var)
+    A network's last layer has nothing after it. Weights are the parameters' own memory. Maps and gradients have the
+    same memory in every step, so a forward pass has to be followed by its backward pass, if any, before the next one.
+    """
 
-    def normalisation(self, y: Array, count: int) -> Array:
-        """What `kernels.normalisation` finds of ``y``."""
-        if (norm := self.norm) is None:
-            return self.identity
-        found, y = np.empty_like(self.identity), y.reshape(*y.shape[:2], -1, W)
-        parameters = self.gamma, self.beta, *self.running
-        kernels.normalisation(y, count, norm.training, norm.eps, norm.momentum, *parameters, found)
-        if norm.training:
-            norm.num_batches_tracked += 1
-        return found
+    def __init__(self, layer: Any, norm: Any, dropout: Any = None, is_last: bool = False) -> None:
+        self.norm, self.dropout, self.is_last, self.is_linear = norm, dropout, is_last, isinstance(layer, nn.Linear)
+        self.parameters = [*layer.parameters(), *(norm.parameters() if norm else ())]
+        self.weight, self.bias, *affine = (parameter.detach().numpy() for parameter in self.parameters)
+        self.gradients = [torch.empty_like(parameter) for parameter in self.parameters]
+        self.gradient_arrays = [gradient.numpy() for gradient in self.gradients]
+        self.statistics = np.repeat(np.array([[0], [1], [1], [0]], F), len(self.bias), axis=1)  # without normalisation
+        if norm:
+            running = norm.running_mean.numpy(), norm.running_var.numpy()
+            self.settings = norm.eps, norm.momentum, tuple(affine), running
+        self.tile, self.window, self.shape = (0,) * min(G, len(self.bias)), (0,) if self.is_linear else (0, 0), ()
 
-    def normalise_backward(self, statistics: Array, y: Array, count: int, d: Array) -> list[Array]:
-        """Replace the gradient ``d`` of the normalised maps by that of ``y``; return those of γ and β."""
-        if self.norm is None:
-            return []
-        of_gamma, of_beta = np.empty((2, len(self.gamma)), np.float32)
-        shape = (*y.shape[:2], -1, W)
-        kernels.normalise_backward(
-            y.reshape(shape), count, self.norm.training, statistics, d.reshape(shape), of_gamma, of_beta
-        )
-        return [of_gamma, of_beta]
+    def allocate(self, shape: Any) -> None:
+        """Allocate maps for inputs of a shape."""
+        blocks, outputs, side = shape[0], len(self.bias), 1 if self.is_linear else shape[2] - K + 1
+        half = side // len(self.window)
+        self.shape, self.d, self.nothing = shape, _empty(*shape), np.zeros(shape[3], F)
+        self.y, self.g = _empty(blocks, outputs, side, side, W), _empty(blocks, outputs, side, side, W)
+        self.out, self.codes = _empty(blocks, outputs, half, half, W), _empty(blocks, outputs, half, half, W)
 
+    def forward(self, x: Array, count: int) -> Array:
+        """Maps of ``count`` images from maps."""
+        if self.is_linear:
+            x = x.reshape(len(x), 1, 1, -1, W)
+        if x.shape != self.shape:
+            self.allocate(x.shape)
+        self.x, self.mask = x, None
+        if self.dropout is not None and self.dropout.training and self.dropout.p:
+            keep = 1.0 - self.dropout.p
+            kept = torch.randint(DRAWS, (count, x.shape[3])).numpy() < keep * DRAWS
+            self.mask = _blocks(kept * F(1 / max(keep, 1 / DRAWS))).reshape(x.shape)
+            self.x = x * self.mask
+        weigh = kernels.multiply if self.is_linear else kernels.convolve
+        weigh(self.x, self.weight, self.bias, self.y, self.tile)
+        if self.is_last:
+            return self.y
+        if self.norm:
+            kernels.normalisation(self.y, count, self.norm.training, *self.settings, self.statistics)
+            self.norm.num_batches_tracked += self.norm.training
+        kernels.pool(self.y, self.statistics, self.window, self.out, self.codes)
+        return self.out
 
-class Chain:
-    """A network's layers, and how they are computed one after another."""
-
-    def __init__(self, convolutions: list[Layer], linear: list[Layer], dropout: Any = None) -> None:
-        self.convolutions, (*self.hidden, self.output), self.dropout = convolutions, linear, dropout
-        self.outputs = len(self.output.bias)
-
-    @np.errstate(invalid="ignore", over="ignore")  # fit says which loss is not finite
-    def forward(self, images: Array, trace: list[Any]) -> Array:
-        """Logits, ``[N, classes]``; what the gradient needs is added to ``trace``."""
-        count, blocks = len(images), -(-len(images) // W)
-        x = np.empty((blocks, 1, *images.shape[2:], W), np.float32)
-        to_blocks(images.reshape(count, -1), x.reshape(blocks, -1, W))
-        for layer in self.convolutions:
-            outputs, side = len(layer.bias), x.shape[2] - 4
-            y = np.empty((blocks, outputs, side, side, W), np.float32)
-            kernels.convolve(x, layer.weight, layer.bias, y)
-            statistics = layer.normalisation(y, count)
-            pooled, codes = np.empty((2, blocks, outputs, side // 2, side // 2, W), np.float32)
-            kernels.pool(y, statistics[2], statistics[3], pooled, codes)
-            trace.append((x, y, codes, statistics))
-            x = pooled
-        x = x.reshape(blocks, -1, W)
-        for layer in self.hidden:
-            y, out = np.empty((2, blocks, len(layer.bias), W), np.float32)
-            kernels.multiply(x, layer.weight, layer.bias, y)
-            statistics = layer.normalisation(y, count)
-            kernels.rectify(y, statistics[2], statistics[3], out)
-            trace.append((x, y, out, statistics))
-            x = out
-        mask = self._dropout_mask(count, x.shape)
-        if mask is not None:
-            x = x * mask
-        # With fewer outputs than a tile has, it is filled with zeros.
-        lacking = max(0, G - self.outputs)
-        weight, bias = self.output.weight, self.output.bias
-        if lacking:
-            weight, bias = np.pad(weight, ((0, lacking), (0, 0))), np.pad(bias, (0, lacking))
-        y = np.empty((blocks, len(weight), W), np.float32)
-        kernels.multiply(x, weight, bias, y)
-        trace.append((x, mask, weight, count))
-        logits = np.empty((count, len(weight)), np.float32)
-        to_rows(y, logits)
-        return np.ascontiguousarray(logits[:, : self.outputs])
-
-    @np.errstate(invalid="ignore", over="ignore")
-    def backward(self, gradient: Array, trace: list[Any]) -> list[Array]:
-        """The gradient of each parameter, from that of the logits."""
-        x, mask, weight, count = trace.pop()
-        g, d = np.empty((len(x), len(weight), W), np.float32), np.empty(x.shape, np.float32)
-        if len(weight) > self.outputs:
-            gradient = np.pad(gradient, ((0, 0), (0, len(weight) - self.outputs)))
-        to_blocks(gradient, g)
-        of_weight, of_bias = np.empty(weight.shape, np.float32), np.empty(len(weight), np.float32)
-        kernels.multiply_backward(x, weight, g, True, d, of_weight, of_bias)
-        found = [[of_weight[: self.outputs], of_bias[: self.outputs]]]
-        if mask is not None:
-            d *= mask
-        for layer in reversed(self.hidden):
-            x, y, out, statistics = trace.pop()
-            g = np.empty(y.shape, np.float32)
-            kernels.rectify_backward(d, out, g)
-            of_norm = layer.normalise_backward(statistics, y, count, g)
-            needs_d = bool(trace)  # there is a layer before it
-            d = np.empty(x.shape if needs_d else (0, 0, W), np.float32)
-            of_weight, of_bias = np.empty_like(layer.weight), np.empty_like(layer.bias)
-            kernels.multiply_backward(x, layer.weight, g, needs_d, d, of_weight, of_bias)
-            found.append([of_weight, of_bias, *of_norm])
-        for layer in reversed(self.convolutions):
-            x, y, codes, statistics = trace.pop()
-            g = np.empty(y.shape, np.float32)
-            kernels.pool_backward(d.reshape(codes.shape), codes, g)
-            of_norm = layer.normalise_backward(statistics, y, count, g)
-            needs_d = bool(trace)
-            d = np.empty(x.shape if needs_d else (0, 0, 0, 0, W), np.float32)
-            of_weight, of_bias = np.empty_like(layer.weight), np.empty_like(layer.bias)
-            kernels.convolve_backward(x, layer.weight, g, needs_d, d, of_weight, of_bias)
-            found.append([of_weight, of_bias, *of_norm])
-        return [each for of_layer in reversed(found) for each in of_layer]
-
-    def _dropout_mask(self, count: int, shape: tuple[int, ...]) -> Array | None:
-        """1 / (1 − p) for the features that are kept, else 0; None where none are dropped."""
-        if self.dropout is None or not self.dropout.training or self.dropout.p == 0:
-            return None
-        keep = 1.0 - self.dropout.p
-        drawn = torch.randint(DRAWS, (count, shape[1])).numpy() < keep * DRAWS
-        mask = np.empty(shape, np.float32)
-        to_blocks((drawn * (1 / max(keep, 1 / DRAWS))).astype(np.float32), mask)
-        return mask
+    def backward(self, gradient: Array, count: int, needs_d: bool) -> Array:
+        """The gradient of the inputs, where it is needed; those of the parameters are set."""
+        of_weight, of_bias, *of_affine = self.gradient_arrays
+        g = gradient if self.is_last else self.g
+        if not self.is_last:
+            kernels.pool_backward(gradient, self.codes, self.window, g)
+        if self.norm:
+            kernels.normalise_backward(self.y, count, self.norm.training, self.statistics, g, *of_affine)
+        kernels.bias_gradient(g, of_bias)
+        if self.is_linear:
+            kernels.weight_gradient(self.x, g, of_weight, self.tile)
+        else:
+            kernels.kernel_gradient(self.x, g, of_weight)
+        if needs_d and self.is_linear:
+            kernels.multiply_transposed(g.reshape(len(g), 1, 1, -1, W), self.weight, self.nothing, self.d, SIX)
+        elif needs_d:
+            kernels.convolve_backward(self.weight, g, self.d)
+        for parameter, of_parameter in zip(self.parameters, self.gradients, strict=True):
+            parameter.grad = of_parameter
+        return self.d if self.mask is None else self.d * self.mask
 
 
-def _array(tensor: Tensor) -> Array:
-    return tensor.detach().numpy()
-
-
-def _layers(model: Any) -> tuple[Named, Named]:
-    return LAYERS[f"{type(model).__module__}.{type(model).__name__}".partition(".models.")[2]]
-
-
-def chain_of(model: nn.Module) -> Chain:
-    """A network's layers as a chain."""
+def layers_of(model: Any) -> list[Layer]:
+    """A network's layers: C1 is normalised by N1, and dropout comes before the last one."""
     parts = dict(model.named_children())
-    convolutions, linear = ([Layer(parts[n], norm and parts[norm]) for n, norm in each] for each in _layers(model))
-    return Chain(convolutions, linear, parts.get("dropout"))
+    *before, last = (name for name, part in parts.items() if isinstance(part, nn.Conv2d | nn.Linear))
+    layers = [Layer(parts[name], parts.get("N" + name[1:])) for name in before]
+    return [*layers, Layer(parts[last], None, parts.get("dropout"), is_last=True)]
 
 
-def _parameters(model: nn.Module) -> list[nn.Parameter]:
-    """All parameters, in the order of `Chain.backward`."""
-    convolutions, linear = _layers(model)
-    names = [name for pair in (*convolutions, *linear) for name in filter(None, pair)]
-    return [model.get_parameter(f"{name}.{what}") for name in names for what in ("weight", "bias")]
+def _empty(*shape: int) -> Array:
+    """An array that starts at a multiple of 64 bytes, as torch's memory does.
+
+    Otherwise vectors would lie across two lines of the cache, and kernels take up to 1.6 times as long.
+    """
+    return torch.empty(shape).numpy()
 
 
-def check(model: nn.Module) -> None:
-    """Raise a ConfigError unless a network's own code gives the same logits, in either mode: somebody may edit it."""
-    tried = copy.deepcopy(model)
-    chain = chain_of(tried)
-    digits = torch.linspace(-1, 3, 3 * 32 * 32).reshape(3, 1, 32, 32)
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        for training in (False, True):
-            for layer in tried.train(training).modules():
-                if isinstance(layer, nn.Dropout):
-                    layer.eval()
-            usual = tried(digits)
-            if not np.allclose(usual.numpy(), chain.forward(digits.numpy(), []), rtol=1e-3, atol=1e-3):
-                raise ConfigError(
-                    f"device.arithmetic=exact: {type(model).__name__} was edited, and computes something else than the "
-                    "kernels in mnist_exp/exact; use device.arithmetic=portable"
-                )
+def _blocks(rows: Array) -> Array:
+    """Of a row for each image, ``[N, features]``: ``[blocks, features, 16]``."""
+    blocks = _empty(-(-len(rows) // W), rows.shape[1], W)
+    kernels.to_blocks(rows, blocks)
+    return blocks

@@ -1,10 +1,11 @@
 """Vectors of 16 floats for numba. Every processor splits them into its own registers; what is computed is the same.
 
-A kernel holds its sums in a *tile*, a tuple of vectors, so that they stay in registers. The functions here are
+A kernel holds its sums in a *tile*, a tuple of vectors, so that they stay in registers. What is defined here are
 instructions rather than calls: numba puts their LLVM code in place.
 """
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable
 from typing import Any
 
 from llvmlite import ir
@@ -15,7 +16,6 @@ from numba.extending import intrinsic, models, register_model
 W = 16
 """Floats of a vector, and so images side by side. Part of the arithmetic: sums over images depend on it."""
 _VECTOR = ir.VectorType(ir.FloatType(), W)
-_ZERO = ir.Constant(_VECTOR, [0.0] * W)
 
 
 class _VectorType(types.Type):
@@ -23,118 +23,101 @@ class _VectorType(types.Type):
         super().__init__(name=f"float32x{W}")
 
 
-@register_model(_VectorType)
-class _VectorModel(models.PrimitiveModel):
-    def __init__(self, manager: Any, numba_type: Any) -> None:
-        super().__init__(manager, numba_type, _VECTOR)
-
-
+register_model(_VectorType)(lambda manager, of_numba: models.PrimitiveModel(manager, of_numba, _VECTOR))
 _vector = _VectorType()
 
 
-def _pointers(context: Any, builder: Any, signature: Any, arguments: Any, count: int) -> Iterator[Any]:
-    """Of the arguments array, at, stride: the addresses of at, at + stride, …"""
+def _pointers(context: Any, builder: Any, signature: Any, arguments: Any, count: int) -> list[Any]:
+    """Of the arguments array, at, stride: the addresses of at, at + stride, … in the flattened array."""
     data = context.make_array(signature.args[0])(context, builder, arguments[0]).data
     at, stride = (context.cast(builder, arguments[i], signature.args[i], types.intp) for i in (1, 2))
-    for i in range(count):
-        yield builder.gep(data, [builder.add(at, builder.mul(stride, ir.Constant(at.type, i)))])
+    steps = (builder.mul(stride, ir.Constant(at.type, i)) for i in range(count))
+    return [builder.gep(data, [builder.add(at, step)]) for step in steps]
 
 
-@intrinsic(prefer_literal=True)
-def zeros(_: Any, n: Any) -> Any:
-    """A tile of n vectors of zeros."""
+def _reading(read: Callable[[Any, Any], Any]) -> Any:
+    """An instruction (array, at, stride, n) → a tile of n vectors; n is a number written out, or a tuple as long."""
 
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return context.make_tuple(builder, signature.return_type, [_ZERO] * len(signature.return_type))
+    @intrinsic(prefer_literal=True)
+    def instruction(_: Any, array: Any, at: Any, stride: Any, n: Any) -> Any:
+        def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            pointers = _pointers(context, builder, signature, arguments, len(signature.return_type))
+            return context.make_tuple(builder, signature.return_type, [read(builder, each) for each in pointers])
 
-    return types.UniTuple(_vector, n.literal_value)(n), code
+        length = n.literal_value if isinstance(n, types.IntegerLiteral) else len(n)
+        return types.UniTuple(_vector, length)(array, at, stride, n), code
 
-
-@intrinsic(prefer_literal=True)
-def load(_: Any, array: Any, at: Any, stride: Any, n: Any) -> Any:
-    """A tile of the n vectors that start at elements at, at + stride, … of the flattened array."""
-
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointers = _pointers(context, builder, signature, arguments, len(signature.return_type))
-        vectors = [builder.load(builder.bitcast(each, _VECTOR.as_pointer()), align=4) for each in pointers]
-        return context.make_tuple(builder, signature.return_type, vectors)
-
-    return types.UniTuple(_vector, n.literal_value)(array, at, stride, n), code
+    return instruction
 
 
-@intrinsic(prefer_literal=True)
-def splat(_: Any, array: Any, at: Any, stride: Any, n: Any) -> Any:
-    """A tile of n vectors, each of one element repeated: at, at + stride, … of the flattened array."""
+def _repeated(builder: Any, pointer: Any) -> Any:
+    first = builder.load(pointer)
+    one = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), first, ir.Constant(ir.IntType(32), 0))
+    return _lanes(builder, one, one, [0] * W)
 
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        first, lanes = ir.Constant(ir.IntType(32), 0), ir.Constant(ir.VectorType(ir.IntType(32), W), [0] * W)
-        vectors = []
-        for pointer in _pointers(context, builder, signature, arguments, len(signature.return_type)):
-            one = builder.insert_element(ir.Constant(_VECTOR, ir.Undefined), builder.load(pointer), first)
-            vectors.append(builder.shuffle_vector(one, one, lanes))
-        return context.make_tuple(builder, signature.return_type, vectors)
 
-    return types.UniTuple(_vector, n.literal_value)(array, at, stride, n), code
+load = _reading(lambda builder, pointer: builder.load(builder.bitcast(pointer, _VECTOR.as_pointer()), align=4))
+"""The vectors that start at elements at, at + stride, …"""
+splat = _reading(_repeated)
+"""Vectors of one element repeated: at, at + stride, …"""
 
 
 @intrinsic
 def store(_: Any, array: Any, at: Any, stride: Any, tile: Any) -> Any:
-    """Write a tile's vectors at elements at, at + stride, … of the flattened array."""
+    """Write a tile's vectors at elements at, at + stride, …"""
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        pointers = _pointers(context, builder, signature, arguments, len(signature.args[3]))
-        for i, pointer in enumerate(pointers):
-            vector = builder.extract_value(arguments[3], i)
+        vectors = cgutils.unpack_tuple(builder, arguments[3])
+        for vector, pointer in zip(
+            vectors, _pointers(context, builder, signature, arguments, len(vectors)), strict=True
+        ):
             builder.store(vector, builder.bitcast(pointer, _VECTOR.as_pointer()), align=4)
         return context.get_dummy_value()
 
     return types.void(array, at, stride, tile), code
 
 
-@intrinsic
-def madd(_: Any, sums: Any, a: Any, b: Any) -> Any:
+def _on_tiles(function: Callable[..., list[Any]]) -> Any:
+    """An instruction on tiles, from a function of their vectors. The result is as long as the first."""
+
+    def instruction(_: Any, *tiles: Any) -> Any:
+        def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            vectors = (cgutils.unpack_tuple(builder, tile) for tile in arguments)
+            return context.make_tuple(builder, signature.return_type, function(builder, *vectors))
+
+        return tiles[0](*tiles), code
+
+    return intrinsic(functools.wraps(function)(instruction))
+
+
+@_on_tiles
+def madd(builder: Any, sums: list[Any], a: list[Any], b: list[Any]) -> list[Any]:
     """The tile of sums[i, j] + a[i] × b[j], each rounded once (a fused multiply-add)."""
-
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
-        fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{W}f32")
-        rows, columns = len(signature.args[1]), len(signature.args[2])
-        vectors = []
-        for i in range(rows):
-            for j in range(columns):
-                x, y = builder.extract_value(arguments[1], i), builder.extract_value(arguments[2], j)
-                vectors.append(builder.call(fma, [x, y, builder.extract_value(arguments[0], i * columns + j)]))
-        return context.make_tuple(builder, signature.return_type, vectors)
-
-    return sums(sums, a, b), code
+    kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
+    fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{W}f32")
+    products = ((x, y) for x in a for y in b)
+    return [builder.call(fma, [x, y, each]) for each, (x, y) in zip(sums, products, strict=True)]
 
 
-@intrinsic
-def transpose(_: Any, tile: Any) -> Any:
+@_on_tiles
+def if_larger(builder: Any, a: list[Any], b: list[Any], x: list[Any], y: list[Any]) -> list[Any]:
+    """The lanes of vector x where a > b or a is NaN; elsewhere those of y."""
+    is_larger = builder.or_(builder.fcmp_ordered(">", a[0], b[0]), builder.fcmp_unordered("uno", a[0], a[0]))
+    return [builder.select(is_larger, x[0], y[0])]
+
+
+@_on_tiles
+def transpose(builder: Any, vectors: list[Any]) -> list[Any]:
     """The tile whose vector i has the elements i of the 16 vectors given: four exchanges of halves, quarters, …"""
-
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        vectors = [builder.extract_value(arguments[0], i) for i in range(W)]
-        for size in (8, 4, 2, 1):
-            low = [lane if not lane & size else W + lane - size for lane in range(W)]
-            high = [lane + size if not lane & size else W + lane for lane in range(W)]
-            for i in (i for i in range(W) if not i & size):
-                a, b = vectors[i], vectors[i + size]
-                for at, lanes in ((i, low), (i + size, high)):
-                    vectors[at] = builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), W), lanes))
-        return context.make_tuple(builder, signature.return_type, vectors)
-
-    return tile(tile), code
+    for size in (8, 4, 2, 1):
+        low = [lane if not lane & size else W + lane - size for lane in range(W)]
+        high = [lane + size for lane in low]
+        for i in (i for i in range(W) if not i & size):
+            pair = vectors[i], vectors[i + size]
+            vectors[i], vectors[i + size] = (_lanes(builder, *pair, lanes) for lanes in (low, high))
+    return vectors
 
 
-@intrinsic(prefer_literal=True)
-def pick(_: Any, codes: Any, wanted: Any, values: Any) -> Any:
-    """The lanes of a vector whose code is the wanted one; 0 in the others."""
-
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        is_it = ir.Constant(_VECTOR, [float(signature.args[1].literal_value)] * W)
-        found = builder.fcmp_ordered("==", builder.extract_value(arguments[0], 0), is_it)
-        chosen = builder.select(found, builder.extract_value(arguments[2], 0), _ZERO)
-        return context.make_tuple(builder, signature.return_type, [chosen])
-
-    return values(codes, wanted, values), code
+def _lanes(builder: Any, a: Any, b: Any, lanes: list[int]) -> Any:
+    """A vector of lanes of a, 0 to 15, and b, 16 to 31."""
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), W), lanes))

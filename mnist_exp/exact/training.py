@@ -1,16 +1,18 @@
-"""Loss and optimizers whose computation is the kernels'; their arguments and states stay torch's."""
+"""Loss and optimizers with a fixed computation; their arguments and states stay torch's.
 
-from collections.abc import Callable
+numpy's +, −, ×, ÷ and square root of single elements are IEEE 754's, and so the same on every processor.
+"""
+
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from mnist_exp.exact import network, numbers
-from mnist_exp.exact.blocks import Array
 from mnist_exp.exact.cache import compile_once
+from mnist_exp.exact.kernels import Array, F
 
 
 def make_exact(model: nn.Module, optimizer: torch.optim.Optimizer, loss: nn.Module, seed: int) -> None:
@@ -34,66 +36,58 @@ class _Loss(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, logits: Tensor, labels: Tensor, smoothing: float) -> Tensor:
         context.gradient = torch.empty_like(logits)
-        loss = numbers.cross_entropy(
-            logits.detach().numpy(), labels.numpy(), float(smoothing), context.gradient.numpy()
-        )
+        loss = numbers.cross_entropy(logits.numpy(), labels.numpy(), float(smoothing), context.gradient.numpy())
         return torch.tensor(loss, dtype=torch.float32)
 
     @staticmethod
-    @once_differentiable
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         return context.gradient * gradient, None, None
 
 
 class SGD(torch.optim.SGD):
-    """Stochastic gradient descent with momentum and weight decay."""
+    """v = momentum × v + (g + decay × w);  w = w − rate × v."""
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Update each parameter that has a gradient."""
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                state = self.state[parameter]
-                if group["momentum"] and state.get("momentum_buffer") is None:
-                    state["momentum_buffer"] = torch.zeros_like(parameter)
-                velocity = state["momentum_buffer"] if group["momentum"] else torch.zeros_like(parameter)
-                arrays = (_flat(parameter), _flat(parameter.grad), _flat(velocity))
-                numbers.sgd(*arrays, float(group["lr"]), float(group["momentum"]), float(group["weight_decay"]))
+        for group, state, w, g in _parameters(self):
+            v = _array(state, "momentum_buffer", w) if group["momentum"] else np.zeros_like(w)
+            flat = w.reshape(-1), g.reshape(-1), v.reshape(-1)
+            numbers.sgd(*flat, float(group["lr"]), float(group["momentum"]), float(group["weight_decay"]))
 
 
 class AdamW(torch.optim.AdamW):
-    """Adam with decoupled weight decay."""
+    """Loshchilov and Hutter, "Decoupled Weight Decay Regularization" (2019)."""
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Update each parameter that has a gradient."""
-        for group in self.param_groups:
-            rate, (beta1, beta2) = float(group["lr"]), map(float, group["betas"])
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                state = self.state[parameter]
-                if not state:
-                    state["step"] = torch.tensor(0.0)
-                    state["exp_avg"], state["exp_avg_sq"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
-                state["step"] += 1
-                count = int(state["step"])
-                constants = np.array(
-                    [
-                        1 - rate * float(group["weight_decay"]),
-                        1 - _power(beta1, count),
-                        np.sqrt(1 - _power(beta2, count)),
-                        group["eps"],
-                    ]
-                )
-                arrays = (_flat(parameter), _flat(parameter.grad), _flat(state["exp_avg"]), _flat(state["exp_avg_sq"]))
-                numbers.adamw(*arrays, rate, beta1, beta2, constants)
+        for group, state, w, g in _parameters(self):
+            rate, decay, (beta1, beta2) = float(group["lr"]), float(group["weight_decay"]), map(float, group["betas"])
+            state["step"] = state.get("step", torch.tensor(0.0)) + 1
+            count = int(state["step"])
+            mean, square = _array(state, "exp_avg", w), _array(state, "exp_avg_sq", w)
+            mean *= F(beta1)
+            mean += F(1 - beta1) * g
+            square *= F(beta2)
+            square += F(1 - beta2) * (g * g)
+            root = np.sqrt(square) / F(np.sqrt(1 - _power(beta2, count)))
+            w *= F(1 - rate * decay)
+            w -= F(rate / (1 - _power(beta1, count))) * (mean / (root + F(group["eps"])))
 
 
-def _flat(tensor: Tensor) -> Array:
-    return tensor.detach().numpy().reshape(-1)
+def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[tuple[dict[str, Any], Any, Array, Array]]:
+    """The group, the state, the weights and the gradient of each parameter that has one."""
+    for group in optimizer.param_groups:
+        for each in group["params"]:
+            if each.grad is not None:
+                yield group, optimizer.state[each], each.detach().numpy(), each.grad.numpy()
+
+
+def _array(state: dict[str, Any], name: str, like: Array) -> Array:
+    """A tensor of an optimizer's state, at first zeros."""
+    if state.get(name) is None:
+        state[name] = torch.zeros(like.shape)
+    array: Array = state[name].numpy()
+    return array
 
 
 def _power(base: float, exponent: int) -> float:
@@ -113,13 +107,10 @@ STAND_INS: dict[type, type] = {each.__mro__[1]: each for each in (CrossEntropyLo
 
 def _call_all() -> None:
     """Call every kernel, with each kind of arguments that training has."""
-    convolutions = [network.Layer(nn.Conv2d(1, 6, 5), nn.BatchNorm2d(6)), network.Layer(nn.Conv2d(6, 16, 5), None)]
-    linear = [network.Layer(nn.Linear(400, 16), None), network.Layer(last := nn.Linear(16, 10), None)]
-    chain, trace = network.Chain(convolutions, linear), list[Any]()
-    logits = torch.from_numpy(chain.forward(np.zeros((2, 1, 32, 32), np.float32), trace)).requires_grad_()
+    model = nn.Module()
+    model.C1, model.N1, model.C3 = nn.Conv2d(1, 6, 5), nn.BatchNorm2d(6), nn.Conv2d(6, 6, 5)
+    model.F6, model.output = nn.Linear(150, 16), nn.Linear(16, 10)
+    layers = network.layers_of(model)
+    logits = network.Network.apply(torch.zeros(2, 1, 32, 32), layers, model.C1.weight)
     torch.autograd.backward(CrossEntropyLoss()(logits, torch.tensor([0, 1])))
-    chain.backward(logits.grad.numpy(), trace)  # type: ignore[union-attr]
-    last.weight.grad = torch.zeros_like(last.weight)
-    for optimizer in (SGD([last.weight], momentum=0.5), AdamW([last.weight])):
-        optimizer.step()
-    numbers.softmax(logits.detach().numpy(), np.empty((2, 10), np.float32))
+    numbers.softmax(logits.detach().numpy(), np.empty((2, 10), F))

@@ -28,9 +28,7 @@ PARTS = {
     "machine": ("mnist_exp.machine.determinism", "mnist_exp.machine.layout", "mnist_exp.machine.sums"),
 }
 """The modules of the core that can change a number."""
-EXACT = tuple(
-    f"mnist_exp.exact.{name}" for name in ("blocks", "cache", "kernels", "network", "numbers", "simd", "training")
-)
+EXACT = tuple(f"mnist_exp.exact.{name}" for name in ("cache", "kernels", "network", "numbers", "simd", "training"))
 """The modules that can change a number of runs with exact arithmetic, and of these only."""
 NOT_COUNTED = {
     f"mnist_exp.{name}"
