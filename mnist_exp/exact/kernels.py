@@ -24,8 +24,9 @@ from mnist_exp.exact.simd import W, if_larger, load, madd, splat, store, transpo
 Array = NDArray[Any]
 F = np.float32
 G = 6
-SIX = (0,) * G
 """Outputs summed at once: as many vectors as fit into the 16 registers of AVX2, two a vector, with what they need."""
+SIX = (0,) * G
+"""A tile's length, for kernels that are compiled for each length of a tuple."""
 K = 5
 """Rows and columns of a convolution's kernel."""
 CODES = np.arange(5, dtype=np.float32)
@@ -64,7 +65,7 @@ def lane_sum(x: Array, at: int) -> Any:
 
 
 def _sums(k: int | None, transposed: bool = False) -> Any:
-    """A kernel for convolutions of k×k (known when it is compiled), or as large as the map."""
+    """A kernel for convolutions of k×k, whose loops the compiler can unroll, or as large as the map."""
 
     @jit
     def sums_of_products(x: Array, weight: Array, bias: Array, out: Array, tile: Any) -> None:
@@ -95,7 +96,8 @@ def _sums(k: int | None, transposed: bool = False) -> Any:
 convolve, multiply, multiply_transposed = _sums(K), _sums(None), _sums(None, transposed=True)
 """``convolve(x, weight, bias, out, tile)``: y[o] = bias[o] + Σ over channels, rows and columns of the kernel, in this
 order, of weight × x. ``tile`` is a tuple as long as a tile, which is shorter than G where there are fewer outputs.
-``multiply`` is the same for linear layers. In ``multiply_transposed`` the weights are ``[features, outputs]``."""
+``multiply`` is the same for linear layers. In ``multiply_transposed`` the weights are ``[features, outputs]``: with the
+gradient for x it is the gradient of a linear layer's inputs, Σ over outputs of weight × gradient."""
 
 
 @jit
