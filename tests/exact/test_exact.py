@@ -130,6 +130,26 @@ def test_no_layer_hides_what_is_not_finite(network: type[nn.Module], value: floa
 
 @pytest.mark.exact
 @needs_numba
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda each: each.__name__)
+def test_memory_that_is_used_again_holds_nothing_of_the_step_before(network: type[nn.Module]) -> None:
+    from mnist_exp.exact.network import put_on
+
+    model = network().eval()  # without dropout's draws
+    batches = [batch(count, 10, seed=count) for count in (64, 33, 64, 17)]
+
+    def step(images: torch.Tensor, labels: torch.Tensor) -> list[bytes]:
+        found = gradients(model, images, labels, nn.CrossEntropyLoss())
+        return [each.numpy().tobytes() for each in (found[0], *found[1])]
+
+    with put_on(model):
+        one_after_another = [step(*each) for each in batches]
+    for each, found in zip(batches, one_after_another, strict=True):
+        with put_on(model):
+            assert step(*each) == found
+
+
+@pytest.mark.exact
+@needs_numba
 def test_a_network_that_was_edited_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     from mnist_exp.exact.network import put_on
 
