@@ -30,6 +30,8 @@ def test_a_script_runs_the_code_of_its_checkout(tmp_path: Path) -> None:
 
 TWICE = """
 import sys
+from hydra.plugins.sweeper import Sweeper
+check = Sweeper.validate_batch_is_legal
 from mnist_exp.run import main
 
 def run(*words):
@@ -42,6 +44,7 @@ def run(*words):
 run("-m", "model=mlp", "epochs=1", "protocol=published", "hydra/launcher=basic")
 run("model=mlp", "epochs=1", "protocol=published")
 run("model=vgg")
+assert Sweeper.validate_batch_is_legal is check  # another Hydra program in this process is checked as ever
 """
 
 

@@ -59,7 +59,10 @@ def start(task: TaskFunction) -> None:
     # joblib's processes watch their parent from their start, not only from their first job.
     register_parallel_backend("loky", functools.partial(LokyBackend, initializer=exit_when_parent_dies))
     Sweeper.validate_batch_is_legal = _compose_some  # type: ignore[assignment, method-assign]
-    hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="config")(task)()
+    try:
+        hydra.main(version_base="1.3", config_path=str(CONFIG_FOLDER), config_name="config")(task)()
+    finally:
+        Sweeper.validate_batch_is_legal = _compose_all  # type: ignore[method-assign]
 
 
 def _compose_some(sweeper: Sweeper, jobs: Sequence[Sequence[str]]) -> None:
