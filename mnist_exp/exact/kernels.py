@@ -174,8 +174,8 @@ def weight_gradient(x: Array, gradient: Array, out: Array, tile: Any) -> None:
 @jit
 def bias_gradient(gradient: Array, out: Array) -> None:
     """A bias has the gradient Σ over images, rows and columns of gradient."""
-    blocks, outputs, pixels = len(gradient), len(out), gradient[0, 0].size // W
-    lanes = np.empty(W, np.float32)
+    blocks, outputs, rows, columns, _ = gradient.shape
+    pixels, lanes = rows * columns, np.empty(W, np.float32)
     for o in range(outputs):
         total = splat(ZERO, 0, 0, 1)
         for b in range(blocks):

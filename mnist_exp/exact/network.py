@@ -91,7 +91,7 @@ class Network(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[None, None, None]:
         """From the gradient of the logits."""
-        d = _blocks(gradient.contiguous().numpy())
+        d = _blocks(gradient.contiguous().numpy())[:, :, None, None]
         for layer in reversed(context.layers):
             d = layer.backward(d, len(gradient), layer is not context.layers[0])
         return None, None, None
