@@ -1,14 +1,14 @@
 """The layers of the networks, forward and backward, with every sum in a fixed order.
 
 Sixteen images lie side by side in a vector's lanes. Maps are ``[blocks, channels, rows, columns, 16]``, float32: a
-block holds 16 images, and a layer's sum for one of them never meets another lane's. Lanes without an image, at the end
-of the last block, hold zeros, and have the gradient 0. Only gradients of weights add up lanes: first over blocks, then
-the 16 as a tree (`lane_sum`).
+block holds 16 images, and a sum for one image stays in its lane. Lanes without an image, at the end of the last block,
+hold what an image of zeros gives; statistics leave them out, and their gradient is 0. Only gradients of weights add up
+lanes: first over blocks, then the 16 as a tree (`lane_sum`).
 
-A linear layer is a convolution whose kernel is as large as its map: one row of its features.
+A linear layer is a convolution over a map ``[blocks, 1, 1, features, 16]`` whose kernel is the whole map.
 
-A tile of `G` outputs is summed at once, for their registers. One that would pass the end is moved back, and computes
-some outputs twice; so tiles are not part of the arithmetic, but the order within each sum is.
+`G` outputs, a tile, are summed at once, so that their sums stay in registers. A tile that would pass the end is moved
+back, and computes some outputs twice; so tiles are not part of the arithmetic, but the order within each sum is.
 
 ``gradient`` is that of the loss with respect to a layer's outputs, ``d`` to its inputs.
 """
@@ -24,9 +24,9 @@ from mnist_exp.exact.simd import W, if_larger, load, madd, splat, store, transpo
 Array = NDArray[Any]
 F = np.float32
 G = 6
-"""Outputs summed at once: as many vectors as fit into the 16 registers of AVX2, two a vector, with what they need."""
+"""Outputs summed at once. A vector takes two of AVX2's 16 registers: six sums take 12, and 4 remain for operands."""
 SIX = (0,) * G
-"""A tile's length, for kernels that are compiled for each length of a tuple."""
+"""Only the length of such a tuple counts: numba compiles a kernel for each length, and can unroll its loops."""
 K = 5
 """Rows and columns of a convolution's kernel."""
 CODES = np.arange(5, dtype=np.float32)
@@ -41,7 +41,7 @@ def to_blocks(images: Array, out: Array) -> None:
     for b in range(out.shape[0]):
         for start in range(0, features, W):
             if b * W + W <= count and start + W <= features:
-                tile = load(images, b * W * features + start, features, 16)
+                tile = load(images, b * W * features + start, features, W)
                 store(out, (b * features + start) * W, W, transpose(tile))
             else:
                 for lane in range(W):
@@ -53,11 +53,9 @@ def to_blocks(images: Array, out: Array) -> None:
 @jit
 def lane_sum(x: Array, at: int) -> Any:
     """The sum of the 16 elements from ``at``, as a tree; they are overwritten."""
-    half = W // 2
-    while half:
+    for half in (8, 4, 2, 1):
         for lane in range(half):
             x[at + lane] += x[at + lane + half]
-        half //= 2
     return x[at]
 
 
@@ -95,14 +93,17 @@ def _sums(k: int | None, transposed: bool = False) -> Any:
 
 convolve, multiply, multiply_transposed = _sums(K), _sums(None), _sums(None, transposed=True)
 """``convolve(x, weight, bias, out, tile)``: y[o] = bias[o] + Σ over channels, rows and columns of the kernel, in this
-order, of weight × x. ``tile`` is a tuple as long as a tile, which is shorter than G where there are fewer outputs.
-``multiply`` is the same for linear layers. In ``multiply_transposed`` the weights are ``[features, outputs]``: with the
-gradient for x it is the gradient of a linear layer's inputs, Σ over outputs of weight × gradient."""
+order, of weight × x. ``tile`` is as long as a tile (`SIX`): shorter where there are fewer outputs. ``multiply`` is the
+same for linear layers. ``multiply_transposed`` takes their gradient for x and gives that of their inputs,
+d[f] = Σ over outputs o of weight[o, f] × gradient[o]."""
 
 
 @jit
 def convolve_backward(weight: Array, gradient: Array, d: Array) -> None:
-    """The inputs' gradient is Σ over outputs, rows and columns of the kernel of weight × gradient."""
+    """d[c, row, column] = Σ over o, ky, kx of weight[o, c, ky, kx] × gradient[o, row − ky, column − kx].
+
+    In this order; terms outside the map are left out.
+    """
     blocks, channels, size, _, _ = d.shape
     outputs, k, side = len(weight), K, size - K + 1
     for start in range(0, channels, G):
@@ -123,10 +124,13 @@ def convolve_backward(weight: Array, gradient: Array, d: Array) -> None:
 
 @jit
 def kernel_gradient(x: Array, gradient: Array, out: Array) -> None:
-    """A convolution's weights have the gradient Σ over images, rows and columns of gradient × x, shifted."""
+    """dw[o, c, ky, kx] = Σ over images, rows and columns of gradient[o, row, column] × x[c, row + ky, column + kx].
+
+    There is an even number of outputs; taps are padded to a multiple of three.
+    """
     blocks, channels, size, _, _ = x.shape
     outputs, side, taps = len(out), size - K + 1, channels * K * K
-    threes = -(-taps // 3)  # a tile is three taps of two outputs
+    threes = -(-taps // 3)  # a tile is three taps of two outputs, as many sums as G
     offsets = np.zeros(threes * 3, np.int64)
     for t in range(taps):
         offsets[t] = ((t // (K * K) * size + t // K % K) * size + t % K) * W
@@ -153,14 +157,14 @@ def kernel_gradient(x: Array, gradient: Array, out: Array) -> None:
 
 @jit
 def weight_gradient(x: Array, gradient: Array, out: Array, tile: Any) -> None:
-    """A linear layer's weights have the gradient Σ over images, in order, of gradient × x."""
+    """dw[o, f] = Σ over images, in order, of gradient[o] × x[f], for a linear layer."""
     outputs, features = out.shape
     blocks = x.shape[0]
     rows = np.empty((blocks * W, W), np.float32)  # of 16 features, which lie side by side here, rather than images
     for start in range(0, features, W):
         f = min(start, features - W)
         for b in range(blocks):
-            store(rows, b * W * W, W, transpose(load(x, (b * features + f) * W, W, 16)))
+            store(rows, b * W * W, W, transpose(load(x, (b * features + f) * W, W, W)))
         for first in range(0, outputs, len(tile)):
             o = min(first, outputs - len(tile))
             sums = splat(ZERO, 0, 0, tile)
@@ -173,15 +177,14 @@ def weight_gradient(x: Array, gradient: Array, out: Array, tile: Any) -> None:
 
 @jit
 def bias_gradient(gradient: Array, out: Array) -> None:
-    """A bias has the gradient Σ over images, rows and columns of gradient."""
+    """db[o] = Σ over images, rows and columns of gradient[o]."""
     blocks, outputs, rows, columns, _ = gradient.shape
     pixels, lanes = rows * columns, np.empty(W, np.float32)
     for o in range(outputs):
         total = splat(ZERO, 0, 0, 1)
         for b in range(blocks):
             for p in range(pixels):
-                pixel = load(gradient, ((b * outputs + o) * pixels + p) * W, 0, 1)
-                total = madd(total, pixel, splat(ONE, 0, 0, 1))
+                total = madd(total, load(gradient, ((b * outputs + o) * pixels + p) * W, 0, 1), splat(ONE, 0, 0, 1))
         store(lanes, 0, 0, total)
         out[o] = lane_sum(lanes, 0)
 
@@ -193,8 +196,8 @@ def bias_gradient(gradient: Array, out: Array) -> None:
 def pool(y: Array, statistics: Array, window: Any, out: Array, codes: Array) -> None:
     """ReLU of the largest of each window of scale[c] × y + shift[c], and which one it is; NaN counts as the largest.
 
-    Scale and shift are rows 2 and 3 of ``statistics`` (`normalisation`). ``window`` is a tuple as long as the window is
-    wide: 2, or 1 in linear layers.
+    Scale and shift are rows 2 and 3 of ``statistics`` (`normalisation`). ``window`` is as long as the window is wide
+    (`SIX`): 2, or 1 in linear layers.
     """
     blocks, channels, rows, columns, _ = out.shape
     zero, off, wide = splat(ZERO, 0, 0, 1), splat(CODES, 4, 0, 1), len(window)
@@ -239,8 +242,9 @@ def normalisation(
 ) -> None:
     """Find mean, inverse = 1 / √(variance + ε), scale = γ × inverse and shift = β − mean × scale, ``[4, channels]``.
 
-    In training mode, mean and variance are those of the ``count`` images of y: Σ y / n and Σ (y − mean)² / n; the
-    running ones follow them. Otherwise they are the running ones.
+    In training mode, mean and variance are those of the ``count`` images of y: Σ y / n and Σ (y − mean)² / n; and
+    running = (1 − momentum) × running + momentum × new, where the new variance is Σ (y − mean)² / (n − 1). Otherwise
+    they are the running ones.
     """
     blocks, channels, rows, columns, _ = y.shape
     pixels, n = rows * columns, count * rows * columns
@@ -256,8 +260,8 @@ def normalisation(
                     for p in range(pixels):
                         value = load(y, ((b * channels + c) * pixels + p) * W, 0, 1)
                         value = madd(value, splat(minus, 0, 0, 1), splat(ONE, 0, 0, 1))
-                        there = madd(splat(ZERO, 0, 0, 1), value, load(live, b * W, 0, 1))
-                        total = madd(total, there, value if i else splat(ONE, 0, 0, 1))
+                        present = madd(splat(ZERO, 0, 0, 1), value, load(live, b * W, 0, 1))
+                        total = madd(total, present, value if i else splat(ONE, 0, 0, 1))
                 store(sums, 0, 0, total)
                 moments[i] = F(np.float64(lane_sum(sums, 0)) / n)
                 minus[0] = -moments[0]
@@ -270,12 +274,12 @@ def normalisation(
 
 @jit
 def normalise_backward(
-    y: Array, count: int, training: bool, statistics: Array, d: Array, of_gamma: Array, of_beta: Array
+    y: Array, count: int, training: bool, statistics: Array, g: Array, of_gamma: Array, of_beta: Array
 ) -> None:
     """The gradient of γ x̂ + β with x̂ = (y − mean) × inverse; ``statistics`` is that of `normalisation`.
 
-    With g the gradient of the outputs, in ``d``, over n = count × pixels values of a channel:
-    dβ = Σ g, dγ = Σ g x̂, and dy = γ × inverse × (g − Σ g / n − x̂ Σ g x̂ / n), which replaces ``d``; in evaluation
+    With g the gradient of the outputs, over n = count × pixels values of a channel:
+    dβ = Σ g, dγ = Σ g x̂, and dy = γ × inverse × (g − Σ g / n − x̂ Σ g x̂ / n), which replaces ``g``; in evaluation
     mode, where mean and variance do not depend on y, dy = γ × inverse × g.
     """
     blocks, channels, rows, columns, _ = y.shape
@@ -285,12 +289,12 @@ def normalise_backward(
     for c in range(channels):
         a[0], a[1] = statistics[1, c], -statistics[0, c] * statistics[1, c]  # x̂ = a[0] y + a[1]
         totals = splat(ZERO, 0, 0, 2)
-        for b in range(blocks):  # first over a block's pixels, then over blocks: fewer roundings
+        for b in range(blocks):  # first over its pixels, then over blocks: fewer roundings of each term
             of_block = splat(ZERO, 0, 0, 2)
             for p in range(pixels):
                 at = ((b * channels + c) * pixels + p) * W
                 normalised = madd(splat(a, 1, 0, 1), load(y, at, 0, 1), splat(a, 0, 0, 1))
-                of_block = madd(of_block, load(d, at, 0, 1), (splat(ONE, 0, 0, 1)[0], normalised[0]))
+                of_block = madd(of_block, load(g, at, 0, 1), (splat(ONE, 0, 0, 1)[0], normalised[0]))
             totals = madd(totals, splat(ONE, 0, 0, 1), of_block)
         store(sums, 0, W, totals)
         of_beta[c], of_gamma[c] = lane_sum(sums, 0), lane_sum(sums, W)
@@ -304,5 +308,5 @@ def normalise_backward(
             for p in range(pixels):
                 at = ((b * channels + c) * pixels + p) * W
                 value = madd(splat(a, 4, 0, 1), load(y, at, 0, 1), splat(a, 3, 0, 1))
-                value = madd(value, load(d, at, 0, 1), splat(a, 2, 0, 1))
-                store(d, at, 0, madd(splat(ZERO, 0, 0, 1), value, load(live, b * W, 0, 1)))
+                value = madd(value, load(g, at, 0, 1), splat(a, 2, 0, 1))
+                store(g, at, 0, madd(splat(ZERO, 0, 0, 1), value, load(live, b * W, 0, 1)))

@@ -1,12 +1,11 @@
 """The three networks as layers that compute with the kernels, put on from outside.
 
-The networks' own code stays as it is, and says what is computed; it is compared with the kernels before they are used.
+The networks' own code stays as it is, and says what is computed; its logits are compared with the kernels' before.
 """
 
 import contextlib
 import copy
 import math
-import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,23 +19,13 @@ from mnist_exp.exact.kernels import SIX, Array, F, G, K
 from mnist_exp.exact.simd import W
 
 DRAWS = 2**24
-"""Initial weights and dropout's masks are drawn as integers below it, which have the same bytes everywhere."""
-_checked: "weakref.WeakSet[nn.Module]" = weakref.WeakSet()
+"""Initial weights and dropout's masks are made from random integers below this, which torch draws alike everywhere."""
+REFUSED = "computes something else than the kernels in mnist_exp/exact; use device.arithmetic=portable"
 
 
 @contextlib.contextmanager
 def put_on(model: Any) -> Iterator[None]:
-    """Within this context, a network computes with the kernels.
-
-    Raises:
-        ConfigError: its own code computes something else, since somebody edited it.
-    """
-    if model not in _checked and not _computes_the_same(copy.deepcopy(model)):
-        raise ConfigError(
-            f"device.arithmetic=exact: {type(model).__name__} was edited, and computes something else than the kernels "
-            "in mnist_exp/exact; use device.arithmetic=portable"
-        )
-    _checked.add(model)
+    """Within this context, a network that was checked computes with the kernels."""
     layers = layers_of(model)
     model.forward = lambda images: Network.apply(images, layers, layers[0].parameters[0])
     try:
@@ -47,26 +36,38 @@ def put_on(model: Any) -> Iterator[None]:
 
 
 @torch.no_grad()
-def _computes_the_same(model: nn.Module) -> bool:
-    """Whether the model's own code gives the same logits, in either mode."""
-    layers, digits = layers_of(model), torch.linspace(-1, 3, 3 * 32 * 32).reshape(3, 1, 32, 32)
-    for part in model.modules():
-        if isinstance(part, nn.Dropout):
-            part.p = 0.0
-    pairs = ((model.train(training)(digits), Network.apply(digits, layers, digits)) for training in (False, True))
-    return all(torch.allclose(usual, ours, rtol=1e-3, atol=1e-3) for usual, ours in pairs)
+def check(model: nn.Module) -> None:
+    """Raise a ConfigError unless a network's own code gives the same logits, in either mode: somebody may edit it."""
+    tried, digits = copy.deepcopy(model), torch.linspace(-1, 3, 3 * 32 * 32).reshape(3, 1, 32, 32)
+    try:
+        layers = layers_of(tried)
+        for training, dropout in ((False, 0.0), (True, 0.0), (True, 1.0)):
+            for part in tried.train(training).modules():
+                if isinstance(part, nn.Dropout):
+                    part.p = dropout
+            if not torch.allclose(tried(digits), Network.apply(digits, layers, digits), rtol=1e-3, atol=1e-3):
+                raise ValueError("the logits differ")
+    except ValueError as error:
+        raise ConfigError(f"device.arithmetic=exact: {type(model).__name__} was edited, and {REFUSED}") from error
 
 
 def initialise(model: nn.Module, seed: int) -> None:
     """PyTorch's default initial weights, uniform within ±1 / √(inputs of a unit), drawn as integers.
 
     ``torch.manual_seed`` is called anew, so that dropout's masks do not depend on how many numbers were drawn before.
+
+    Raises:
+        ConfigError: the network has other initial weights, which would be lost.
     """
     generator = torch.Generator().manual_seed(seed)
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d | nn.Linear):
             bound = 1 / math.sqrt(layer.weight[0].numel())
             for parameter in layer.parameters():
+                least = 0.5 * bound if parameter is layer.weight else 0.0  # the largest of a few biases may be small
+                if not least < float(parameter.detach().abs().max()) < 1.001 * bound:
+                    name = type(model).__name__
+                    raise ConfigError(f"device.arithmetic=exact: {name} has initial weights of its own, and {REFUSED}")
                 drawn = torch.randint(DRAWS, parameter.shape, generator=generator).numpy()
                 parameter.data = torch.from_numpy(((2 * drawn / DRAWS - 1) * bound).astype(F))
     torch.manual_seed(seed)
@@ -75,7 +76,7 @@ def initialise(model: nn.Module, seed: int) -> None:
 class Network(torch.autograd.Function):
     """A network as one function of its images. Its backward pass sets the parameters' gradients itself.
 
-    Torch calls it, since the function has a parameter as an input, too.
+    Torch calls that only if an input needs a gradient, so one of the parameters is an input.
     """
 
     @staticmethod
@@ -91,7 +92,7 @@ class Network(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[None, None, None]:
         """From the gradient of the logits."""
-        d = _blocks(gradient.contiguous().numpy())[:, :, None, None]
+        d = _blocks(gradient.numpy())[:, :, None, None]
         for layer in reversed(context.layers):
             d = layer.backward(d, len(gradient), layer is not context.layers[0])
         return None, None, None
@@ -117,10 +118,20 @@ class Layer:
         self.tile, self.window, self.shape = (0,) * min(G, len(self.bias)), (0,) if self.is_linear else (0, 0), ()
 
     def allocate(self, shape: Any) -> None:
-        """Allocate maps for inputs of a shape."""
+        """Allocate maps for inputs of a shape.
+
+        Raises:
+            ValueError: the kernels do not have layers of such a size.
+        """
+        if self.is_linear:
+            fits = self.weight.shape[1] == shape[3] >= W
+        else:
+            fits = self.weight.shape[1:] == (shape[1], K, K) and len(self.bias) >= G and len(self.bias) % 2 == 0
+        if not fits:
+            raise ValueError(f"no kernel takes weights {self.weight.shape} and maps {shape}")
         blocks, outputs, side = shape[0], len(self.bias), 1 if self.is_linear else shape[2] - K + 1
         half = side // len(self.window)
-        self.shape, self.d, self.nothing = shape, _empty(*shape), np.zeros(shape[3], F)
+        self.shape, self.d, self.no_bias = shape, _empty(*shape), np.zeros(shape[3], F)
         self.y, self.g = _empty(blocks, outputs, side, side, W), _empty(blocks, outputs, side, side, W)
         self.out, self.codes = _empty(blocks, outputs, half, half, W), _empty(blocks, outputs, half, half, W)
 
@@ -160,7 +171,7 @@ class Layer:
         else:
             kernels.kernel_gradient(self.x, g, of_weight)
         if needs_d and self.is_linear:
-            kernels.multiply_transposed(g.reshape(len(g), 1, 1, -1, W), self.weight, self.nothing, self.d, SIX)
+            kernels.multiply_transposed(g.reshape(len(g), 1, 1, -1, W), self.weight, self.no_bias, self.d, SIX)
         elif needs_d:
             kernels.convolve_backward(self.weight, g, self.d)
         for parameter, of_parameter in zip(self.parameters, self.gradients, strict=True):
@@ -187,5 +198,5 @@ def _empty(*shape: int) -> Array:
 def _blocks(rows: Array) -> Array:
     """Of a row for each image, ``[N, features]``: ``[blocks, features, 16]``."""
     blocks = _empty(-(-len(rows) // W), rows.shape[1], W)
-    kernels.to_blocks(rows, blocks)
+    kernels.to_blocks(np.ascontiguousarray(rows), blocks)
     return blocks

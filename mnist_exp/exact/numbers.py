@@ -43,11 +43,7 @@ def log(x: float) -> Any:
 @jit
 def shares_of(logits: Array, image: int, shares: Array) -> Any:
     """Write the softmax of an image's logits, in float64, and return ln Σ e^logit. NaN stays NaN."""
-    top = np.float64(logits[image, 0])
-    for c in range(1, len(shares)):
-        value = np.float64(logits[image, c])
-        top = value if (value > top) | (value != value) else top
-    total = 0.0
+    top, total = np.float64(logits[image].max()), 0.0
     for c in range(len(shares)):
         shares[c] = exp(np.float64(logits[image, c]) - top)
         total += shares[c]

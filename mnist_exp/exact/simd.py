@@ -19,12 +19,11 @@ _VECTOR = ir.VectorType(ir.FloatType(), W)
 
 
 class _VectorType(types.Type):
-    def __init__(self) -> None:
-        super().__init__(name=f"float32x{W}")
+    """A vector, for numba."""
 
 
 register_model(_VectorType)(lambda manager, of_numba: models.PrimitiveModel(manager, of_numba, _VECTOR))
-_vector = _VectorType()
+_vector = _VectorType(f"float32x{W}")
 
 
 def _pointers(context: Any, builder: Any, signature: Any, arguments: Any, count: int) -> list[Any]:
@@ -36,7 +35,7 @@ def _pointers(context: Any, builder: Any, signature: Any, arguments: Any, count:
 
 
 def _reading(read: Callable[[Any, Any], Any]) -> Any:
-    """An instruction (array, at, stride, n) → a tile of n vectors; n is a number written out, or a tuple as long."""
+    """An instruction (array, at, stride, n) → a tile of n vectors; n is a constant, or a tuple as long."""
 
     @intrinsic(prefer_literal=True)
     def instruction(_: Any, array: Any, at: Any, stride: Any, n: Any) -> Any:
@@ -92,7 +91,7 @@ def _on_tiles(function: Callable[..., list[Any]]) -> Any:
 
 @_on_tiles
 def madd(builder: Any, sums: list[Any], a: list[Any], b: list[Any]) -> list[Any]:
-    """The tile of sums[i, j] + a[i] × b[j], each rounded once (a fused multiply-add)."""
+    """The tile of sums[i, j] + a[i] × b[j], each rounded once (a fused multiply-add), j running faster than i."""
     kind = ir.FunctionType(_VECTOR, [_VECTOR] * 3)
     fma = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{W}f32")
     products = ((x, y) for x in a for y in b)
@@ -101,7 +100,7 @@ def madd(builder: Any, sums: list[Any], a: list[Any], b: list[Any]) -> list[Any]
 
 @_on_tiles
 def if_larger(builder: Any, a: list[Any], b: list[Any], x: list[Any], y: list[Any]) -> list[Any]:
-    """The lanes of vector x where a > b or a is NaN; elsewhere those of y."""
+    """The lanes of x where a > b or a is NaN; elsewhere those of y. All are tiles of one vector."""
     is_larger = builder.or_(builder.fcmp_ordered(">", a[0], b[0]), builder.fcmp_unordered("uno", a[0], a[0]))
     return [builder.select(is_larger, x[0], y[0])]
 

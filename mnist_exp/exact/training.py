@@ -16,9 +16,13 @@ from mnist_exp.exact.kernels import Array, F
 
 
 def make_exact(model: nn.Module, optimizer: torch.optim.Optimizer, loss: nn.Module, seed: int) -> None:
-    """Initialise a model, and have its optimizer and its loss compute with the kernels."""
-    with torch.random.fork_rng(devices=[]):
-        compile_once(_call_all)
+    """Initialise a model, and have its optimizer and its loss compute with the kernels.
+
+    Raises:
+        ConfigError: the model's own code computes something else than the kernels.
+    """
+    compile_once(_call_all)
+    network.check(model)
     network.initialise(model, seed)
     for part in (optimizer, loss):
         part.__class__ = STAND_INS[type(part)]
@@ -27,9 +31,8 @@ def make_exact(model: nn.Module, optimizer: torch.optim.Optimizer, loss: nn.Modu
 class CrossEntropyLoss(nn.CrossEntropyLoss):
     """The mean cross-entropy of logits, float32, ``[N, classes]``, with label smoothing."""
 
-    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
-        loss: Tensor = _Loss.apply(logits, labels, self.label_smoothing)
-        return loss
+    def forward(self, logits: Tensor, labels: Tensor) -> Any:
+        return _Loss.apply(logits, labels, self.label_smoothing)
 
 
 class _Loss(torch.autograd.Function):
@@ -82,12 +85,11 @@ def _parameters(optimizer: torch.optim.Optimizer) -> Iterator[tuple[dict[str, An
                 yield group, optimizer.state[each], each.detach().numpy(), each.grad.numpy()
 
 
-def _array(state: dict[str, Any], name: str, like: Array) -> Array:
+def _array(state: dict[str, Any], name: str, like: Array) -> Any:
     """A tensor of an optimizer's state, at first zeros."""
     if state.get(name) is None:
         state[name] = torch.zeros(like.shape)
-    array: Array = state[name].numpy()
-    return array
+    return state[name].numpy()
 
 
 def _power(base: float, exponent: int) -> float:
@@ -101,7 +103,7 @@ def _power(base: float, exponent: int) -> float:
     return result
 
 
-STAND_INS: dict[type, type] = {each.__mro__[1]: each for each in (CrossEntropyLoss, SGD, AdamW)}
+STAND_INS: dict[Any, type] = {each.__base__: each for each in (CrossEntropyLoss, SGD, AdamW)}
 """torch's class → ours."""
 
 
@@ -114,3 +116,4 @@ def _call_all() -> None:
     logits = network.Network.apply(torch.zeros(2, 1, 32, 32), layers, model.C1.weight)
     torch.autograd.backward(CrossEntropyLoss()(logits, torch.tensor([0, 1])))
     numbers.softmax(logits.detach().numpy(), np.empty((2, 10), F))
+    numbers.sgd(*np.zeros((3, 1), F), 0.0, 0.0, 0.0)

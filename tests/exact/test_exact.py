@@ -4,6 +4,7 @@ import copy
 import importlib.util
 import math
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -148,15 +149,59 @@ def test_memory_that_is_used_again_holds_nothing_of_the_step_before(network: typ
             assert step(*each) == found
 
 
+def twice_the_digits(model: Any) -> None:
+    usual = model.forward
+    model.forward = lambda digits: usual(digits * 2)
+
+
+def dropout_elsewhere(model: Any) -> None:
+    model.F6, model.dropout = nn.Sequential(model.dropout, model.F6), nn.Identity()
+
+
+def other_sizes(model: Any) -> None:
+    model.F6, model.output = nn.Linear(120, 12), nn.Linear(12, 10)  # fewer than a vector has
+
+
+def odd_maps(model: Any) -> None:
+    model.C1, model.N1, model.C3 = nn.Conv2d(1, 7, 5), nn.BatchNorm2d(7), nn.Conv2d(7, 16, 5)
+
+
+def strides(model: Any) -> None:
+    model.C1.stride, model.C5 = (2, 2), nn.Linear(16, 120)
+
+
+def another_name(model: Any) -> None:
+    model.drop = model.dropout
+    del model.dropout
+    type(model).dropout = property(lambda self: self.drop)
+
+
 @pytest.mark.exact
 @needs_numba
-def test_a_network_that_was_edited_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mnist_exp.exact.network import put_on
+@pytest.mark.parametrize("edit", [twice_the_digits, dropout_elsewhere, other_sizes, odd_maps, strides, another_name])
+def test_a_network_that_was_edited_is_refused(edit: Callable[[Any], None]) -> None:
+    from mnist_exp.exact.network import check
 
-    usual = models.MLP.forward
-    monkeypatch.setattr(models.MLP, "forward", lambda self, digits: usual(self, digits * 2))
-    with pytest.raises(ConfigError, match=r"MLP was edited.*device\.arithmetic=portable"), put_on(models.MLP()):
+    class Edited(models.LeNet5Regularized):
         pass
+
+    model = Edited()
+    check(model)
+    edit(model)
+    with pytest.raises(ConfigError, match=r"Edited was edited.*device\.arithmetic=portable"):
+        check(model)
+
+
+@pytest.mark.exact
+@needs_numba
+def test_initial_weights_of_ones_own_are_refused() -> None:
+    from mnist_exp.exact.network import initialise
+
+    for reset in (nn.init.kaiming_normal_, nn.init.zeros_, nn.init.xavier_uniform_):
+        model = models.MLP()
+        reset(model.hidden2.weight)
+        with pytest.raises(ConfigError, match=r"MLP has initial weights of its own.*device\.arithmetic=portable"):
+            initialise(model, 0)
 
 
 @pytest.mark.exact
