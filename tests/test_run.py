@@ -367,7 +367,7 @@ def test_jobs_wait_for_nothing_only_if_a_repeated_command_must_fail_too(
 
 def test_a_sweep_without_results_fails(tmp_path: Path) -> None:
     done = command("-m", "model=mlp", "hydra.launcher.pre_dispatch=0", cwd=tmp_path)
-    assert done.returncode == 1 and "Jobs: 1 missing" in done.stdout, done.stderr
+    assert done.returncode == 1 and "Jobs: 1 not finished" in done.stdout, done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -19,8 +19,8 @@ from mnist_exp.errors import ConfigError, DataError
 from mnist_exp.runs.sweeps import JOB_STATUSES, SweepFolder
 from mnist_exp.settings.schema import COMPONENTS, FOLDERS, SPLITS, Config
 
-MISSING = "missing"
-"""The status of a job without a result."""
+NOT_FINISHED = "not finished"
+"""The status of a job without a result: not begun, or ended from outside."""
 started: list[SweepFolder] = []
 """The sweep that the present command has started; `mnist_exp.run.main` begins with none."""
 
@@ -127,13 +127,13 @@ def print_summary(folder: SweepFolder, refused: str | None) -> bool:
         if result["status"] == "failed":
             print(f"job {result['job']} failed: {result['reason']}")
     counts = Counter(result["status"] for result in results)
-    counts[MISSING] = max(len(jobs) - len(results), 0)  # a search plans no jobs
-    counted = ", ".join(f"{counts[status]} {status}" for status in (*JOB_STATUSES, MISSING) if counts[status])
+    counts[NOT_FINISHED] = max(len(jobs) - len(results), 0)  # a search plans no jobs
+    counted = ", ".join(f"{counts[status]} {status}" for status in (*JOB_STATUSES, NOT_FINISHED) if counts[status])
     places = {str(Path(result["folder"]).parent) for result in results if "folder" in result}
     where = f"; results are in {', '.join(sorted(places))}" if places else ""
-    hint = " (make status shows more)" if counts[MISSING] else ""
+    hint = " (make status shows more)" if counts[NOT_FINISHED] else ""
     print(f"Jobs: {counted or 'none ran'}{hint}{where}")
-    return bool(results) and not counts[MISSING]
+    return bool(results) and not counts[NOT_FINISHED]
 
 
 def _print_table(results: list[dict[str, Any]]) -> None:

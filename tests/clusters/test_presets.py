@@ -78,7 +78,7 @@ def test_the_jobs_of_a_sweep_are_known_and_counted(tmp_path: Path, capsys: pytes
     assert SweepFolder(tmp_path).read_plan().jobs == []
     (folder / "jobs" / "3.json").unlink()  # as if SLURM had killed it
     assert not sweep.print_summary(SweepFolder(folder), None)
-    assert "Jobs: 3 failed, 1 missing (make status shows more)" in capsys.readouterr().out
+    assert "Jobs: 3 failed, 1 not finished (make status shows more)" in capsys.readouterr().out
 
 
 def test_the_extras_change_no_version_that_numbers_depend_on() -> None:
