@@ -20,7 +20,7 @@ from mnist_exp.exact.simd import W
 
 DRAWS = 2**24
 """Initial weights and dropout's masks are made from random integers below this, which torch draws alike everywhere."""
-REFUSED = "computes something else than the kernels in mnist_exp/exact; use device.arithmetic=portable"
+REFUSED = "device.arithmetic=exact: {} {}; use device.arithmetic=portable"
 
 
 @contextlib.contextmanager
@@ -48,7 +48,8 @@ def check(model: nn.Module) -> None:
             if not torch.allclose(tried(digits), Network.apply(digits, layers, digits), rtol=1e-3, atol=1e-3):
                 raise ValueError("the logits differ")
     except ValueError as error:
-        raise ConfigError(f"device.arithmetic=exact: {type(model).__name__} was edited, and {REFUSED}") from error
+        why = "was edited, and computes something else than the kernels in mnist_exp/exact"
+        raise ConfigError(REFUSED.format(type(model).__name__, why)) from error
 
 
 def initialise(model: nn.Module, seed: int) -> None:
@@ -66,8 +67,8 @@ def initialise(model: nn.Module, seed: int) -> None:
             for parameter in layer.parameters():
                 least = 0.5 * bound if parameter is layer.weight else 0.0  # the largest of a few biases may be small
                 if not least < float(parameter.detach().abs().max()) < 1.001 * bound:
-                    name = type(model).__name__
-                    raise ConfigError(f"device.arithmetic=exact: {name} has initial weights of its own, and {REFUSED}")
+                    why = "has initial weights of its own, which would be replaced"
+                    raise ConfigError(REFUSED.format(type(model).__name__, why))
                 drawn = torch.randint(DRAWS, parameter.shape, generator=generator).numpy()
                 parameter.data = torch.from_numpy(((2 * drawn / DRAWS - 1) * bound).astype(F))
     torch.manual_seed(seed)
