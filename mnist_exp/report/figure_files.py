@@ -17,6 +17,7 @@ from typing import Any
 import pandas as pd
 from matplotlib import font_manager, style
 from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
 
 from mnist_exp.machine.parent import exit_when_parent_dies
 from mnist_exp.report.table import csv
@@ -29,6 +30,9 @@ METADATA: dict[str, dict[str, Any]] = {
 }
 STYLE = ["default", str(Path(__file__).with_name("report.mplstyle"))]
 """Over matplotlib's defaults, whatever the user's matplotlibrc says."""
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+PLAIN = StrMethodFormatter("{x:,g}")
+"""What the ticks of an axis show."""
 OTHER_SCRIPTS = (
     *("Noto Sans CJK JP", "Noto Sans CJK SC", "Noto Sans CJK KR", "Droid Sans Fallback", "WenQuanYi Zen Hei"),
     *("Hiragino Sans", "PingFang SC", "Apple SD Gothic Neo", "Yu Gothic", "Microsoft YaHei", "Malgun Gothic"),

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from mnist_exp.errors import UserError
-from mnist_exp.report import figure_files, figures
+from mnist_exp.report import figure_files, figures, search_figure
 from mnist_exp.report.collect import collect
 from scripts import report as report_script
 from tests.conftest import MINUTES, started, wait_until
@@ -347,7 +347,7 @@ def test_a_search_shows_each_setting_that_was_searched(tmp_path: Path) -> None:
 
     def slices() -> list[figure_files.Plot]:
         collection = collect(tmp_path)
-        return figures.slices("", collection.in_section(collection.sections[0]))
+        return search_figure.slices("", collection.in_section(collection.sections[0]))
 
     prefix = "torch.optim.lr_scheduler."
     cosine = {"target": prefix + "CosineAnnealingLR", "T_max": 3, "interval": "epoch"}
