@@ -73,14 +73,6 @@ sys.exit(code)
 """
 
 
-def output(words: list[str]) -> str:
-    """What a command of this project prints."""
-    done = subprocess.run(words, cwd=PROJECT, stdout=subprocess.PIPE, text=True)
-    if done.returncode:
-        raise SystemExit(f"benchmark: {' '.join(words)} failed")
-    return done.stdout
-
-
 def new_process() -> ProcessPoolExecutor:
     """A new process that calls functions of this file."""
     return ProcessPoolExecutor(1, get_context("spawn"))
@@ -88,7 +80,11 @@ def new_process() -> ProcessPoolExecutor:
 
 def command(*words: str) -> tuple[float, float]:
     """Wall seconds and peak memory (GiB, of the largest process) of a Python command, from a cold process."""
-    seconds, peak = output([sys.executable, "-c", MEASURE, sys.executable, *words]).split()
+    measured = [sys.executable, "-c", MEASURE, sys.executable, *words]
+    done = subprocess.run(measured, cwd=PROJECT, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit(f"benchmark: {' '.join(words)} failed")
+    seconds, peak = done.stdout.split()
     return float(seconds), float(peak) / (2**30 if sys.platform == "darwin" else 2**20)  # macOS counts bytes
 
 
@@ -223,12 +219,12 @@ def measure_epochs(bench: Bench, usual: dict[str, float]) -> None:
         processes = {kind: stack.enter_context(new_process()) for kind in kinds}
         for name in MODELS:
             measured: dict[str, list[tuple[float, float, float]]] = {kind: [] for kind in kinds}
-            seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
-            while len(measured[kinds[0]]) < REPEATS or sum(seconds[kinds[0]]) < EPOCH_SECONDS:
+            first = measured[kinds[0]]
+            while len(first) < REPEATS or sum(epoch for _, epoch, _ in first) < EPOCH_SECONDS:
                 for kind, process in processes.items():
                     job = process.submit(our_epoch, name, bench.data_root, bench.device, kind)
                     measured[kind].append(job.result())
-                    seconds[kind].append(measured[kind][-1][1])
+            seconds = {kind: [epoch for _, epoch, _ in rows] for kind, rows in measured.items()}
             for kind in kinds:
                 what = f"{name}, {kind}"
                 bench.add(f"floor: a step of {what}", "ms", [1e3 * floor for floor, _, _ in measured[kind]])
@@ -251,7 +247,7 @@ def measure_commands(bench: Bench, usual: dict[str, float]) -> None:
     """Whole commands: the sweep, a short run, the imports, memory, many short jobs, the report."""
     print("whole commands", flush=True)
     models = f"model={','.join(MODELS.values())}"
-    work = EPOCHS * sum(usual[name] for name in MODELS)
+    work = EPOCHS * sum(usual.values())
     bench.add(f"published way: {EPOCHS} epochs of all three (extrapolated from one epoch of each)", "s", [work])
     whole, _ = bench.run("sweep", "-m", models, "seed=0", f"epochs={EPOCHS}")
     bench.add("ours: make sweep SEEDS=0", "s", [whole])
@@ -278,10 +274,8 @@ def measure_commands(bench: Bench, usual: dict[str, float]) -> None:
         bench.add(f"one epoch of {seeds} MLPs, two at a time", "s", [walls[seeds]])
         bench.add("… peak memory of the largest process", "GiB", [peak])
     epochs = [each["train_seconds"] + each["eval_seconds"] for each in bench.timings(f"seeds{SHORT_JOBS}")]
-    later = 2 * (walls[SHORT_JOBS] - walls[2]) / (SHORT_JOBS - 2)
-    bench.add(
-        "a job beyond its epoch, where the process has had one before", "s", [later - statistics.mean(epochs)], "≤ 0.3"
-    )
+    beyond = 2 * (walls[SHORT_JOBS] - walls[2]) / (SHORT_JOBS - 2) - statistics.mean(epochs)
+    bench.add("a job beyond its epoch, where the process has had one before", "s", [beyond], "≤ 0.3")
 
     bench.run("nine", "-m", models, "seed=0,1,2", "epochs=1", "protocol=published")  # on 10,000 digits
     walls_of_report = [bench.report("nine") for _ in range(REPEATS)]
@@ -323,8 +317,7 @@ def main() -> int:
         measure_epochs(bench, usual)
         measure_commands(bench, usual)
         measure_growth(bench)
-    device = torch.device(arguments.device)
-    where = provenance(device, {name: installed_version(name) for name in PACKAGES})
+    where = provenance(torch.device(arguments.device), {name: installed_version(name) for name in PACKAGES})
     where |= {"cores": os.cpu_count(), "system": platform.system()}
     kind = "cuda" if arguments.device == "cuda" else str(where["cpu_capability"]).lower()
     path = arguments.out / f"{kind}.csv"
